@@ -1,0 +1,3 @@
+"""Ladle: variational autoencoders put to work."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,124 @@
+"""The protocol of a distribution family, and the functions registered beside each one.
+
+A family turns unconstrained real numbers (what a net puts out) into a torch ``Distribution`` over the
+event. One object serves as likelihood, as posterior and as prior. Conventions every family keeps:
+
+* **Raw zeros give the standard member** (for the normal: mean 0, standard deviation 1). Standard priors
+  are built from zeros, and a zero-initialised head starts at the standard member.
+* **Element-wise.** A factorised family returns a distribution whose ``batch_shape`` ends in the event;
+  a joint one has it in its ``event_shape``. ``shapes.sum_event`` copes with both.
+* **Extra dimensions last.** For an event ``(C, H, W)`` a mixture of K wants logits ``(C, H, W, K)``.
+* **Tensors only, leading dimensions first.** Every tensor that a returned distribution holds begins with
+  the leading dimensions of the raw input (they are never collapsed or permuted), so that :func:`mapped` can
+  detach, move or slice the whole distribution.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import singledispatch
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint
+
+from ladle.shapes import Size
+
+
+class NotAvailable(NotImplementedError):
+    """A task asked for something this family does not have; the message says what and why."""
+
+
+class Family(nn.Module, ABC):
+    """Unconstrained reals -> a torch ``Distribution``."""
+
+    support: Constraint
+
+    @abstractmethod
+    def raw(self, event: Size) -> tuple[Size, ...]:
+        """The sizes of the real inputs that one event of this size wants."""
+
+    @abstractmethod
+    def forward(self, *raw: Tensor) -> Distribution:
+        """The distribution: each ``raw`` is ``(*lead, *raw_size)``, float32."""
+
+    def read(self, z: Tensor) -> Tensor:
+        """What a net reads of a value ``z``: ``(*lead, *event) -> (*lead, *read_size(event))``."""
+        return z
+
+    def read_size(self, event: Size) -> Size:
+        """The size of :meth:`read`'s result for one event."""
+        return event
+
+
+@singledispatch
+def centre(d: Distribution) -> Tensor:
+    """The deterministic representative of ``d`` (a median, mean or mode; for codes the most probable one)."""
+    raise NotAvailable(f"{type(d).__name__} has no centre")
+
+
+@singledispatch
+def mean(d: Distribution) -> Tensor:
+    """The expectation, for pictures and reconstructions; the centre where the support has no expectation."""
+    return centre(d)
+
+
+@singledispatch
+def tempered(d: Distribution, t: float) -> Distribution:
+    """``d`` at temperature ``t``: narrower for t < 1, wider for t > 1, unchanged at 1."""
+    raise NotAvailable(f"{type(d).__name__} has no temperature")
+
+
+@singledispatch
+def quantile(d: Distribution, u: Tensor) -> Tensor:
+    """The inverse distribution function at ``u`` in (0, 1), element-wise."""
+    raise NotAvailable(f"{type(d).__name__} has no quantile function")
+
+
+@singledispatch
+def draw(d: Distribution) -> Tensor:
+    """One value from ``d`` through which gradients reach its parameters (by reparameterisation, or by the
+    estimator that the family's docstring names)."""
+    if d.has_rsample:
+        return d.rsample()
+    raise NotAvailable(f"{type(d).__name__} has no gradient estimator, so it cannot be a posterior in training")
+
+
+def mapped(d: Distribution, change: Callable[[Tensor], Tensor]) -> Distribution:
+    """A copy of ``d`` with ``change`` applied to every tensor it holds, those of inner distributions and
+    transforms included.
+
+    Example:
+        >>> d = torch.distributions.Normal(torch.zeros(4, 2), torch.ones(4, 2))
+        >>> mapped(d, lambda t: t[1:3]).sample().shape
+        torch.Size([2, 2])
+    """
+    return _mapped(d, change)
+
+
+def frozen(d: Distribution) -> Distribution:
+    """``d`` with its parameters detached: gradients still pass through the value given to ``log_prob``."""
+    return mapped(d, Tensor.detach)
+
+
+def _mapped(thing, change):  # type: ignore[no-untyped-def]
+    if isinstance(thing, Tensor):
+        return change(thing)
+    if isinstance(thing, (list, tuple)):
+        return type(thing)(_mapped(item, change) for item in thing)
+    if not isinstance(thing, (Distribution, torch.distributions.Transform)):
+        return thing
+    new = copy.copy(thing)
+    for name, value in vars(thing).items():
+        new.__dict__[name] = _mapped(value, change)
+    if isinstance(new, Distribution):
+        new._batch_shape = _batch_shape(new, thing, change)
+    return new
+
+
+def _batch_shape(new: Distribution, old: Distribution, change: Callable[[Tensor], Tensor]) -> torch.Size:
+    """The batch shape after ``change``, found by applying it to a stand-in of the old one."""
+    return change(torch.empty(1).expand(old.batch_shape)).shape

@@ -1,0 +1,131 @@
+"""Parts and their specs: how a model is written down as plain data and built again.
+
+A *part* is a class or function registered under ``kind/name``. Its *spec* is the dictionary of its
+constructor arguments plus ``{"part": "kind/name"}``; specs nest, and are plain JSON. Building looks a
+name up in the registry; nothing in a spec is ever imported.
+
+    >>> from ladle.spec import build, to_spec
+    >>> family = build({"part": "family/student_t", "df": 5.0})
+    >>> to_spec(family)
+    {'part': 'family/student_t', 'df': 5.0}
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# The rooms that hold parts. A new file in one of them is found without being named anywhere.
+ROOMS = ("families", "priors", "nets", "latents", "objectives", "recipes", "data", "tasks")
+
+_REGISTRY: dict[str, dict[str, Any]] = {}
+
+
+class SpecError(ValueError):
+    """A spec that cannot be built: an unknown part, a missing or unknown argument."""
+
+
+def part(kind: str, name: str) -> Callable[[T], T]:
+    """Register a class or function as the part ``kind/name``.
+
+    A class also gets its constructor wrapped, so that every instance remembers its spec.
+    """
+
+    def register(thing: T) -> T:
+        known = _REGISTRY.setdefault(kind, {})
+        if name in known and known[name].__qualname__ != thing.__qualname__:  # type: ignore[attr-defined]
+            raise SpecError(f"part '{kind}/{name}' is registered twice")
+        known[name] = thing
+        if inspect.isclass(thing):
+            _remember_arguments(thing, f"{kind}/{name}")
+        return thing
+
+    return register
+
+
+def _remember_arguments(cls: type, full_name: str) -> None:
+    init = cls.__init__  # type: ignore[misc]
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def remembering(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        arguments = {k: _plain(v) for k, v in list(bound.arguments.items())[1:]}
+        object.__setattr__(self, "_spec", {"part": full_name, **arguments})
+        init(self, *args, **kwargs)
+
+    cls.__init__ = remembering  # type: ignore[misc]
+
+
+def _plain(value: Any) -> Any:
+    """A constructor argument as plain JSON data."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if hasattr(value, "_spec"):
+        return value._spec
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise SpecError(f"a part's arguments must be plain data or parts, got {type(value).__name__}")
+
+
+def to_spec(thing: Any) -> dict[str, Any]:
+    """The spec of a built part.
+
+    Raises:
+        SpecError: if ``thing`` is not a registered part.
+    """
+    if not hasattr(thing, "_spec"):
+        raise SpecError(f"{type(thing).__name__} is not a registered part")
+    return thing._spec
+
+
+def build(spec: Any) -> Any:
+    """Build a part, and the parts inside it, from a spec.
+
+    Raises:
+        SpecError: for an unknown kind or name (the known ones are listed), or arguments that do not fit.
+    """
+    if isinstance(spec, Mapping) and "part" in spec:
+        arguments = {k: build(v) for k, v in spec.items() if k != "part"}
+        maker = lookup(spec["part"])
+        try:
+            inspect.signature(maker).bind(**arguments)
+        except TypeError as error:
+            raise SpecError(f"part '{spec['part']}': {error}") from None
+        return maker(**arguments)
+    if isinstance(spec, Mapping):
+        return {k: build(v) for k, v in spec.items()}
+    if isinstance(spec, (list, tuple)):
+        return [build(v) for v in spec]
+    return spec
+
+
+def lookup(full_name: Any) -> Any:
+    """The class or function registered as ``kind/name``."""
+    kind, _, name = str(full_name).partition("/")
+    if kind not in parts():
+        raise SpecError(f"unknown kind of part '{kind}'; known: {', '.join(sorted(_REGISTRY))}")
+    if name not in _REGISTRY[kind]:
+        raise SpecError(f"unknown {kind} '{name}'; known: {', '.join(sorted(_REGISTRY[kind]))}")
+    return _REGISTRY[kind][name]
+
+
+@functools.cache
+def parts() -> Mapping[str, Mapping[str, Any]]:
+    """Every registered part, by kind and name. The first call imports the rooms."""
+    for room in ROOMS:
+        package = importlib.import_module(f"ladle.{room}")
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"ladle.{room}.{module.name}")
+    return _REGISTRY
