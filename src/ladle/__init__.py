@@ -1,3 +1,60 @@
-"""Ladle: variational autoencoders put to work."""
+"""Ladle: variational autoencoders put to work.
+
+>>> import ladle
+>>> data = ladle.read("digits")
+>>> assembly = ladle.assemble(data.schema, recipe="vae", size="xs")
+>>> *_, last = ladle.fit(assembly, data, epochs=1)
+>>> last.kind
+'done'
+"""
 
 __version__ = "0.1.0"
+
+from ladle.assemble import Assembly, Training, assemble
+from ladle.data import DataError, Dataset, Schema, Split, read, write
+from ladle.evidence import Evidence
+from ladle.families import NotAvailable
+from ladle.folder import Model, ModelError, load
+from ladle.machine import MachineError
+from ladle.recipes import recipe
+from ladle.records import Step
+from ladle.spec import SpecError, build, parts, to_spec
+from ladle.tasks.encode import decode, encode
+from ladle.tasks.interpolate import interpolate
+from ladle.tasks.reconstruct import reconstruct
+from ladle.tasks.sample import sample
+from ladle.tasks.score import evidence, score
+from ladle.train import TrainingError, fit
+
+__all__ = [
+    "Assembly",
+    "DataError",
+    "Dataset",
+    "Evidence",
+    "MachineError",
+    "Model",
+    "ModelError",
+    "NotAvailable",
+    "Schema",
+    "SpecError",
+    "Split",
+    "Step",
+    "Training",
+    "TrainingError",
+    "assemble",
+    "build",
+    "decode",
+    "encode",
+    "evidence",
+    "fit",
+    "interpolate",
+    "load",
+    "parts",
+    "read",
+    "recipe",
+    "reconstruct",
+    "sample",
+    "score",
+    "to_spec",
+    "write",
+]

@@ -29,6 +29,15 @@ def sum_event(value: Tensor, lead: int) -> Tensor:
     return value.flatten(lead).sum(-1) if value.dim() > lead else value
 
 
+def wide(value: Tensor) -> Tensor:
+    """At least float32: densities are never computed in a half precision.
+
+    >>> wide(torch.zeros(1, dtype=torch.bfloat16)).dtype, wide(torch.zeros(1, dtype=torch.float64)).dtype
+    (torch.float32, torch.float64)
+    """
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
 def fold(value: Tensor, event: int) -> tuple[Tensor, Size]:
     """Fold all leading dimensions into one: ``(*lead, *event) -> (prod(lead), *event)`` and ``lead``."""
     lead = tuple(value.shape[: value.dim() - event])

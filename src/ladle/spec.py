@@ -52,12 +52,13 @@ def part(kind: str, name: str) -> Callable[[T], T]:
 def _remember_arguments(cls: type, full_name: str) -> None:
     init = cls.__init__  # type: ignore[misc]
     signature = inspect.signature(init)
+    named = [p.name for p in list(signature.parameters.values())[1:] if p.kind is p.POSITIONAL_OR_KEYWORD]
 
     @functools.wraps(init)
     def remembering(self: Any, *args: Any, **kwargs: Any) -> None:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
-        arguments = {k: _plain(v) for k, v in list(bound.arguments.items())[1:]}
+        arguments = {k: _plain(v) for k, v in bound.arguments.items() if k in named}
         object.__setattr__(self, "_spec", {"part": full_name, **arguments})
         init(self, *args, **kwargs)
 

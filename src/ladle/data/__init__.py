@@ -1,0 +1,26 @@
+"""Data: what one item is, the items of each split, batches of them, and readers and writers. Knows no model."""
+
+from ladle.data.batch import Batch, batches, make_batch, order
+from ladle.data.dataset import Dataset, Split
+from ladle.data.errors import DataError
+from ladle.data.reading import is_name, read
+from ladle.data.schema import Schema
+from ladle.data.write import atomic_file, atomic_folder, grey_levels, sheet, write
+
+__all__ = [
+    "Batch",
+    "DataError",
+    "Dataset",
+    "Schema",
+    "Split",
+    "atomic_file",
+    "atomic_folder",
+    "batches",
+    "grey_levels",
+    "is_name",
+    "make_batch",
+    "order",
+    "read",
+    "sheet",
+    "write",
+]

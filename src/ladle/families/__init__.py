@@ -8,8 +8,9 @@ from ladle.families.family import (
     frozen,
     mapped,
     mean,
+    positive,
     quantile,
     tempered,
 )
 
-__all__ = ["Family", "NotAvailable", "centre", "draw", "frozen", "mapped", "mean", "quantile", "tempered"]
+__all__ = ["Family", "NotAvailable", "centre", "draw", "frozen", "mapped", "mean", "positive", "quantile", "tempered"]

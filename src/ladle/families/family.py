@@ -16,6 +16,7 @@ event. One object serves as likelihood, as posterior and as prior. Conventions e
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import singledispatch
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
+from torch.nn import functional as F
 
 from ladle.shapes import Size
 
@@ -36,6 +38,9 @@ class Family(nn.Module, ABC):
     """Unconstrained reals -> a torch ``Distribution``."""
 
     support: Constraint
+
+    def __init__(self) -> None:
+        super().__init__()
 
     @abstractmethod
     def raw(self, event: Size) -> tuple[Size, ...]:
@@ -87,6 +92,36 @@ def draw(d: Distribution) -> Tensor:
     raise NotAvailable(f"{type(d).__name__} has no gradient estimator, so it cannot be a posterior in training")
 
 
+def positive(raw: Tensor, floor: float) -> Tensor:
+    """A positive number from a real one: ``floor + (1 - floor) * softplus(ln(2) * raw) / ln(2)``.
+
+    Raw 0 gives exactly 1. It falls like 2^raw towards the floor and grows linearly, so that no raw number
+    makes it overflow, as an exponential would.
+
+    Args:
+        raw: any shape.
+        floor: the limit from above, in [0, 1).
+
+    >>> positive(torch.tensor([-100.0, 0.0, 100.0]), floor=0.01)
+    tensor([1.0000e-02, 1.0000e+00, 9.9010e+01])
+    """
+    return floor + (1 - floor) * F.softplus(math.log(2) * raw) / math.log(2)
+
+
+def checked_floor(floor: float) -> float:
+    """``floor``, if it can be the limit of :func:`positive`."""
+    if not 0 < floor < 1:
+        raise ValueError(f"floor must lie between 0 and 1, got {floor}; 0.001 is usual")
+    return floor
+
+
+def checked_temperature(t: float) -> float:
+    """``t``, if it can be the temperature of :func:`tempered`."""
+    if not t > 0:
+        raise ValueError(f"a temperature must be positive, got {t}; 1 changes nothing, centre(d) is the limit at 0")
+    return t
+
+
 def mapped(d: Distribution, change: Callable[[Tensor], Tensor]) -> Distribution:
     """A copy of ``d`` with ``change`` applied to every tensor it holds, those of inner distributions and
     transforms included.
@@ -114,7 +149,7 @@ def _mapped(thing, change):  # type: ignore[no-untyped-def]
     new = copy.copy(thing)
     for name, value in vars(thing).items():
         new.__dict__[name] = _mapped(value, change)
-    if isinstance(new, Distribution):
+    if isinstance(new, Distribution) and isinstance(thing, Distribution):
         new._batch_shape = _batch_shape(new, thing, change)
     return new
 

@@ -1,0 +1,16 @@
+"""Latents: everything between the data and what the likelihood reads."""
+
+from ladle.latents.latents import (
+    Draw,
+    Latents,
+    Level,
+    Trace,
+    centres,
+    from_posterior,
+    from_prior,
+    keyed,
+    kl,
+    replay,
+)
+
+__all__ = ["Draw", "Latents", "Level", "Trace", "centres", "from_posterior", "from_prior", "keyed", "kl", "replay"]

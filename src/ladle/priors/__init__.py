@@ -1,0 +1,5 @@
+"""Priors p(z)."""
+
+from ladle.priors.prior import Learned, Prior, Standard
+
+__all__ = ["Learned", "Prior", "Standard"]

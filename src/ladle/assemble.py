@@ -1,0 +1,176 @@
+"""From a schema and a recipe to a model: the only place where sizes are computed and supports are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch.distributions import constraints
+
+from ladle.conditional import Amortised
+from ladle.data import Schema
+from ladle.families import Family
+from ladle.latents.flat import Flat
+from ladle.nets import Standardise
+from ladle.objectives import Objective
+from ladle.recipes import recipe as recipe_spec
+from ladle.seeds import seeded
+from ladle.shapes import Size
+from ladle.spec import SpecError, build, parts
+from ladle.vae import VAE
+
+
+class Training(NamedTuple):
+    """How a recipe wants to be trained.
+
+    ``rate`` is the peak learning rate, ``warmup`` the fraction of the run that it takes to reach it, and
+    ``final`` the share of it that the cosine ends at.
+    """
+
+    batch: int = 256
+    optimizer: str = "adamw"
+    rate: float = 2e-3
+    warmup: float = 0.02
+    final: float = 0.01
+    weight_decay: float = 1e-4
+
+
+class Assembly(NamedTuple):
+    """A model that is ready to be trained, and everything it was made from."""
+
+    model: VAE
+    objective: Objective
+    training: Training
+    schema: Schema
+    recipe: Mapping[str, Any]
+
+
+def assemble(
+    schema: Schema, recipe: str | Mapping[str, Any] = "learned_prior", size: str = "s", seed: int = 0
+) -> Assembly:
+    """Build a model for the data that a schema describes.
+
+    Args:
+        schema: what the data is.
+        recipe: a recipe's name, or the dictionary that ``ladle.recipe(name, schema, size)`` returned, changed
+            to taste.
+        size: the dial that computes the rest: xs, s, m or l.
+        seed: of the initial weights.
+
+    Raises:
+        SpecError: for a likelihood that does not explain the data, a prior and a posterior that do not live on
+            the same support, or an objective that the latents cannot serve.
+    """
+    plan = recipe_spec(recipe, schema, size) if isinstance(recipe, str) else recipe
+    with seeded(seed, "weights"):
+        model = _model(schema, plan)
+        objective = build(plan["objective"])
+    _check_objective(objective, model)
+    try:
+        training = Training(**plan.get("training", {}))
+    except TypeError as error:
+        raise SpecError(f"training: {error}; known: {', '.join(Training._fields)}") from None
+    return Assembly(model, objective, training, schema, plan)
+
+
+def _model(schema: Schema, plan: Mapping[str, Any]) -> VAE:
+    size = int(plan["latents"]["size"])
+    if size < 1:
+        raise SpecError(f"a model needs at least 1 latent, got {size}")
+    likelihood_family: Family = build(plan["likelihood"])
+    check_support(plan["likelihood"]["part"], likelihood_family, schema)
+    family: Family = build(plan["latents"]["posterior"])
+    event: Size = (size,)
+
+    masked = getattr(schema, "missing", False)
+    reads = Standardise(*_units(schema), masked=masked)
+    seen = (schema.shape[0] * (2 if masked else 1), *schema.shape[1:])
+    encoder = build({**plan["encoder"], "inputs": seen})
+    posterior = Amortised(encoder, family, list(event))
+
+    prior = plan["latents"]["prior"]
+    if prior is not None:
+        wants_family = "family" in _arguments(prior["part"])
+        prior = build(
+            {"family": plan["latents"]["posterior"], **prior, "event": event}
+            if wants_family
+            else {**prior, "event": event}
+        )
+        if prior.support != family.support:
+            raise SpecError(
+                f"the posterior '{plan['latents']['posterior']['part']}' lives on {family.support}, "
+                f"but the prior '{plan['latents']['prior']['part']}' on {prior.support}; they must agree"
+            )
+
+    decoder_sizes: dict[str, Any] = {"inputs": family.read_size(event)}
+    if "outputs" in _arguments(plan["decoder"]["part"]):
+        decoder_sizes["outputs"] = schema.shape[1:]
+    decoder = build({**plan["decoder"], **decoder_sizes})
+    likelihood = Amortised(decoder, likelihood_family, list(schema.shape))
+    return VAE(Flat(reads, posterior, prior), likelihood)
+
+
+def _arguments(name: str) -> tuple[str, ...]:
+    import inspect
+
+    from ladle.spec import lookup
+
+    return tuple(inspect.signature(lookup(name)).parameters)
+
+
+def _units(schema: Schema) -> tuple[Any, Any]:
+    """Location and scale of what the encoder reads."""
+    units = {"binary": (0.5, 0.5), "bytes": (127.5, 127.5)}
+    return units.get(schema.support) or (list(schema.loc), list(schema.scale))
+
+
+def explained(family: Family) -> str:
+    """The kind of data that a family's support explains, as a schema names it."""
+    support = family.support
+    if support == constraints.boolean:
+        return "binary"
+    if isinstance(support, constraints.integer_interval):
+        return "bytes" if support.upper_bound == 255 else f"integers up to {support.upper_bound}"
+    return "real" if support == constraints.real else str(support)
+
+
+def check_support(name: str, family: Family, schema: Schema) -> None:
+    """Refuse a likelihood whose support is not where the data lies.
+
+    Raises:
+        SpecError: naming the families that fit.
+    """
+    if explained(family) == schema.support:
+        return
+    fitting = []
+    for other, maker in parts()["family"].items():
+        try:
+            candidate = maker()
+        except TypeError:
+            continue
+        if explained(candidate) == schema.support:
+            fitting.append(other)
+    raise SpecError(
+        f"likelihood '{name}' explains {explained(family)} data, but the data is {schema.support}; "
+        f"families that fit: {', '.join(fitting)}"
+    )
+
+
+def _check_objective(objective: Objective, model: VAE) -> None:
+    if not objective.one_level:
+        return
+    if not isinstance(model.latents, Flat):
+        raise SpecError(
+            "sticking the landing and DReG need log q with frozen parameters, which only one-level "
+            "('flat') latents have; use doubly=False or sticking=False"
+        )
+    if model.latents.prior is None:
+        raise SpecError("a plain autoencoder has no log q: use the 'elbo' objective without sticking")
+    family = model.latents.posterior.family
+    q = family(*(torch.zeros(1, *size) for size in family.raw(model.latents.events[0])))
+    if not q.has_rsample:
+        raise SpecError(
+            f"sticking the landing and DReG need a reparameterised posterior, and {type(q).__name__} "
+            "is not; use doubly=False or sticking=False"
+        )

@@ -1,0 +1,335 @@
+"""The command line: thin faces over the Python API.
+
+Exit status: 0 done, 2 wrong usage or bad input, 1 a failure of ours, 130 and 143 stopped by Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import errno
+import json as jsonlib
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+import ladle
+from ladle.console import Show, counter, duration, err, interruptible
+
+app = typer.Typer(
+    name="ladle",
+    help="Variational autoencoders put to work: from a folder of data to a model you can trust.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+BAD_INPUT = (ladle.DataError, ladle.ModelError, ladle.SpecError, ladle.MachineError, ladle.NotAvailable)
+DEFAULT_MINUTES = 5.0
+
+Run = Annotated[Path, typer.Argument(help="A model folder, as `ladle fit` writes.", metavar="RUN")]
+Data = Annotated[str, typer.Argument(help="A folder, a file or the name of a data set.", metavar="DATA")]
+Out = Annotated[Path, typer.Argument(help="Where to write; the suffix says how.", metavar="OUT")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+Seed = Annotated[int, typer.Option(help="The seed of all noise.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Part = Annotated[str | None, typer.Option("--split", help="train, valid, test or all; of a name test, of a file all.")]
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one line on stderr and status 2."""
+    try:
+        app()
+    except BAD_INPUT as error:
+        fail(str(error), 2)
+    except OSError as error:
+        known = {errno.ENOSPC: 1, errno.EDQUOT: 1}
+        where = f" '{error.filename}'" if error.filename else ""
+        fail(f"{error.strerror or error}{where}", known.get(error.errno or 0, 2))
+    except ladle.TrainingError as error:
+        fail(str(error), 1)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+
+
+def fail(message: str, status: int) -> None:
+    """Say what is wrong, and leave."""
+    print(f"ladle: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def tell(result: dict[str, Any], json: bool, text: str) -> None:
+    """One JSON object, or a sentence, on stdout."""
+    print(jsonlib.dumps(result, allow_nan=False) if json else text)
+
+
+def use_all_cores() -> None:
+    """This process is ours alone: let torch use every core it may."""
+    import torch
+
+    from ladle.machine import cores
+
+    torch.set_num_threads(cores())
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    """Options of `ladle` itself."""
+    if version:
+        print(f"ladle {ladle.__version__}")
+        raise typer.Exit
+    use_all_cores()
+
+
+@app.command()
+def fit(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="The model folder to write.", metavar="RUN")],
+    recipe: Annotated[str, typer.Option(help="What to fit; `ladle parts` lists the recipes.")] = "learned_prior",
+    size: Annotated[str, typer.Option(help="xs, s, m or l.")] = "s",
+    minutes: Annotated[float | None, typer.Option(help="Train this long [default: 5].")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Or: this many passes over the data.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
+    labels: Annotated[str | None, typer.Option(help="The label column, or a pattern on file names.")] = None,
+    binarize: Annotated[str | None, typer.Option(help="dynamic or threshold, for 8-bit images.")] = None,
+    missing: Annotated[str | None, typer.Option(help="nan: NaN in an array means missing.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable file.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and leave.")] = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Learn a model from data, and write it as a model folder."""
+    if minutes is not None and epochs is not None:
+        raise typer.BadParameter("give --minutes or --epochs, not both")
+    for name, value in (("--minutes", minutes), ("--epochs", epochs)):
+        if value is not None and not 0 < value < float("inf"):
+            raise typer.BadParameter(f"{name} must be above 0, got {value}")
+    if epochs is None and minutes is None:
+        minutes = DEFAULT_MINUTES
+    dataset = _read(data, labels=labels, binarize=binarize, missing=missing, strict=strict)
+    assembly = ladle.assemble(dataset.schema, recipe, size, seed)
+    parameters = sum(p.numel() for p in assembly.model.parameters())
+    about: dict[str, Any] = {"data": dataset.schema.describe(), "items": {n: len(dataset.split(n)) for n in ("train", "valid", "test")},
+             "recipe": recipe, "size": size, "parameters": parameters, "run": str(out)}  # fmt: skip
+    err.print(f"{about['data']}; {about['items']['train']:,} training items")
+    err.print(f"recipe {recipe}, size {size}: {parameters:,} parameters")
+    if dry_run:
+        return tell(about, json, jsonlib.dumps(about, indent=1))
+    budget = f"{minutes:g} minutes" if minutes is not None else f"{epochs:g} epochs"
+    steps = ladle.fit(
+        assembly, dataset, minutes=minutes, epochs=epochs, seed=seed, device=device, run=out,
+        settings={"recipe": recipe, "size": size}, resume=resume, force=force,
+    )  # fmt: skip
+    err.print(f"training for {budget} into {out}")
+    last, show = None, Show()
+    with interruptible() as signal_received:
+        for last in steps:
+            show(last)
+            if signal_received() and last.kind != "done":
+                steps.close()  # type: ignore[attr-defined]
+                err.print(f"saved at step {last.step}; go on with --resume")
+                raise typer.Exit(128 + signal_received())
+    model = ladle.load(out, device)
+    if last is None:
+        err.print(f"'{out}' is finished already; nothing to do")
+    else:
+        from ladle.report.pictures import draw
+
+        draw(model, dataset, out)
+        err.print(f"wrote {out}: model and pictures, after {duration(last.seconds)} of training")
+    result = {**about, **{k: v for k, v in model.config["result"].items() if k != "machine"}}
+    bound = "" if result["nats"] is None else f": {result['nats']:.2f} nats on the validation split (bound)"
+    tell(result, json, f"{out}{bound}")
+
+
+def _read(data: str, **options: Any) -> ladle.Dataset:
+    dataset = ladle.read(data, **options)
+    for note in dataset.notes:
+        err.print(f"note: {note}", style="yellow", markup=False)
+    return dataset
+
+
+def _refuse_existing(out: Path, force: bool) -> None:
+    """Say so before the work, not after it."""
+    if out.exists() and not force:
+        raise ladle.DataError(f"'{out}' exists; --force replaces it")
+
+
+def _wrote(out: Path, n: int, json: bool, start: float, **more: Any) -> None:
+    seconds = time.perf_counter() - start
+    tell({"out": str(out), "items": n, "seconds": round(seconds, 3), **more}, json, f"{out}: {n} items")
+
+
+@app.command()
+def evidence(
+    run: Run,
+    data: Annotated[str | None, typer.Argument(help="Data [default: the data it was fitted to].")] = None,
+    method: Annotated[str, typer.Option(help="iwae: the importance-weighted bound.")] = "iwae",
+    samples: Annotated[int, typer.Option(help="Importance samples per item.")] = 500,
+    split: Part = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """-log p(x) of a data set, the mean per item, with its standard error."""
+    if method != "iwae":
+        raise typer.BadParameter(f"unknown method '{method}'; known: iwae")
+    model = ladle.load(run, device)
+    source = data or model.config["data"]["source"]
+    dataset = _read(source, like=model.schema)
+    found = ladle.evidence(
+        model, dataset, samples=samples, split=split or (None if data else "test"), seed=seed,
+        progress=counter("evidence"),
+    )  # fmt: skip
+    text = (
+        f"-log p(x) <= {found.nats:.3f} ± {found.se:.3f} nats ({found.bits_per_dim:.4f} bits/dim), "
+        f"{found.kind} by {found.samples} importance samples on {found.items} items"
+    )
+    tell(found.to_json(), json, text)
+
+
+@app.command()
+def encode(
+    run: Run,
+    data: Data,
+    out: Out,
+    split: Part = None,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """The embedding of every item: deterministic, the centre of q(z|x)."""
+    _refuse_existing(out, force)
+    start, model = time.perf_counter(), ladle.load(run, device)
+    z = ladle.encode(model, _read(data, like=model.schema), split=split, progress=counter("encode"))
+    ladle.write(z, out, names=[f"z{i}" for i in range(z.shape[1])], force=force)
+    _wrote(out, len(z), json, start, latents=z.shape[1])
+
+
+@app.command()
+def decode(
+    run: Run,
+    z: Annotated[Path, typer.Argument(help="Latents, as `ladle encode` writes.", metavar="Z")],
+    out: Out,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """The data that latents stand for: the expectation of p(x|z)."""
+    _refuse_existing(out, force)
+    start, model = time.perf_counter(), ladle.load(run, device)
+    x = ladle.decode(model, ladle.read(str(z)).all.x, progress=counter("decode"))
+    ladle.write(x, out, schema=model.schema, force=force)
+    _wrote(out, len(x), json, start)
+
+
+@app.command()
+def sample(
+    run: Run,
+    out: Out,
+    n: Annotated[int, typer.Option("-n", help="How many.")] = 64,
+    temperature: Annotated[float, typer.Option(help="Of the prior; below 1 closer to its centre.")] = 1.0,
+    noise: Annotated[bool, typer.Option("--noise", help="Draw x too, instead of taking its expectation.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """New items: z from the prior, then x from z."""
+    _refuse_existing(out, force)
+    start, model = time.perf_counter(), ladle.load(run, device)
+    x = ladle.sample(model, n, temperature=temperature, seed=seed, noise=noise, progress=counter("sample"))
+    ladle.write(x, out, schema=model.schema, force=force)
+    _wrote(out, len(x), json, start)
+
+
+@app.command()
+def reconstruct(
+    run: Run,
+    data: Data,
+    out: Out,
+    draws: Annotated[int, typer.Option(help="Draw z this many times instead of taking its centre.")] = 0,
+    split: Part = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Encode and decode again."""
+    _refuse_existing(out, force)
+    start, model = time.perf_counter(), ladle.load(run, device)
+    x = ladle.reconstruct(
+        model, _read(data, like=model.schema), draws=draws, split=split, seed=seed, progress=counter("reconstruct")
+    )
+    ladle.write(_flat(x, model), out, schema=model.schema, force=force)
+    _wrote(out, len(x), json, start)
+
+
+@app.command()
+def interpolate(
+    run: Run,
+    a: Annotated[str, typer.Argument(help="Where to start: an item or several.", metavar="A")],
+    b: Annotated[str, typer.Argument(help="Where to end: as many items.", metavar="B")],
+    out: Out,
+    steps: Annotated[int, typer.Option(help="Points on the way, both ends counted.")] = 8,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """The straight line between two items, through the latents."""
+    _refuse_existing(out, force)
+    start, model = time.perf_counter(), ladle.load(run, device)
+    x = ladle.interpolate(model, _read(a, like=model.schema), _read(b, like=model.schema), steps=steps)
+    ladle.write(_flat(x, model), out, schema=model.schema, force=force)
+    _wrote(out, len(x), json, start, steps=steps)
+
+
+def _flat(x: np.ndarray, model: ladle.Model) -> np.ndarray:
+    """Draws or steps of several items, one after the other, unless the file can hold them as they are."""
+    return x.reshape(-1, *model.schema.shape)
+
+
+@app.command()
+def score(
+    run: Run,
+    data: Data,
+    out: Out,
+    samples: Annotated[int, typer.Option(help="Importance samples per item.")] = 100,
+    split: Part = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """How unlikely the model finds each item: a bound on -log p(x), in nats."""
+    _refuse_existing(out, force)
+    start, model = time.perf_counter(), ladle.load(run, device)
+    nats = ladle.score(
+        model, _read(data, like=model.schema), samples=samples, split=split, seed=seed, progress=counter("score")
+    )
+    ladle.write(nats[:, None], out, names=["nats"], force=force)
+    _wrote(out, len(nats), json, start, mean_nats=float(nats.mean()))
+
+
+@app.command()
+def parts(json: Json = False) -> None:
+    """Every part there is: recipes, families, priors, nets, objectives, formats."""
+    table = {
+        kind: {name: (thing.__doc__ or "").strip().split("\n")[0] for name, thing in sorted(things.items())}
+        for kind, things in sorted(ladle.parts().items())
+    }
+    lines = [f"{kind}\n" + "\n".join(f"  {n:28} {doc}" for n, doc in things.items()) for kind, things in table.items()]
+    tell(table, json, "\n".join(lines))
+
+
+# Lightning and torch speak up about things their users can do nothing about.
+os.environ.setdefault("PYTHONWARNINGS", "ignore")

@@ -1,0 +1,199 @@
+"""A data set: a schema and the items of each split, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ladle.data.errors import DataError
+from ladle.data.noise import shuffle
+from ladle.data.schema import Schema
+
+SPLITS = ("train", "valid", "test")
+
+# Fixed here and never the user's: with a seed that changed from run to run, test items would enter training.
+_SPLIT_SEED = 20130112
+FEWEST = 3
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some items of a data set.
+
+    Args:
+        x: ``(N, *event)``: uint8 or float32, in the data's own units (8-bit values where the schema binarises).
+        observed: ``(N, *event)`` bool, False where a value is missing; ``None`` when nothing is.
+        labels: ``(N,)`` int64, -1 where unknown, or ``None``.
+        names: the items' names (for files: paths relative to the folder), or ``None``.
+    """
+
+    x: np.ndarray
+    observed: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit together."""
+        if self.x.dtype not in (np.dtype(np.uint8), np.dtype(np.float32)):
+            raise DataError(f"a split's x must be uint8 or float32, got {self.x.dtype}")
+        if self.observed is not None and (self.observed.dtype != bool or self.observed.shape != self.x.shape):
+            raise DataError(
+                f"observed must be bool of shape {self.x.shape}, got {self.observed.dtype} {self.observed.shape}"
+            )
+        if self.labels is not None and (self.labels.dtype != np.int64 or self.labels.shape != self.x.shape[:1]):
+            raise DataError(
+                f"labels must be {len(self.x)} integers (int64), got {self.labels.dtype} {self.labels.shape}"
+            )
+        if self.names is not None and len(self.names) != len(self.x):
+            raise DataError(f"there must be a name for each of the {len(self.x)} items, got {len(self.names)}")
+
+    def __len__(self) -> int:
+        """The number of items."""
+        return len(self.x)
+
+    def take(self, index: np.ndarray) -> Split:
+        """The items at ``index``, in that order."""
+        return Split(
+            self.x[index],
+            None if self.observed is None else self.observed[index],
+            None if self.labels is None else self.labels[index],
+            None if self.names is None else tuple(self.names[i] for i in index),
+        )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A schema and the items of each split.
+
+    Args:
+        schema: what one item is.
+        splits: items by split: ``train``, ``valid``, ``test``, or ``all`` (in the source's own order).
+        members: for each split that ``splits`` does not hold itself, the numbers of its items in ``all``.
+        notes: what was done that people should know: files skipped, images resized.
+        default: the split that a task means when nobody says which: ``test`` for a named set, else ``all``.
+
+    Example:
+        >>> rows = Split(np.zeros((4, 2), np.uint8))
+        >>> data = Dataset(Schema("table", (2,), "binary"), {"all": rows}, members={"train": np.array([0, 3])})
+        >>> len(data.train), len(data.all)
+        (2, 4)
+    """
+
+    schema: Schema
+    splits: Mapping[str, Split]
+    members: Mapping[str, np.ndarray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    default: str = "all"
+    _taken: dict[str, Split] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check the names of the splits and that the items fit the schema."""
+        unknown = sorted((set(self.splits) | set(self.members)) - {*SPLITS, "all"})
+        if unknown or not self.splits or (self.members and "all" not in self.splits):
+            raise DataError(f"the splits of a data set must be among {', '.join(SPLITS)}, all; got {unknown or 'none'}")
+        for name, split in self.splits.items():
+            if split.x.shape[1:] != self.schema.shape:
+                raise DataError(f"items of '{name}' must be {self.schema.shape}, got {split.x.shape[1:]}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The splits that can be asked for."""
+        return tuple(n for n in (*SPLITS, "all") if n in self.splits or n in self.members or n == "all")
+
+    @property
+    def train(self) -> Split:
+        """The items to learn from."""
+        return self.split("train")
+
+    @property
+    def valid(self) -> Split:
+        """The items by which training is steered."""
+        return self.split("valid")
+
+    @property
+    def test(self) -> Split:
+        """The items nothing was chosen by."""
+        return self.split("test")
+
+    @property
+    def all(self) -> Split:
+        """All items, in the source's own order."""
+        return self.split("all")
+
+    def split(self, name: str) -> Split:
+        """The split called ``name``.
+
+        Raises:
+            DataError: for an unknown split, or one that this data set is too small to have.
+        """
+        if name in self.splits:
+            return self.splits[name]
+        if name not in self._taken:
+            self._taken[name] = self._take(name)
+        return self._taken[name]
+
+    def _take(self, name: str) -> Split:
+        if name in self.members:
+            return self.splits["all"].take(self.members[name])
+        if name == "all":
+            return concatenate([self.splits[n] for n in SPLITS if n in self.splits])
+        if name in SPLITS:
+            got = len(self.all)
+            raise DataError(
+                f"split '{name}' needs a data set of at least {FEWEST} items (one each for train, valid and test), "
+                f"got {got}; split 'all' is there"
+            )
+        raise DataError(f"unknown split '{name}'; known: {', '.join(self.names)}")
+
+
+def concatenate(splits: list[Split]) -> Split:
+    """Several splits as one. A part that only some of them have is filled in: observed, -1, the item's number."""
+    x = np.concatenate([s.x for s in splits])
+    observed = labels = names = None
+    if any(s.observed is not None for s in splits):
+        observed = np.concatenate([np.ones(s.x.shape, bool) if s.observed is None else s.observed for s in splits])
+    if any(s.labels is not None for s in splits):
+        labels = np.concatenate([np.full(len(s), -1, np.int64) if s.labels is None else s.labels for s in splits])
+    if all(s.names is not None for s in splits):
+        names = tuple(name for s in splits for name in s.names or ())
+    return Split(x, observed, labels, names)
+
+
+def deal(n: int, official: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Which items belong to which split.
+
+    Official splits are kept. A validation split that is lacking is 5 % of train (at most 5,000 items), a test split
+    10 %; without an official ``train`` everything is dealt 80 / 10 / 10. The deal depends on the number of items
+    alone, and every split gets at least one item; fewer than 3 items are not dealt at all.
+
+    Args:
+        n: the number of items.
+        official: the items of the splits that the source itself names.
+
+    Returns:
+        Sorted item numbers by split; empty when there are fewer than 3 items.
+
+        >>> {name: len(items) for name, items in deal(100, {}).items()}
+        {'train': 80, 'valid': 10, 'test': 10}
+        >>> [len(items) for items in deal(3, {}).values()], deal(2, {})
+        ([1, 1, 1], {})
+    """
+    if n < FEWEST:
+        return {}
+    given = {name: items for name, items in official.items() if len(items)}
+    shares = {"test": (0.1, n), "valid": (0.05, 5000)}
+    if "train" not in given or len(given) == 1:
+        given, shares = {"train": np.arange(n)}, {"test": (0.1, n), "valid": (0.1, n)}
+    train = given["train"]
+    train = train[shuffle(len(train), _SPLIT_SEED)]
+    lacking = {name: share for name, share in shares.items() if name not in given}
+    if len(train) <= len(lacking):
+        raise DataError(f"split 'train' needs more than {len(lacking)} items to give {' and '.join(lacking)} one each")
+    whole = len(train)
+    for name, (share, most) in lacking.items():
+        count = max(1, min(round(whole * share), most))
+        train, given[name] = train[:-count], np.sort(train[-count:])
+    given["train"] = np.sort(train)
+    return {name: given[name] for name in SPLITS}

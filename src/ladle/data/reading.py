@@ -1,0 +1,135 @@
+"""``read``: any source of data, by path or by name, as a data set."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from ladle.data.conform import finish
+from ladle.data.content import Content, Format, Request
+from ladle.data.dataset import Dataset
+from ladle.data.errors import DataError
+from ladle.data.schema import Schema
+from ladle.spec import parts
+
+
+def read(
+    source: str | os.PathLike[str],
+    *,
+    labels: str | None = None,
+    binarize: str | None = None,
+    missing: str | None = None,
+    strict: bool = False,
+    like: Schema | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    r"""Read a data set.
+
+    Args:
+        source: a file, a folder or the name of a known set. A text that is a known name is that name, even where a
+            file is called the same; write ``./mnist`` or pass a ``Path`` for the file.
+        labels: tables: the column that holds the labels. ``.npz``: the array that does. Folders of images: a pattern
+            for the paths, as ``(\d+)_.*`` (a regular expression with one group) or ``*_*.png`` (its first star).
+        binarize: ``"dynamic"`` or ``"threshold"`` to make 8-bit values binary; known by the schema and by every batch.
+        missing: ``"nan"`` to read NaN in arrays as missing (in ``.csv`` and ``.parquet`` it always is).
+        strict: stop at an unreadable image instead of skipping it.
+        like: a model's schema, to which the data must keep: images get its size and channels, tables its columns.
+        progress: called with (done, total) while images are read.
+
+    Returns:
+        The data set. What was done on the way is told in its ``notes``.
+
+    Raises:
+        DataError: for whatever cannot be read or used.
+
+        >>> read("digits").schema.describe()
+        'digits: images of 1 x 8 x 8, bytes, 10 classes'
+    """
+    if missing not in (None, "nan"):
+        raise DataError(f"--missing must be nan, got '{missing}'")
+    request = Request(labels, missing, strict, like, progress)
+    if is_name(source):
+        return _named(str(source), request, binarize)
+    path = Path(source)
+    try:
+        content = _folder(path, request) if path.is_dir() else _file(path, request)
+    except OSError as error:
+        raise DataError(f"'{source}' must be a readable file or folder: {error.strerror or error}") from None
+    return finish(content, path.resolve().name.replace("\\", "_") or "data", binarize, like, "all")
+
+
+def is_name(source: str | os.PathLike[str]) -> bool:
+    """Whether ``source`` is the name of a known data set (and not a path)."""
+    return isinstance(source, str) and source in parts()["dataset"]
+
+
+def _named(name: str, request: Request, binarize: str | None) -> Dataset:
+    if request.labels is not None:
+        raise DataError(f"--labels must be left out for '{name}': a named set brings its own")
+    content, own = parts()["dataset"][name](request)
+    if own and binarize not in (None, own):
+        raise DataError(f"--binarize must be left out for '{name}', which is binarised ({own}); got {binarize}")
+    return finish(content, name, own or binarize, request.like, "test")
+
+
+def formats() -> dict[str, Format]:
+    """The known formats, by suffix."""
+    return {suffix: made for made in (kind() for kind in parts()["format"].values()) for suffix in made.suffixes}
+
+
+def _format(name: str, known: dict[str, Format]) -> Format | None:
+    """The format of a file, by the longest suffix that fits."""
+    fits = [suffix for suffix in known if name.lower().endswith(suffix)]
+    return known[max(fits, key=len)] if fits else None
+
+
+def _file(path: Path, request: Request) -> Content:
+    if not path.exists():
+        names = ", ".join(sorted(parts()["dataset"]))
+        raise DataError(f"no such file or folder, and no data set of that name: '{path}'; known names: {names}")
+    if not path.is_file():
+        raise DataError(f"'{path}' must be a file or a folder, got something else (a device or a pipe)")
+    known = formats()
+    form = _format(path.name, known)
+    if form is None:
+        got = f"'{path.suffix}'" if path.suffix else "no suffix"
+        raise DataError(f"'{path.name}' must end in one of {' '.join(sorted(known))}; got {got}")
+    return form.file(path, request)
+
+
+def _folder(root: Path, request: Request) -> Content:
+    known, by_format, others = formats(), Counter[Format](), Counter[str]()
+    files: list[tuple[Path, Format]] = []
+    for path in _walk(root):
+        form = _format(path.name, known)
+        if form is None:
+            others[path.suffix.lower() or "no suffix"] += 1
+        else:
+            files.append((path, form))
+            by_format[form] += 1
+    if not files:
+        got = ", ".join(f"{n} files ({suffix})" for suffix, n in others.most_common(5)) or "an empty folder"
+        raise DataError(f"folder '{root.name}' must hold data, such as images; got {got}")
+    chosen = max(by_format, key=lambda form: (form.in_folders, by_format[form]))
+    others.update(path.suffix.lower() for path, form in files if form is not chosen)
+    content = chosen.folder(root, [path for path, form in files if form is chosen], request)
+    if not others:
+        return content
+    note = f"{sum(others.values())} other files ignored: " + ", ".join(f"{n} {s}" for s, n in others.most_common(5))
+    return Content(**{**vars(content), "notes": (*content.notes, note)})
+
+
+def _walk(root: Path) -> list[Path]:
+    """The files under a folder in sorted order, without hidden ones."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found = []
+    for folder, inner, names in os.walk(root, onerror=refuse):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    # A pipe would block whoever opens it; a link to nothing stays, to be named as unreadable.
+    return sorted(path for path in found if path.is_file() or (path.is_symlink() and not path.exists()))

@@ -1,0 +1,125 @@
+"""log p(x) and its error. A bound is called a bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ladle.data import Batch
+from ladle.families import NotAvailable
+from ladle.latents import keyed
+from ladle.objectives import bound
+from ladle.vae import VAE
+
+BLOCK = 100  # samples drawn under one key: part of what a seed means
+ROWS = 20_000  # decoded at a time
+
+
+class Evidence(NamedTuple):
+    """An estimate or bound of the evidence of a set of items.
+
+    Attributes:
+        method: how it was computed.
+        kind: ``bound``, ``estimate`` or ``exact``.
+        samples: importance samples per item.
+        items: how many items.
+        nats: -log p(x), the mean per item; lower is better.
+        se: its standard error over items.
+        bits_per_dim: nats per number of the data, in bits.
+        ess: the mean relative effective sample size of the importance weights, between 1/K and 1.
+    """
+
+    method: str
+    kind: str
+    samples: int
+    items: int
+    nats: float
+    se: float
+    bits_per_dim: float
+    ess: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data; what is not a number is None."""
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in self._asdict().items()}
+
+
+def check_density(vae: VAE) -> None:
+    """Refuse a model without a density.
+
+    Raises:
+        NotAvailable: for a plain autoencoder.
+    """
+    if any(getattr(vae.latents, "prior", 0) is None for _ in vae.latents.events):
+        raise NotAvailable(
+            "a plain autoencoder has no prior and so no p(x): it can encode, decode and reconstruct, but there is "
+            "no evidence or score; fit one of the VAE recipes"
+        )
+
+
+def log_weights(vae: VAE, batch: Batch, samples: int, seed: int) -> Tensor:
+    """The log importance weights of a batch, ``(samples, B)``, computed ``BLOCK`` samples at a time.
+
+    The noise of an item depends on (seed, item, block) alone: not on its neighbours, the batch size or the
+    device.
+    """
+    blocks = []
+    for block, start in enumerate(range(0, samples, BLOCK)):
+        size = (min(BLOCK, samples - start),)
+        blocks.append(vae(batch, size, keyed(seed, batch.index.tolist(), size, block)).log_w)
+    return torch.cat(blocks)
+
+
+def importance(
+    vae: VAE, batches: Iterable[Batch], *, samples: int = 100, seed: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The importance-weighted bound of every item, a batch at a time.
+
+    ``log p(x) >= E log 1/K sum_k p(x, z_k) / q(z_k|x)``: in expectation a lower bound that rises with K.
+
+    Args:
+        vae: in evaluation mode.
+        batches: the items; make them no larger than :func:`rows` says.
+        samples: K.
+        seed: of the noise, keyed by item.
+
+    Yields:
+        ``-log p(x)`` bounded from above, in nats ``(B,)``, and the relative effective sample size ``(B,)``.
+
+    Raises:
+        NotAvailable: for a plain autoencoder.
+
+    Reference:
+        Burda, Grosse, Salakhutdinov: "Importance Weighted Autoencoders", 2016.
+    """
+    check_density(vae)
+    with torch.no_grad():
+        for batch in batches:
+            log_w = log_weights(vae, batch, samples, seed).double()
+            weights = log_w.softmax(dim=0)
+            ess = 1 / weights.square().sum(dim=0) / samples
+            yield (-bound(log_w)).cpu().numpy(), ess.cpu().numpy()
+
+
+def rows(samples: int) -> int:
+    """How many items to take at a time, so that memory stays bounded."""
+    return max(1, ROWS // min(samples, BLOCK))
+
+
+def summary(nats: np.ndarray, ess: np.ndarray, samples: int, dims: int) -> Evidence:
+    """The evidence of a set of items from the bound of each.
+
+    Args:
+        nats: ``(N,)`` -log p(x) of each item.
+        ess: ``(N,)`` relative effective sample sizes.
+        samples: K.
+        dims: the numbers in one item.
+    """
+    n = len(nats)
+    mean = float(nats.mean())
+    se = float(nats.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    return Evidence("iwae", "bound", samples, n, mean, se, mean / (dims * math.log(2)), float(ess.mean()))

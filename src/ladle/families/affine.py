@@ -1,0 +1,158 @@
+"""A real family in the data's own units: incomes of a million, currents of a thousandth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import constraints
+
+from ladle.families.family import Family, centre, draw, mean, quantile, tempered
+from ladle.shapes import Size
+from ladle.spec import part
+
+
+class Affine(td.Distribution):
+    """``y = loc + scale * u`` with u from ``base``: ``log p(y) = log p_base((y - loc) / scale) - log scale``.
+
+    Args:
+        base: element-wise over ``(*lead, *event)``.
+        loc: broadcasts to ``(*lead, *event)``.
+        scale: positive; broadcasts to ``(*lead, *event)``.
+
+    >>> Affine(td.Normal(torch.zeros(1), torch.ones(1)), torch.tensor(3.0), torch.tensor(2.0)).mean
+    tensor([3.])
+    """
+
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
+    support = constraints.real
+
+    def __init__(self, base: td.Distribution, loc: Tensor, scale: Tensor) -> None:
+        self.base, self.loc, self.scale = base, loc.expand(base.batch_shape), scale.expand(base.batch_shape)
+        super().__init__(base.batch_shape, validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """As the base."""
+        return self.base.has_rsample
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Affine:
+        """See :meth:`torch.distributions.Distribution.expand`."""
+        return Affine(self.base.expand(batch_shape), self.loc.expand(batch_shape), self.scale.expand(batch_shape))
+
+    @property
+    def mean(self) -> Tensor:
+        """``loc + scale * E[u]``."""
+        return self.outwards(self.base.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """``scale^2 Var[u]``."""
+        return self.scale.square() * self.base.variance
+
+    def outwards(self, u: Tensor) -> Tensor:
+        """From the base's units to the data's."""
+        return self.loc + self.scale * u
+
+    def inwards(self, y: Tensor) -> Tensor:
+        """From the data's units to the base's."""
+        return (y - self.loc) / self.scale
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Per unit of the data."""
+        return self.base.log_prob(self.inwards(value)) - self.scale.log()
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """Where the base has one."""
+        return self.base.cdf(self.inwards(value))
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """``(*sample_shape, *lead, *event)``."""
+        return self.outwards(self.base.sample(sample_shape)).detach()
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Where the base has it."""
+        return self.outwards(self.base.rsample(sample_shape))
+
+    def entropy(self) -> Tensor:
+        """In nats."""
+        return self.base.entropy() + self.scale.log()
+
+
+@part("family", "affine")
+class AffineFamily(Family):
+    """A real family that speaks in the data's own units, ``y = loc + scale * u``.
+
+    ::
+
+        raw --family--> p(u) --(loc, scale)--> p(y) = p(u) / scale
+
+    A net's outputs are of order 1; data may be of any order. The two numbers are fixed (say, the mean and the
+    standard deviation of the training data) and enter the density, so nats stay comparable.
+
+    Args:
+        family: what u follows; its support must be the real line.
+        loc: the origin, in the data's units: a number, or lists that broadcast to the event.
+        scale: the unit, positive: likewise.
+
+    Raises:
+        ValueError: for a family whose support is not the real line, or a scale that is not positive.
+
+    >>> from ladle.spec import build
+    >>> d = AffineFamily(build({"part": "family/normal"}), loc=[1e6, 0.0], scale=[1e5, 1e-3])(*torch.zeros(2, 4, 2))
+    >>> d.mean[0], d.variance.sqrt()[0]
+    (tensor([1000000.,       0.]), tensor([1.0000e+05, 1.0000e-03]))
+    """
+
+    support = constraints.real
+
+    def __init__(self, family: Family, loc: float | list[float], scale: float | list[float]) -> None:
+        super().__init__()
+        if family.support is not constraints.real:
+            raise ValueError(f"affine moves and stretches the real line, but {type(family).__name__} lives on "
+                             f"{family.support}; families that fit: normal, laplace, logistic, student_t")
+        self.family = family
+        # The spec holds these numbers already, so a state_dict does not need them.
+        self.register_buffer("loc", torch.as_tensor(loc, dtype=torch.float32), persistent=False)
+        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32), persistent=False)
+        if not bool(torch.all(torch.as_tensor(scale) > 0)):
+            raise ValueError(f"scale must be positive, got {scale}")
+
+    def raw(self, event: Size) -> tuple[Size, ...]:
+        """What the inner family wants."""
+        for name in ("loc", "scale"):
+            size = tuple(getattr(self, name).shape)
+            if len(size) > len(event) or any(s not in (1, e) for s, e in zip(size[::-1], event[::-1], strict=False)):
+                raise ValueError(f"{name} of size {size} must broadcast to an event of size {event}")
+        return self.family.raw(event)
+
+    def forward(self, *raw: Tensor) -> Affine:
+        """The inner family's distribution, in the data's units."""
+        return Affine(self.family(*raw), self.loc, self.scale)  # type: ignore[arg-type]
+
+
+@centre.register
+def _(d: Affine) -> Tensor:
+    return d.outwards(centre(d.base))
+
+
+@mean.register
+def _(d: Affine) -> Tensor:
+    return d.outwards(mean(d.base))
+
+
+@tempered.register
+def _(d: Affine, t: float) -> Affine:
+    return Affine(tempered(d.base, t), d.loc, d.scale)
+
+
+@quantile.register
+def _(d: Affine, u: Tensor) -> Tensor:
+    return d.outwards(quantile(d.base, u))
+
+
+@draw.register
+def _(d: Affine) -> Tensor:
+    return d.outwards(draw(d.base))

@@ -1,0 +1,266 @@
+"""Families over a few values: two, or some classes.
+
+Classes come in two representations. ``categorical`` speaks of integers, as data do; but no gradient can pass
+through an integer, so it is no posterior. ``one_hot`` speaks of indicator vectors, through which a gradient can
+pass: it serves as likelihood, posterior and prior.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+from torch.nn import functional as F
+
+from ladle.families.family import Family, centre, checked_temperature, draw, mean, quantile, tempered
+from ladle.shapes import Size
+from ladle.spec import part
+
+
+class Bernoulli(td.Bernoulli):
+    """torch's Bernoulli, with a KL computed from logits, finite also where a probability rounds to 0 or 1."""
+
+
+@td.register_kl(Bernoulli, Bernoulli)
+def _(q: Bernoulli, p: Bernoulli) -> Tensor:
+    return q.probs * (q.logits - p.logits) - F.softplus(q.logits) + F.softplus(p.logits)
+
+
+@part("family", "bernoulli")
+class BernoulliFamily(Family):
+    """Zero or one: ``log p(x) = x l - log(1 + e^l)`` with the logit l. Raw zeros give a fair coin.
+
+    As a posterior it trains with the straight-through estimator: :func:`draw` gives a sample whose gradient is
+    that of the probability.
+
+    Reference:
+        Bengio, Léonard, Courville: "Estimating or Propagating Gradients Through Stochastic Neurons for
+        Conditional Computation", 2013.
+
+    >>> BernoulliFamily()(torch.zeros(2)).log_prob(torch.tensor([0.0, 1.0])).exp()
+    tensor([0.5000, 0.5000])
+    """
+
+    support = constraints.boolean
+
+    def raw(self, event: Size) -> tuple[Size, ...]:
+        """The logit: ``*event``."""
+        return (event,)
+
+    def forward(self, *raw: Tensor) -> Bernoulli:
+        """``(*lead, *event)`` to an element-wise distribution over ``(*lead, *event)``."""
+        return Bernoulli(logits=raw[0], validate_args=False)
+
+
+def _checked_classes(classes: int) -> int:
+    if classes < 2:
+        raise ValueError(f"classes must be at least 2, got {classes}")
+    return classes
+
+
+@part("family", "categorical")
+class CategoricalFamily(Family):
+    """One of K classes, an integer 0..K-1 (as an integer or a float): ``p(x) = softmax(raw)_x``.
+
+    No gradient passes through an integer, so this is a likelihood; the posterior over classes is ``one_hot``.
+
+    Args:
+        classes: K.
+
+    >>> family = CategoricalFamily(classes=3)
+    >>> family.raw((5,)), family.read(torch.tensor([[2.0, 0.0]]))
+    (((5, 3),), tensor([[0., 0., 1., 1., 0., 0.]]))
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = _checked_classes(classes)
+        self.support = constraints.integer_interval(0, classes - 1)
+
+    def raw(self, event: Size) -> tuple[Size, ...]:
+        """The logits: ``(*event, K)``."""
+        return ((*event, self.classes),)
+
+    def forward(self, *raw: Tensor) -> td.Categorical:
+        """``(*lead, *event, K)`` to an element-wise distribution over ``(*lead, *event)``."""
+        return td.Categorical(logits=raw[0], validate_args=False)
+
+    def read(self, z: Tensor) -> Tensor:
+        """The classes as indicator vectors side by side: ``(*lead, ..., D) -> (*lead, ..., D * K)``."""
+        return F.one_hot(z.long(), self.classes).to(torch.get_default_dtype()).flatten(-2)
+
+    def read_size(self, event: Size) -> Size:
+        """``(..., D) -> (..., D * K)``."""
+        if not event:
+            raise ValueError("categorical values are read along their last dimension, and this event has none; "
+                             "an event of size (1,) would do")
+        return (*event[:-1], event[-1] * self.classes)
+
+
+@dataclass(frozen=True)
+class OneHotBlocks(Constraint):
+    """Vectors made of indicator vectors of ``classes`` elements, side by side."""
+
+    classes: int
+    is_discrete = True
+    event_dim = 1
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether ``(*, G * classes)`` is in the support: ``(*)``."""
+        blocks = value.unflatten(-1, (-1, self.classes))
+        return ((blocks == 0) | (blocks == 1)).all(-1).all(-1) & (blocks.sum(-1) == 1).all(-1)
+
+
+class OneHot(td.Distribution):
+    """G independent choices among K classes, each an indicator vector, side by side in one vector of G * K.
+
+    ``log p(z) = sum_gk z_gk log softmax(logits_g)_k``: linear in z, so that the gradient of a straight-through
+    sample reaches log-probabilities too.
+
+    Args:
+        logits: ``(*lead, G, K)``.
+
+    >>> OneHot(torch.zeros(7, 2, 3)).sample().shape
+    torch.Size([7, 6])
+    """
+
+    arg_constraints = {"logits": constraints.real_vector}
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits.log_softmax(-1)
+        super().__init__(logits.shape[:-2], torch.Size([logits.shape[-2] * logits.shape[-1]]), validate_args=False)
+
+    @property
+    def support(self) -> OneHotBlocks:  # type: ignore[override]
+        """Where its values lie."""
+        return OneHotBlocks(self.logits.shape[-1])
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> OneHot:
+        """See :meth:`torch.distributions.Distribution.expand`."""
+        return OneHot(self.logits.expand(*batch_shape, *self.logits.shape[-2:]))
+
+    @property
+    def mean(self) -> Tensor:
+        """The probabilities, ``(*lead, G * K)``."""
+        return self.logits.exp().flatten(-2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """``(*, G * K) -> (*)``."""
+        return (value.unflatten(-1, self.logits.shape[-2:]) * self.logits).sum((-2, -1))
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Indicator vectors, ``(*sample_shape, *lead, G * K)``."""
+        with torch.no_grad():
+            chosen = td.Categorical(logits=self.logits, validate_args=False).sample(sample_shape)
+            return self._indicators(chosen)
+
+    def most_probable(self) -> Tensor:
+        """The indicators of the most probable class of each choice, ``(*lead, G * K)``."""
+        return self._indicators(self.logits.argmax(-1))
+
+    def _indicators(self, chosen: Tensor) -> Tensor:
+        return F.one_hot(chosen, self.logits.shape[-1]).to(self.logits.dtype).flatten(-2)
+
+    def entropy(self) -> Tensor:
+        """In nats, ``(*lead,)``."""
+        return -(self.logits.exp() * self.logits).sum((-2, -1))
+
+
+@td.register_kl(OneHot, OneHot)
+def _(q: OneHot, p: OneHot) -> Tensor:
+    return (q.logits.exp() * (q.logits - p.logits)).sum((-2, -1))
+
+
+@part("family", "one_hot")
+class OneHotFamily(Family):
+    """Choices among K classes as indicator vectors side by side; the last size of the event is G * K.
+
+    As a posterior it trains with the straight-through estimator: :func:`draw` gives a sample whose gradient is
+    that of the probabilities. It is joint over the last dimension of the event. Raw zeros give equal odds.
+
+    Args:
+        classes: K.
+
+    Reference:
+        Bengio, Léonard, Courville: "Estimating or Propagating Gradients Through Stochastic Neurons for
+        Conditional Computation", 2013.
+
+    >>> d = OneHotFamily(classes=4)(torch.zeros(2, 12))
+    >>> d.sample().sum(-1)
+    tensor([3., 3.])
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = _checked_classes(classes)
+        self.support = OneHotBlocks(classes)
+
+    def raw(self, event: Size) -> tuple[Size, ...]:
+        """The logits: ``*event``."""
+        if not event or event[-1] % self.classes:
+            raise ValueError(f"the last size of the event must be a multiple of the number of classes, "
+                             f"{self.classes}, got an event of size {event}")
+        return (event,)
+
+    def forward(self, *raw: Tensor) -> OneHot:
+        """``(*lead, *event)`` to a distribution over ``(*lead, *event)``, joint in the last dimension."""
+        return OneHot(raw[0].unflatten(-1, (-1, self.classes)))
+
+
+@centre.register
+def _(d: td.Bernoulli) -> Tensor:
+    return (d.logits > 0).to(d.logits.dtype)
+
+
+@centre.register
+def _(d: td.Categorical) -> Tensor:
+    return d.logits.argmax(-1)
+
+
+@centre.register
+def _(d: OneHot) -> Tensor:
+    return d.most_probable()
+
+
+@mean.register(td.Bernoulli)
+@mean.register(OneHot)
+def _(d: Any) -> Tensor:
+    return d.mean
+
+
+@tempered.register
+def _(d: td.Bernoulli, t: float) -> Bernoulli:
+    return Bernoulli(logits=d.logits / checked_temperature(t), validate_args=False)
+
+
+@tempered.register
+def _(d: td.Categorical, t: float) -> td.Categorical:
+    return td.Categorical(logits=d.logits / checked_temperature(t), validate_args=False)
+
+
+@tempered.register
+def _(d: OneHot, t: float) -> OneHot:
+    return OneHot(d.logits / checked_temperature(t))
+
+
+@quantile.register
+def _(d: td.Bernoulli, u: Tensor) -> Tensor:
+    return (u > torch.sigmoid(-d.logits)).to(d.logits.dtype)
+
+
+@quantile.register
+def _(d: td.Categorical, u: Tensor) -> Tensor:
+    below = d.logits.softmax(-1).cumsum(-1)[..., :-1]
+    return (below < u.unsqueeze(-1)).sum(-1)
+
+
+@draw.register(td.Bernoulli)
+@draw.register(OneHot)
+def _(d: Any) -> Tensor:
+    """Straight-through: the value of a sample, the gradient of the probabilities."""
+    return d.sample() + (d.mean - d.mean.detach())

@@ -1,0 +1,63 @@
+"""What the processor can do: precision, memory layout and threads are chosen from it, and recorded."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import NamedTuple
+
+import torch
+
+
+class MachineError(ValueError):
+    """A device that is not there."""
+
+
+class Machine(NamedTuple):
+    """How a model is run. ``precision`` is Lightning Fabric's word for it."""
+
+    device: str
+    precision: str
+    channels_last: bool
+    threads: int
+    processor: str
+
+
+def choose(device: str = "auto") -> Machine:
+    """The machine for ``device``: ``auto`` takes a GPU when there is one.
+
+    bf16 is chosen where the processor multiplies it natively (AMX or AVX512-BF16, or a GPU that has it);
+    elsewhere it is slower than float32.
+
+    Raises:
+        MachineError: for an unknown device, or a GPU that is not there.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise MachineError(f"device must be auto, cpu or cuda, got '{device}'")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MachineError("device 'cuda' was asked for, but torch sees no GPU here; --device cpu will do")
+    if device != "cpu" and torch.cuda.is_available():
+        precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+        return Machine("cuda", precision, True, torch.get_num_threads(), torch.cuda.get_device_name())
+    native = any(getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return Machine("cpu", "bf16-mixed" if native else "32-true", True, torch.get_num_threads(), processor())
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """The number of cores this process may use; ``OMP_NUM_THREADS`` is respected."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1

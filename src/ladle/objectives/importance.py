@@ -1,0 +1,62 @@
+"""The importance-weighted bound."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ladle.objectives.elbo import landing
+from ladle.objectives.objective import Loss, Objective, Progress
+from ladle.spec import part
+from ladle.vae import Terms
+
+
+def bound(log_w: Tensor) -> Tensor:
+    """``log 1/K sum_k w_k``: ``(K, B) -> (B,)``. In expectation a lower bound on log p(x), never less than
+    the evidence lower bound, and rising with K.
+
+    >>> float(bound(torch.zeros(7, 1)))
+    0.0
+    """
+    return torch.logsumexp(log_w, dim=0) - math.log(log_w.shape[0])
+
+
+@part("objective", "iwae")
+class Iwae(Objective):
+    """``-log 1/K sum_k p(x, z_k) / q(z_k|x)``, with the doubly reparameterised gradient for the encoder.
+
+    Args:
+        particles: K.
+        doubly: use the doubly reparameterised estimator (DReG): log q is taken with frozen parameters and the
+            gradient through each z is weighted by its squared normalised weight. Without it the encoder's
+            gradient drowns in noise as K grows. For one-level, reparameterised latents.
+
+    Reference:
+        Burda, Grosse, Salakhutdinov: "Importance Weighted Autoencoders", 2016.
+        Tucker, Lawson, Gu, Maddison: "Doubly Reparameterized Gradient Estimators", 2019.
+    """
+
+    def __init__(self, particles: int = 5, doubly: bool = True) -> None:
+        super().__init__()
+        if particles < 1:
+            raise ValueError(f"iwae needs at least 1 particle, got {particles}")
+        self.samples = (particles,)
+        self.one_level = doubly
+
+    def forward(self, terms: Terms, progress: Progress) -> Loss:
+        """See :meth:`Objective.forward`."""
+        per_item = -bound(terms.log_w)
+        if not self.one_level:
+            return Loss(per_item, per_item.mean())
+        (level,) = terms.levels
+        log_w = terms.log_px - landing(level)
+        weight = log_w.detach().softmax(dim=0)
+        if level.z.requires_grad:
+            # The sum below gives the decoder and the prior the weight w, as they need. What reaches the
+            # encoder passes through z, where one more factor w makes it w^2.
+            spread = weight.reshape(*weight.shape, *[1] * (level.z.dim() - weight.dim()))
+            level.z.register_hook(lambda gradient: gradient * spread)
+        surrogate = -(weight * log_w).sum(dim=0).mean()
+        return Loss(per_item.detach(), surrogate)

@@ -1,0 +1,52 @@
+"""The protocol of an objective: what training minimises. Objectives stand outside the model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from ladle.shapes import Size
+from ladle.vae import Terms
+
+
+class Progress(NamedTuple):
+    """How far training is: ``fraction`` of the budget in [0, 1], and the number of steps taken."""
+
+    fraction: float
+    step: int
+
+
+class Loss(NamedTuple):
+    """``per_item``: the negative bound in nats, ``(B,)``; ``scalar``: what is minimised, averaged over items."""
+
+    per_item: Tensor
+    scalar: Tensor
+
+
+class Objective(nn.Module, ABC):
+    """From terms to a loss. Buffers (multipliers, moving averages) are part of a checkpoint.
+
+    Attributes:
+        samples: ``S``, how many draws per item the model is asked for.
+        one_level: it needs log q with frozen parameters, which only one-level reparameterised latents give.
+        comparable: it minimises the bound that ``per_item`` holds, so validation can choose the best weights.
+    """
+
+    samples: Size = ()
+    one_level: bool = False
+    comparable: bool = True
+
+    @abstractmethod
+    def forward(self, terms: Terms, progress: Progress) -> Loss:
+        """The loss of a batch at this point of training."""
+
+
+def warm(beta: float, warmup: float, progress: Progress) -> float:
+    """``beta``, reached linearly over the first ``warmup`` fraction of training.
+
+    >>> warm(4.0, 0.2, Progress(0.1, 100)), warm(4.0, 0.2, Progress(0.5, 500)), warm(1.0, 0.0, Progress(0.0, 0))
+    (2.0, 4.0, 1.0)
+    """
+    return beta * min(1.0, progress.fraction / warmup) if warmup > 0 else beta

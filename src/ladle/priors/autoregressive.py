@@ -1,0 +1,136 @@
+"""A learned prior with exact one-dimensional conditionals: p(z) = prod_i p(z_i | z_1, ..., z_{i-1})."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+from torch.nn import functional as F
+
+from ladle.conditional import Conditional
+from ladle.families import centre, tempered
+from ladle.families.real import positive
+from ladle.priors.prior import Prior
+from ladle.shapes import Size, wide
+from ladle.spec import part
+
+FLOOR = 1e-2  # the smallest standard deviation of a component
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer some of whose weights are held at zero by a mask."""
+
+    mask: Tensor
+
+    def __init__(self, inputs: Tensor, outputs: Tensor, strict: bool) -> None:
+        super().__init__(len(inputs), len(outputs))
+        mask = outputs[:, None] > inputs[None] if strict else outputs[:, None] >= inputs[None]
+        self.register_buffer("mask", mask.to(torch.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(*, inputs) -> (*, outputs)``."""
+        return F.linear(x, self.weight * self.mask, self.bias)
+
+
+@part("prior", "autoregressive")
+class Autoregressive(Prior):
+    """A mixture of normals for every latent given the ones before it, by one masked net.
+
+    Evaluating a density takes one pass; sampling takes one pass per dimension. Every conditional is a
+    one-dimensional mixture, so the prior can also be coded with.
+
+    Args:
+        event: ``(D,)``.
+        width: hidden units in each of the two hidden layers.
+        components: normals per dimension.
+
+    Reference:
+        Germain, Gregor, Murray, Larochelle: "MADE: Masked Autoencoder for Distribution Estimation", 2015.
+
+    >>> prior = Autoregressive(event=(3,), width=16, components=2)
+    >>> prior(5, {}).sample().shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(self, event: list[int], width: int = 400, components: int = 5) -> None:
+        super().__init__()
+        self.event, self.components, self.support = tuple(event), components, constraints.real
+        (size,) = self.event
+        order = torch.arange(size)
+        hidden = torch.arange(width) % max(size - 1, 1)
+        self.first = MaskedLinear(order, hidden, strict=False)
+        self.second = MaskedLinear(hidden, hidden, strict=False)
+        self.last = MaskedLinear(hidden, order.repeat_interleave(3 * components), strict=True)
+        with torch.no_grad():
+            self.last.weight.mul_(0.1)
+            bias = torch.zeros(size, 3, components)
+            bias[:, 1] = torch.linspace(-1, 1, components) if components > 1 else 0.0
+            self.last.bias.copy_(bias.flatten())
+
+    def conditionals(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log weights, means and standard deviations of each dimension given the earlier ones,
+        ``(*lead, D) -> (*lead, D, components)`` each."""
+        hidden = F.relu(self.first(z))
+        hidden = F.relu(hidden + self.second(hidden))
+        raw = wide(self.last(hidden)).unflatten(-1, (*self.event, 3, self.components))
+        logits, loc, scale = raw.unbind(-2)
+        return logits.log_softmax(-1), loc, positive(scale, FLOOR)
+
+    def forward(self, n: int, context: Mapping[str, Tensor], posterior: Conditional | None = None) -> Distribution:
+        """A joint distribution: batch ``(n,)``, event ``(D,)``."""
+        return AutoregressiveMixture(self, torch.Size((n,)))
+
+
+class AutoregressiveMixture(Distribution):
+    """The distribution of an :class:`Autoregressive` prior, at temperature ``t``."""
+
+    arg_constraints: dict = {}
+    support = constraints.real_vector
+    has_rsample = False
+
+    def __init__(self, net: Autoregressive, batch_shape: torch.Size, temperature: float = 1.0) -> None:
+        self.net, self.temperature = net, temperature
+        super().__init__(batch_shape, torch.Size(net.event), validate_args=False)
+
+    def expand(self, batch_shape, _instance=None):  # type: ignore[no-untyped-def]
+        """The same distribution over a larger batch."""
+        return AutoregressiveMixture(self.net, torch.Size(batch_shape), self.temperature)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """``(*lead, D) -> (*lead,)``."""
+        log_weights, loc, scale = self.net.conditionals(value)
+        scale = scale * self.temperature
+        standard = (value.unsqueeze(-1) - loc) / scale
+        log_normal = -0.5 * standard.square() - scale.log() - 0.5 * math.log(2 * math.pi)
+        return torch.logsumexp(log_weights + log_normal, dim=-1).sum(-1)
+
+    def sample(self, sample_shape: Size = ()) -> Tensor:  # type: ignore[override]
+        """One dimension after the other: ``(*sample_shape, *batch, D)``."""
+        shape = (*sample_shape, *self.batch_shape)
+        return self._walk(shape, self._one_sample)
+
+    def _one_sample(self, log_weights: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+        chosen = torch.distributions.Categorical(logits=log_weights).sample().unsqueeze(-1)
+        loc, scale = loc.gather(-1, chosen).squeeze(-1), scale.gather(-1, chosen).squeeze(-1)
+        return loc + self.temperature * scale * torch.randn_like(loc)
+
+    def _walk(self, shape, step) -> Tensor:  # type: ignore[no-untyped-def]
+        z = self.net.last.bias.new_zeros(*shape, *self.event_shape)
+        with torch.no_grad():
+            for i in range(self.event_shape[0]):
+                z[..., i] = step(*(c[..., i, :] for c in self.net.conditionals(z)))
+        return z
+
+
+@centre.register
+def _(d: AutoregressiveMixture) -> Tensor:
+    """Each dimension's conditional mean given the means before it."""
+    return d._walk(d.batch_shape, lambda log_weights, loc, scale: (log_weights.exp() * loc).sum(-1))
+
+
+@tempered.register
+def _(d: AutoregressiveMixture, t: float) -> Distribution:
+    return AutoregressiveMixture(d.net, d.batch_shape, d.temperature * t)

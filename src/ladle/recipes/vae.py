@@ -1,0 +1,92 @@
+"""The plain autoencoder, the VAE and its close relatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ladle.data import Schema
+from ladle.recipes.sizes import latents, likelihood, nets
+from ladle.spec import SpecError, part
+
+STANDARD = {"part": "prior/standard"}
+
+
+def gaussian(schema: Schema, size: str, objective: dict[str, Any], prior: dict[str, Any]) -> dict[str, Any]:
+    """A normal posterior for every latent, under the given prior and objective."""
+    return {
+        "latents": {"size": latents(schema, size), "posterior": {"part": "family/normal"}, "prior": prior},
+        **nets(schema, size),
+        "likelihood": likelihood(schema),
+        "objective": objective,
+        "training": {},
+    }
+
+
+@part("recipe", "ae")
+def ae(schema: Schema, size: str) -> dict[str, Any]:
+    """A plain autoencoder: a point for every item and no prior, so its pools are unknown.
+
+    Reference:
+        Hinton, Salakhutdinov: "Reducing the Dimensionality of Data with Neural Networks", 2006.
+    """
+    spec = gaussian(schema, size, {"part": "objective/elbo"}, STANDARD)
+    point = {"size": spec["latents"]["size"], "posterior": {"part": "family/point_mass"}, "prior": None}
+    return {**spec, "latents": point}
+
+
+@part("recipe", "vae")
+def vae(schema: Schema, size: str) -> dict[str, Any]:
+    """The variational autoencoder with a standard normal prior.
+
+    Reference:
+        Kingma, Welling: "Auto-Encoding Variational Bayes", 2014.
+    """
+    return gaussian(schema, size, {"part": "objective/elbo"}, STANDARD)
+
+
+@part("recipe", "beta_vae")
+def beta_vae(schema: Schema, size: str) -> dict[str, Any]:
+    """A VAE whose KL weighs 4 times as much: fewer, more separate latents, at the price of likelihood.
+
+    Reference:
+        Higgins et al.: "beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework", 2017.
+    """
+    return gaussian(schema, size, {"part": "objective/elbo", "beta": 4.0, "warmup": 0.1}, STANDARD)
+
+
+@part("recipe", "sigma_vae")
+def sigma_vae(schema: Schema, size: str) -> dict[str, Any]:
+    """A VAE whose likelihood has one learned scale for everything, which replaces tuning beta.
+
+    Reference:
+        Rybkin, Daniilidis, Levine: "Simple and Effective VAE Training with Calibrated Decoders", 2021.
+    """
+    if schema.support == "binary":
+        raise SpecError(
+            "sigma_vae learns the scale of its likelihood, but the data is binary and a Bernoulli "
+            "has none; recipes that fit: vae, learned_prior, iwae"
+        )
+    return {
+        **gaussian(schema, size, {"part": "objective/elbo"}, STANDARD),
+        "likelihood": likelihood(schema, shared_scale=True),
+    }
+
+
+@part("recipe", "iwae")
+def iwae(schema: Schema, size: str) -> dict[str, Any]:
+    """A VAE trained on the importance-weighted bound with 5 particles and doubly reparameterised gradients.
+
+    Reference:
+        Burda, Grosse, Salakhutdinov: "Importance Weighted Autoencoders", 2016.
+    """
+    return gaussian(schema, size, {"part": "objective/iwae", "particles": 5}, STANDARD)
+
+
+@part("recipe", "learned_prior")
+def learned_prior(schema: Schema, size: str) -> dict[str, Any]:
+    """A VAE whose prior is learned: an autoregressive mixture over the latents. The default.
+
+    Reference:
+        Chen et al.: "Variational Lossy Autoencoder", 2017 (autoregressive priors).
+    """
+    return gaussian(schema, size, {"part": "objective/elbo"}, {"part": "prior/autoregressive"})

@@ -1,0 +1,81 @@
+"""Encode data to latents, and decode latents to data."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ladle import families
+from ladle.data import DataError
+from ladle.folder import Model
+from ladle.latents import centres, replay
+from ladle.shapes import numel
+from ladle.tasks.run import BATCH, Progress, Source, each_batch, items
+
+
+def encode(
+    model: Model,
+    data: Source,
+    *,
+    split: str | None = None,
+    batch: int = BATCH,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """The embedding of every item: the centre of q(z|x). Deterministic; never a random sample.
+
+    Args:
+        model: from :func:`ladle.load`.
+        data: what to encode; see :func:`ladle.tasks.run.items`.
+        split: of a data set that has splits.
+        batch: items at a time.
+        progress: called with (items done, items in all).
+
+    Returns:
+        ``(N, D)`` float32; the levels of a hierarchy are concatenated, the top one first.
+    """
+    rows = []
+    for b in each_batch(model, items(model, data, split), batch, progress):
+        trace = model.vae.latents.walk(centres, b, context=b.context)
+        rows.append(torch.cat([level.z.flatten(1) for level in trace.levels], dim=1).float().cpu().numpy())
+    return np.concatenate(rows)
+
+
+def levels_of(model: Model, z: np.ndarray) -> list[torch.Tensor]:
+    """Rows of latents as one tensor per level.
+
+    Raises:
+        DataError: when the rows do not have the model's number of latents, or hold NaN or infinity.
+    """
+    events = model.vae.latents.events
+    sizes = [numel(event) for event in events]
+    rows = np.asarray(z)
+    if rows.ndim != 2 or rows.shape[1] != sum(sizes) or rows.dtype.kind not in "fiu":
+        raise DataError(f"latents must be numbers of shape (N, {sum(sizes)}), got {rows.dtype} {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise DataError("latents must be finite, got NaN or infinity")
+    whole = torch.from_numpy(rows.astype(np.float32)).to(model.device)
+    parts = whole.split(sizes, dim=1)
+    return [p.reshape(-1, *event) for p, event in zip(parts, events, strict=True)]
+
+
+def decode(model: Model, z: np.ndarray, *, batch: int = BATCH, progress: Progress | None = None) -> np.ndarray:
+    """The expectation of p(x|z) for every row of latents, in the data's own units.
+
+    Args:
+        model: from :func:`ladle.load`.
+        z: ``(N, D)``, as :func:`encode` gives.
+        batch: rows at a time.
+        progress: called with (rows done, rows in all).
+
+    Returns:
+        ``(N, *event)`` float32: for binary data probabilities, for 8-bit images values in 0..255.
+    """
+    rows, levels = [], levels_of(model, z)
+    with torch.no_grad():
+        for start in range(0, len(z), batch):
+            zs = [level[start : start + batch] for level in levels]
+            trace = model.vae.latents.walk(replay(zs), n=len(zs[0]))
+            rows.append(families.mean(model.vae.explain(trace.h)).float().cpu().numpy())
+            if progress:
+                progress(min(start + batch, len(z)), len(z))
+    return np.concatenate(rows) if rows else np.zeros((0, *model.schema.shape), np.float32)

@@ -1,0 +1,60 @@
+"""What every task shares: the data as the model wants it, and batches with progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ladle.data import Batch, DataError, Dataset, Schema, Split, batches, read
+from ladle.folder import Model
+
+Source = str | Path | np.ndarray | Split | Dataset
+Progress = Callable[[int, int], None]
+BATCH = 256
+
+
+def items(model: Model, data: Source, split: str | None = None) -> Split:
+    """Data as the model wants it.
+
+    Args:
+        model: the model.
+        data: a name, a file, a folder, an array, a data set or one of its splits. Of a name the test split is
+            taken, of a file everything, unless ``split`` says otherwise.
+        split: train, valid, test or all.
+
+    Raises:
+        DataError: when the data is not what the model was fitted to.
+    """
+    if isinstance(data, Split):
+        given = data
+    else:
+        dataset = data if isinstance(data, Dataset) else read(data, like=model.schema)
+        given = dataset.split(split or dataset.default)
+    if given.x.shape[1:] != model.schema.shape:
+        raise DataError(
+            f"items must be as the model's, {model.schema.describe()}; got items of shape {given.x.shape[1:]}"
+        )
+    if not len(given):
+        raise DataError("there is no item in the data")
+    return given
+
+
+def each_batch(model: Model, split: Split, size: int = BATCH, progress: Progress | None = None) -> Iterator[Batch]:
+    """The items in order, on the model's device, without gradients, in evaluation mode."""
+    done = 0
+    with torch.no_grad():
+        for batch in batches(split, binarising(model.schema, split), size):
+            yield batch.to(model.device)
+            done += len(batch.x)
+            if progress:
+                progress(done, len(split))
+
+
+def binarising(schema: Schema, split: Split) -> Schema:
+    """The schema to make batches with: values that are 0 and 1 already are not binarised again."""
+    if schema.binarize and split.x.max(initial=0) <= 1:
+        return Schema.from_json({**schema.to_json(), "binarize": None})
+    return schema

@@ -1,0 +1,367 @@
+"""Training: ``fit`` is a generator of :class:`Step` records.
+
+The state of a run is the weights, their average, the optimiser and a few numbers; the data's order and all
+noise are functions of (seed, step), so a run that is killed and resumed ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from ladle.assemble import Assembly, Training
+from ladle.checkpoint import Checkpoints
+from ladle.data import Batch, Dataset, batches, make_batch, order
+from ladle.folder import describe, open_run, save
+from ladle.guard import Average, Guard, blame, reset_moments
+from ladle.machine import Machine, choose
+from ladle.objectives import Progress
+from ladle.records import Log, Step
+from ladle.schedule import Budget, learning_rate
+from ladle.seeds import seeded
+from ladle.shapes import numel
+
+LOG_EVERY = 50  # steps between records in the log
+VALIDATIONS = 20  # at most, over the run
+VALIDATION_ITEMS = 5000
+PATIENCE = 8  # validations without improvement
+CHECKPOINT_SECONDS = 30.0
+MOST_ROLLBACKS = 10
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what was kept."""
+
+
+def fit(
+    assembly: Assembly,
+    data: Dataset,
+    *,
+    minutes: float | None = None,
+    epochs: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    run: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    force: bool = False,
+) -> Iterator[Step]:
+    """Train a model; a record is yielded after every step, so progress is there from the first second.
+
+    The model of the assembly holds the averaged weights when the generator is exhausted. With ``run``, the
+    model folder is written there, with its log and checkpoints; closing the generator early saves one.
+
+    Args:
+        assembly: from :func:`ladle.assemble`.
+        data: with the splits ``train`` and ``valid``.
+        minutes: the budget by the clock, training and validation counted.
+        epochs: the budget in passes over the data; exactly one of the two.
+        seed: of the data's order and all noise.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        run: the model folder; it must be new or empty.
+        settings: what else ``config.json`` should remember, such as the recipe's name.
+        resume: go on with the run in ``run`` from its last checkpoint; a finished one yields nothing.
+        force: replace the run in ``run``.
+
+    Raises:
+        ValueError: for a budget that is not one positive number.
+        TrainingError: when the numbers stay NaN after several roll-backs.
+    """
+    if (minutes is None) == (epochs is None) or not 0 < (minutes or epochs or 0) < math.inf:
+        raise ValueError(f"give one budget, minutes or epochs, above 0; got minutes={minutes}, epochs={epochs}")
+    training = assembly.training
+    batch_size = min(training.batch, len(data.train))
+    budget = Budget(minutes, epochs, max(1, len(data.train) // batch_size))
+    machine = choose(device)
+    if run is None:
+        return _alone(_Run(assembly, data, budget, batch_size, seed, machine, None))
+    fit_settings = {**(settings or {}), "minutes": minutes, "epochs": epochs, "seed": seed}
+    config = describe(assembly, data, fit_settings)
+    folder = Path(run)
+    if open_run(folder, config, resume=resume, force=force) == "finished":
+        Checkpoints(folder).remove()
+        return iter(())
+    return _into(folder, config, _Run(assembly, data, budget, batch_size, seed, machine, folder), machine)
+
+
+def _alone(run: _Run) -> Iterator[Step]:
+    yield (yield from run.steps())
+
+
+def _into(folder: Path, config: Mapping[str, Any], run: _Run, machine: Machine) -> Iterator[Step]:
+    """Train, and write the model folder when training has ended."""
+    last = yield from run.steps()
+    result = {"steps": last.step, "seconds": last.seconds, "nats": last.nats, "skipped": last.skipped,
+              "rollbacks": run.state["rollbacks"], "machine": machine._asdict()}  # fmt: skip
+    save(folder, run.assembly, config, {k: None if v != v else v for k, v in result.items()})
+    Checkpoints(folder).remove()
+    yield last
+
+
+class _Run:
+    """The state of a run in progress."""
+
+    def __init__(
+        self,
+        assembly: Assembly,
+        data: Dataset,
+        budget: Budget,
+        batch_size: int,
+        seed: int,
+        machine: Machine,
+        folder: str | Path | None,
+    ) -> None:
+        self.assembly, self.data, self.budget, self.seed = assembly, data, budget, seed
+        self.batch_size = batch_size
+        self.fabric = Fabric(accelerator=machine.device, devices=1, precision=machine.precision)  # type: ignore[arg-type]
+        self.plain, self.objective = assembly.model, assembly.objective.to(self.fabric.device)
+        if machine.channels_last:
+            self.plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer: Any = _optimizer(assembly.training, self.plain)
+        self.model, self.optimizer = self.fabric.setup(self.plain, self.optimizer)
+        self.average, self.guard = Average(self.plain.parameters()), Guard()
+        self.best: list[Tensor] | None = None
+        self.state: dict[str, Any] = {
+            "step": 0, "seconds": 0.0, "brake": 1.0, "rollbacks": 0, "next_validation": 1 / VALIDATIONS,
+            "best": None, "worse": 0, "ended": False, "log_bytes": 0, "sum_nats": 0.0, "sum_kl": 0.0, "count": 0,
+        }  # fmt: skip
+        self.log = Log(Path(folder) / "log.jsonl") if folder else None
+        self.checkpoints = Checkpoints(Path(folder)) if folder else None
+        self.saved_at = 0.0
+        self.dims = numel(assembly.schema.shape) * math.log(2)
+
+    # ---------------------------------------------------------------------------------------- the loop
+
+    def steps(self) -> Generator[Step, None, Step]:
+        """Train until the budget is spent; returns the last record. See :func:`fit`."""
+        self._restore()
+        state = self.state
+        self.started = time.perf_counter() - state["seconds"]
+        self.saved_at = time.perf_counter()
+        mark, mark_step = time.perf_counter(), state["step"]
+        pace = 0.0
+        while not self._spent():
+            nats, kl, note = self._one_step()
+            now = time.perf_counter()
+            state["seconds"] = now - self.started
+            if now - mark > 0.5:
+                pace = (state["step"] - mark_step) * self.batch_size / (now - mark)
+                mark, mark_step = now, state["step"]
+            records = [self._record("train", nats, kl, pace)]
+            if note:
+                records.append(self._logged(self._record("note", nats, kl, pace, note)))
+            if state["step"] % LOG_EVERY == 0:
+                self._log_mean(pace)
+            if self._validation_due():
+                records.append(self._logged(self._validate(pace)))
+                mark, mark_step = time.perf_counter(), state["step"]
+            if time.perf_counter() - self.saved_at > CHECKPOINT_SECONDS:
+                self._save()
+            try:  # between steps the state is whole: here, and only here, the run can be left and taken up again
+                yield from records
+            except GeneratorExit:
+                self._save()
+                raise
+        if state["count"]:
+            self._log_mean(pace)
+        self._finish()
+        return self._record("done", state["best"] if state["best"] is not None else math.nan, math.nan, pace)
+
+    def _spent(self) -> bool:
+        state = self.state
+        return state["ended"] or self.budget.fraction(state["step"], state["seconds"]) >= 1.0
+
+    def _one_step(self) -> tuple[float, float, str]:
+        state, training = self.state, self.assembly.training
+        step = state["step"]
+        fraction = self.budget.fraction(step, state["seconds"])
+        rate = learning_rate(training, fraction) * state["brake"]
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.plain.train()
+        self.objective.train()
+        batch = self._batch(step)
+        with seeded(self.seed, "step", step):
+            terms = self.model(batch, self.objective.samples)
+        loss = self.objective(terms, Progress(fraction, step))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss.scalar)
+        norm = float(get_total_norm([p.grad for p in self.plain.parameters() if p.grad is not None], foreach=True))
+        nats, kl = float(loss.per_item.detach().mean()), float(terms.kl.detach().mean())
+        state["step"] = step + 1
+        verdict = self.guard.judge(float(loss.scalar.detach()), norm)
+        if verdict == "broken":
+            return nats, kl, self._roll_back(blame(terms, self.plain))
+        if verdict == "step":
+            self.optimizer.step()
+            self.average.update(step + 1, self.budget.fraction(step + 1, state["seconds"]))
+        state["sum_nats"] += nats
+        state["sum_kl"] += kl
+        state["count"] += 1
+        return nats, kl, ""
+
+    def _batch(self, step: int) -> Batch:
+        epoch, place = divmod(step, self.budget.steps_per_epoch)
+        train = self.data.train
+        if getattr(self, "_ordered", None) != epoch:
+            self._ordered, self._order = epoch, order(len(train), self.seed, epoch)
+        index = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+        batch = make_batch(train, self.assembly.schema, index, seed=self.seed, epoch=epoch)
+        return batch.to(self.fabric.device)
+
+    def _roll_back(self, reason: str) -> str:
+        """Back to the averaged weights, which are finite, with fresh moments and half the learning rate."""
+        state = self.state
+        state["rollbacks"] += 1
+        if state["rollbacks"] > MOST_ROLLBACKS:
+            raise TrainingError(
+                f"the numbers broke {state['rollbacks']} times; the last time {reason}. Look at the data for "
+                "extreme values, or try a smaller learning rate"
+            )
+        with torch.no_grad():
+            for parameter, value in zip(self.plain.parameters(), self.average.values, strict=True):
+                parameter.copy_(value)
+        reset_moments(self.optimizer.state)
+        state["brake"] *= 0.5
+        return (
+            f"step {state['step']}: {reason}; not applied, rolled back to the averaged weights, "
+            f"learning rate x {state['brake']:g}"
+        )
+
+    # ----------------------------------------------------------------------------------------- records
+
+    def _record(self, kind: str, nats: float, kl: float, pace: float, message: str = "") -> Step:
+        state = self.state
+        fraction = self.budget.fraction(state["step"], state["seconds"])
+        left = state["seconds"] * (1 / fraction - 1) if fraction > 0 else math.nan
+        return Step(
+            kind, state["step"], state["step"] / self.budget.steps_per_epoch, fraction, nats, nats / self.dims, kl,
+            self.optimizer.param_groups[0]["lr"], pace, state["seconds"], left, self.guard.skipped, message,
+        )  # fmt: skip
+
+    def _logged(self, record: Step) -> Step:
+        if self.log:
+            self.log.write(record)
+        return record
+
+    def _log_mean(self, pace: float) -> None:
+        state = self.state
+        count = max(state["count"], 1)
+        self._logged(self._record("train", state["sum_nats"] / count, state["sum_kl"] / count, pace))
+        state["sum_nats"], state["sum_kl"], state["count"] = 0.0, 0.0, 0
+
+    # -------------------------------------------------------------------------------------- validation
+
+    def _validation_due(self) -> bool:
+        state = self.state
+        fraction = self.budget.fraction(state["step"], state["seconds"])
+        if fraction >= 1.0:
+            return True
+        return fraction >= state["next_validation"]
+
+    def _validate(self, pace: float) -> Step:
+        """The bound of the averaged weights on the validation split, with noise that never changes."""
+        state = self.state
+        state["next_validation"] = self.budget.fraction(state["step"], state["seconds"]) + 1 / VALIDATIONS
+        self.average.swap()
+        self.plain.eval()
+        self.objective.eval()
+        sums, items = [0.0, 0.0], 0
+        with torch.no_grad(), seeded("validation"):
+            for batch in batches(self.data.valid, self.assembly.schema, 500):
+                terms = self.model(batch.to(self.fabric.device), self.objective.samples)
+                loss = self.objective(terms, Progress(1.0, state["step"]))
+                sums[0] += float(loss.per_item.sum())
+                sums[1] += float(terms.kl.mean()) * len(batch.x)
+                items += len(batch.x)
+                if items >= VALIDATION_ITEMS:
+                    break
+        nats, kl = sums[0] / items, sums[1] / items
+        self._keep_best(nats)
+        self.average.swap()
+        state["seconds"] = time.perf_counter() - self.started
+        return self._record("valid", nats, kl, pace)
+
+    def _keep_best(self, nats: float) -> None:
+        """Called with the averaged weights in the model."""
+        state = self.state
+        if not self.objective.comparable:
+            state["best"], self.best = nats, None
+        elif state["best"] is None or nats < state["best"]:
+            state["best"], state["worse"] = nats, 0
+            self.best = [p.detach().clone() for p in self.plain.parameters()]
+        else:
+            state["worse"] += 1
+            state["ended"] = state["worse"] >= PATIENCE
+
+    def _finish(self) -> None:
+        values = self.best if self.best is not None else self.average.values
+        with torch.no_grad():
+            for parameter, value in zip(self.plain.parameters(), values, strict=True):
+                parameter.copy_(value)
+        self.plain.eval()
+
+    # ------------------------------------------------------------------------------------- checkpoints
+
+    def _save(self) -> None:
+        self.saved_at = time.perf_counter()
+        if self.checkpoints is None or self.log is None:
+            return
+        self.state["log_bytes"] = self.log.sync()
+        tensors = {f"model.{k}": v for k, v in self.plain.state_dict().items()}
+        tensors |= {f"objective.{k}": v for k, v in self.objective.state_dict().items()}
+        tensors |= {f"average.{i}": v for i, v in enumerate(self.average.values)}
+        tensors |= {f"best.{i}": v for i, v in enumerate(self.best or [])}
+        for i, parameter in enumerate(self.plain.parameters()):
+            tensors |= {f"moment.{i}.{k}": v for k, v in self.optimizer.state.get(parameter, {}).items()}
+        extra = {"norms": list(self.guard.norms), "skipped": self.guard.skipped, "averaged": self.average.last}
+        self.checkpoints.save(self.state["step"], tensors, {**self.state, **extra})
+
+    def _restore(self) -> None:
+        found = self.checkpoints.latest() if self.checkpoints else None
+        if found is None:
+            if self.log:
+                self.log.cut(0)
+            return
+        tensors, state = found
+        assert self.log is not None
+        self.guard.norms.extend(state.pop("norms"))
+        self.guard.skipped = state.pop("skipped")
+        self.average.last = state.pop("averaged")
+        self.state.update(state)
+        self.log.cut(state["log_bytes"])
+        device = self.fabric.device
+        self.plain.load_state_dict(_under(tensors, "model."))
+        self.objective.load_state_dict(_under(tensors, "objective."))
+        for i, value in enumerate(self.average.values):
+            value.copy_(tensors[f"average.{i}"])
+        if "best.0" in tensors:
+            self.best = [tensors[f"best.{i}"].to(device) for i in range(len(self.average.values))]
+        for i, parameter in enumerate(self.plain.parameters()):
+            moments = _under(tensors, f"moment.{i}.")
+            for name, value in moments.items():
+                moments[name] = torch.empty_like(parameter).copy_(value) if value.dim() else value.to(device)
+            if moments:
+                self.optimizer.state[parameter] = moments
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _optimizer(training: Training, model: torch.nn.Module) -> torch.optim.Optimizer:
+    known = {
+        "adamw": lambda p: torch.optim.AdamW(p, lr=training.rate, weight_decay=training.weight_decay, fused=True),
+        "adamax": lambda p: torch.optim.Adamax(p, lr=training.rate, weight_decay=training.weight_decay),
+    }
+    if training.optimizer not in known:
+        raise ValueError(f"unknown optimizer '{training.optimizer}'; known: {', '.join(known)}")
+    return known[training.optimizer](model.parameters())

@@ -1,0 +1,158 @@
+"""Every registered family keeps the contract of ``checks.py``. Families are discovered, not named here."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, NamedTuple
+
+import checks
+import pytest
+import torch
+
+from ladle.families import Family
+from ladle.shapes import Size
+from ladle.spec import build, parts
+
+
+class Case(NamedTuple):
+    """A member of the registry to check: its arguments, the event, and where its standard member lies."""
+
+    name: str
+    arguments: dict[str, Any] = {}
+    event: Size = (2,)
+    loc: Any = 0.0
+    scale: Any = 1.0
+
+    def family(self) -> Family:
+        torch.manual_seed(0)
+        return build({"part": f"family/{self.name}", **self.arguments})
+
+    def __str__(self) -> str:
+        varied = ",".join(k for k in self.arguments if k not in REQUIRED.get(self.name, {}))
+        return f"{self.name}({varied})" if varied else self.name
+
+
+# What the families that cannot be built without arguments are built with.
+REQUIRED: dict[str, dict[str, Any]] = {
+    "affine": {"family": {"part": "family/normal"}, "loc": [100.0, -3.0], "scale": [50.0, 0.02]},
+    "categorical": {"classes": 4},
+    "one_hot": {"classes": 3},
+}
+EVENTS = {"one_hot": (6,)}
+STANDARD = {"affine": {"loc": [100.0, -3.0], "scale": [50.0, 0.02]}}
+SHARED = {"shared_scale": True}
+VARIANTS = [
+    *(Case(name, SHARED) for name in ("normal", "laplace", "logistic", "student_t", "discretised_logistic")),
+    Case("normal", {"floor": 0.1}),
+    Case("student_t", {"df": 2.5}),
+    Case("discretised_logistic", {"levels": 2, "floor": 0.01}),
+    Case("discretised_logistic_mixture", {"levels": 5, "components": 2}),
+    Case("affine", {"family": {"part": "family/logistic", **SHARED}, "loc": -2.0, "scale": 1e3}, loc=-2.0, scale=1e3),
+]
+
+
+def needed(maker: Any) -> list[str]:
+    return [p.name for p in inspect.signature(maker).parameters.values() if p.default is inspect.Parameter.empty]
+
+
+DISCOVERED = [Case(name, REQUIRED.get(name, {}), EVENTS.get(name, (2,)), **STANDARD.get(name, {}))
+              for name in sorted(parts()["family"])]
+CASES = DISCOVERED + VARIANTS
+
+every_family = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+@pytest.mark.parametrize("case", DISCOVERED, ids=str)
+def test_can_be_built(case: Case) -> None:
+    maker = parts()["family"][case.name]
+    missing = [name for name in needed(maker) if name not in case.arguments]
+    assert not missing, f"family/{case.name} needs {missing}: give it arguments in REQUIRED"
+    assert isinstance(case.family(), Family)
+    assert ">>>" in inspect.getdoc(maker), "no example in the docstring"
+
+
+@every_family
+def test_density(case: Case) -> None:
+    family = case.family()
+    assert checks.has_density(family, case.event) == (case.name != "point_mass")
+    if case.name != "point_mass":
+        checks.density_sums_to_one(family, case.event)
+        checks.sampler_agrees_with_density(family, case.event)
+        checks.cdf_agrees_with_density(family, case.event)
+        checks.quantile_inverts_cdf(family, case.event)
+
+
+@every_family
+@pytest.mark.parametrize("check", [
+    checks.gradients_reach_every_parameter, checks.masks_add_up, checks.spec_round_trips, checks.mapped_agrees,
+    checks.expand_agrees, checks.temperature_acts, checks.centre_in_support, checks.draw_carries_gradient,
+    checks.read_fits_its_size, checks.bytes_are_numbers,
+], ids=lambda check: check.__name__)
+def test_contract(case: Case, check: Any) -> None:
+    if case.name == "point_mass" and check is checks.masks_add_up:
+        return
+    check(case.family(), case.event)
+
+
+@every_family
+def test_zeros_are_standard(case: Case) -> None:
+    checks.zeros_are_standard(case.family(), case.event, case.loc, case.scale)
+
+
+@pytest.mark.parametrize("case", DISCOVERED, ids=str)
+def test_closed_forms_of_the_kl(case: Case) -> None:
+    """Every closed form that torch or a family's file registers, against families on the same support."""
+    q_family = checks.exact(case.family())
+    if not checks.has_density(q_family, case.event):
+        return
+    q = q_family(*checks.raws(q_family, case.event, 1.0, seed=1))
+    for other in DISCOVERED:
+        p_family = checks.exact(other.family())
+        if p_family.support == q_family.support and checks.has_density(p_family, other.event):
+            p = p_family(*checks.raws(p_family, other.event, 1.0, seed=2))
+            found = checks.kl_equals_monte_carlo(q, p)
+            assert found or not (case.name == other.name and case.name in CLOSED), "the closed form is gone"
+
+
+CLOSED = {"normal", "laplace", "beta", "continuous_bernoulli", "bernoulli", "categorical", "one_hot"}
+
+
+def _having(check: Any) -> set[str]:
+    return {case.name for case in DISCOVERED if case.name != "point_mass" and check(case.family(), case.event)}
+
+
+def test_what_is_available() -> None:
+    """The functions beside the families that tasks rely on are there, so no check above passes by their absence."""
+    line = {"normal", "laplace", "logistic"}
+    pixels = {"discretised_logistic", "discretised_logistic_mixture"}
+    assert _having(checks.quantile_inverts_cdf) >= line | pixels | {"affine", "continuous_bernoulli", "bernoulli",
+                                                                   "categorical"}
+    assert _having(checks.draw_carries_gradient) >= line | {"student_t", "affine", "beta", "continuous_bernoulli",
+                                                            "bernoulli", "one_hot"}
+    assert _having(checks.temperature_acts) >= line | pixels | {"student_t", "affine", "beta", "bernoulli", "one_hot",
+                                                               "continuous_bernoulli", "categorical"}
+    assert _having(checks.cdf_agrees_with_density) >= line | pixels | {"affine", "continuous_bernoulli"}
+
+
+@pytest.mark.parametrize("spec, told", [
+    ({"part": "family/normal", "floor": 0.0}, "floor"),
+    ({"part": "family/student_t", "df": 0.0}, "df"),
+    ({"part": "family/categorical", "classes": 1}, "classes"),
+    ({"part": "family/discretised_logistic", "levels": 1}, "levels"),
+    ({"part": "family/discretised_logistic", "floor": 1e3}, "floor"),
+    ({"part": "family/discretised_logistic_mixture", "components": 0}, "components"),
+    ({"part": "family/affine", "family": {"part": "family/bernoulli"}, "loc": 0.0, "scale": 1.0}, "families that fit"),
+    ({"part": "family/affine", "family": {"part": "family/normal"}, "loc": 0.0, "scale": [1.0, 0.0]}, "scale"),
+], ids=lambda v: v if isinstance(v, str) else "")
+def test_bad_arguments_are_named(spec: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        build(spec)
+
+
+def test_events_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiple"):
+        build({"part": "family/one_hot", "classes": 3}).raw((7,))
+    with pytest.raises(ValueError, match="broadcast"):
+        build({"part": "family/affine", **REQUIRED["affine"]}).raw((3,))
+    with pytest.raises(ValueError, match="none"):
+        build({"part": "family/categorical", "classes": 3}).read_size(())

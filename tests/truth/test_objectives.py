@@ -1,0 +1,131 @@
+"""The gradient estimators agree with each other in expectation, and the controllers do what they say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import ladle
+from ladle.data import Batch, Schema
+from ladle.objectives import Progress, bound
+from ladle.objectives.elbo import Capacity, Elbo, Geco
+from ladle.objectives.importance import Iwae
+from ladle.seeds import seeded
+from ladle.vae import Terms
+
+SCHEMA = Schema("image", (1, 2, 2), "binary")
+START = Progress(0.0, 0)
+END = Progress(1.0, 100)
+
+
+@pytest.fixture
+def tiny() -> ladle.Assembly:
+    plan = ladle.recipe("vae", SCHEMA, "xs")
+    plan["latents"]["size"] = 2
+    for net in ("encoder", "decoder"):
+        plan[net] = {"part": "net/mlp", "width": 4, "depth": 1}
+    assembly = ladle.assemble(SCHEMA, plan, seed=1)
+    with seeded(2), torch.no_grad():
+        for parameter in assembly.model.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    return assembly
+
+
+def batch() -> Batch:
+    return Batch(torch.tensor([[[[1.0, 0.0], [1.0, 1.0]]]]), None, {}, torch.arange(1))
+
+
+def gradients(model: torch.nn.Module, objective: torch.nn.Module, repeats: int, seed: int) -> torch.Tensor:
+    """``(blocks, parameters)``: the mean gradient in each of 20 blocks of repeats."""
+    many = Batch(batch().x.expand(repeats, -1, -1, -1), None, {}, torch.arange(repeats))
+    blocks = []
+    for block in range(20):
+        model.zero_grad()
+        with seeded(seed, block):
+            objective(model(many, objective.samples), END).scalar.backward()
+        blocks.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    return torch.stack(blocks)
+
+
+def agree(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two sets of block means have the same mean: every parameter within 4.5 standard errors.
+
+    About 60 parameters at fixed seeds; the chance of a false alarm is below 1 in 1,000.
+    """
+    se = ((a.var(0) + b.var(0)) / len(a)).sqrt() + 1e-6
+    return bool(((a.mean(0) - b.mean(0)).abs() < 4.5 * se).all())
+
+
+@pytest.mark.parametrize(
+    "plain, improved",
+    [
+        (Elbo(), Elbo(sticking=True)),
+        (Iwae(5, doubly=False), Iwae(5, doubly=True)),
+        (Iwae(1, doubly=False), Iwae(1, doubly=True)),
+    ],
+)
+def test_improved_estimators_have_the_same_mean(
+    tiny: ladle.Assembly, plain: torch.nn.Module, improved: torch.nn.Module
+) -> None:
+    a = gradients(tiny.model, plain, 2000, seed=7)
+    b = gradients(tiny.model, improved, 2000, seed=8)
+    assert agree(a, b)
+    assert not agree(a, b + 0.05)  # the check itself can fail
+
+
+def test_doubly_reparameterised_gradients_are_quieter_for_the_encoder(tiny: ladle.Assembly) -> None:
+    plain = gradients(tiny.model, Iwae(50, doubly=False), 200, seed=7)
+    quiet = gradients(tiny.model, Iwae(50, doubly=True), 200, seed=8)
+    encoder = sum(p.numel() for p in tiny.model.latents.posterior.parameters())
+    assert quiet[:, :encoder].var(0).sum() < 0.5 * plain[:, :encoder].var(0).sum()
+
+
+def test_one_particle_is_the_bound_with_one_sample(tiny: ladle.Assembly) -> None:
+    with seeded(0):
+        terms = tiny.model(batch(), (1,))
+    assert torch.allclose(bound(terms.log_w), terms.log_w[0])
+
+
+def terms_with(kl: float, log_px: float) -> Terms:
+    level = ladle.latents.Level(torch.zeros(1, 1), None, None, *(torch.tensor([v]) for v in (kl, 0.0, kl)))
+    return Terms(torch.tensor([log_px]), (level,), {})
+
+
+def test_beta_warm_up_and_free_bits() -> None:
+    terms = terms_with(kl=3.0, log_px=-10.0)
+    assert float(Elbo(beta=4.0)(terms, END).scalar) == 22.0
+    assert float(Elbo(beta=4.0, warmup=0.5)(terms, Progress(0.25, 1)).scalar) == 16.0
+    assert float(Elbo(free_bits=5.0)(terms, END).scalar) == 15.0
+    assert float(Elbo(beta=4.0)(terms, END).per_item) == 13.0  # the record is the bound itself
+    assert not Elbo(beta=4.0).comparable
+    assert Elbo().comparable
+
+
+def test_geco_raises_its_multiplier_while_the_distortion_is_too_large() -> None:
+    objective = Geco(distortion=5.0)
+    for _ in range(50):
+        objective(terms_with(kl=3.0, log_px=-10.0), START)
+    assert float(objective.multiplier) > 1.3
+    raised = float(objective.multiplier)
+    for _ in range(400):
+        objective(terms_with(kl=3.0, log_px=-1.0), START)
+    assert float(objective.multiplier) < raised
+    still = float(objective.eval().multiplier)
+    objective(terms_with(kl=3.0, log_px=-1.0), START)
+    assert float(objective.multiplier) == still
+
+
+def test_capacity_pulls_the_kl_to_its_target() -> None:
+    objective = Capacity(nats=10.0, pressure=2.0, ramp=0.5)
+    assert float(objective(terms_with(kl=3.0, log_px=-1.0), Progress(0.25, 1)).scalar) == 2.0 * 2.0 + 1.0
+    assert float(objective(terms_with(kl=3.0, log_px=-1.0), END).scalar) == 2.0 * 7.0 + 1.0
+
+
+def test_estimators_that_need_frozen_parameters_are_refused_where_there_are_none() -> None:
+    plan = ladle.recipe("ae", SCHEMA, "xs")
+    with pytest.raises(ladle.SpecError, match="no log q"):
+        ladle.assemble(SCHEMA, {**plan, "objective": {"part": "objective/iwae"}})
+    plan = ladle.recipe("vae", SCHEMA, "xs")
+    plan["latents"]["posterior"] = {"part": "family/bernoulli"}
+    with pytest.raises(ladle.SpecError, match="reparameterised"):
+        ladle.assemble(SCHEMA, {**plan, "objective": {"part": "objective/elbo", "sticking": True}})
