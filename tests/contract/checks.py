@@ -1,20 +1,19 @@
 """What every family must keep, as plain functions: each takes a family and the size of one event, and raises
 ``AssertionError`` where the family breaks its contract.
 
-Densities are integrated in float64 over a :class:`Cover` of the support. ``test_faults.py`` shows for each check a
+Densities are integrated in float64 over a cover of the support. ``test_faults.py`` shows for each check a
 fault that it finds.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
+from covers import Cover, columns, cover, ranks
 from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
@@ -50,69 +49,6 @@ def has_density(family: Family, event: Size) -> bool:
     except NotAvailable:
         return False
     return True
-
-
-# ------------------------------------------------------------------------------------------ covering a support
-
-
-class Cover(NamedTuple):
-    """Values ``(N, *batch, *event_shape)`` and weights ``(N, *batch)`` with ``sum(w f(x))`` the integral of f."""
-
-    values: Tensor
-    weights: Tensor
-    discrete: bool
-
-    def masses(self, d: td.Distribution) -> Tensor:
-        """``(N, *batch)``: the probability of each cell."""
-        return d.log_prob(self.values).exp() * self.weights
-
-
-def cover(d: td.Distribution, support: constraints.Constraint) -> Cover:
-    """Every value of a discrete support; a fine grid, even in a stretched coordinate, of a continuous one."""
-    ones = (1,) * len(d.batch_shape)
-
-    def listed(values: Tensor) -> Cover:
-        values = values.double().reshape(len(values), *ones, *d.event_shape)
-        values = values.expand(len(values), *d.batch_shape, *d.event_shape)
-        return Cover(values, torch.ones(len(values), *d.batch_shape, dtype=torch.float64), True)
-
-    def grid(values: Tensor, weights: Tensor) -> Cover:
-        size = (len(values), *d.batch_shape)
-        return Cover(values.expand(size), weights.reshape(-1, *ones).expand(size), False)
-
-    if isinstance(support, OneHotBlocks):
-        eye, blocks = torch.eye(support.classes), d.event_shape[0] // support.classes
-        return listed(torch.stack([torch.cat(choice) for choice in itertools.product(eye, repeat=blocks)]))
-    if support == constraints.boolean:
-        return listed(torch.arange(2))
-    if isinstance(support, constraints.integer_interval):
-        return listed(torch.arange(support.lower_bound, support.upper_bound + 1))
-    if support == constraints.nonnegative_integer:
-        return listed(torch.arange(4096))
-    if support == constraints.real:  # relative resolution 1% at every distance from 1e-7 to 1e10 from the centre
-        t = torch.arange(-4000, 4001, dtype=torch.float64) / 100
-        return grid(centre(d) + 1e-7 * torch.sinh(t).reshape(-1, *ones), 1e-7 * torch.cosh(t) / 100)
-    if isinstance(support, constraints.interval) and (support.lower_bound, support.upper_bound) == (0, 1):
-        t = torch.arange(-3600, 3601, dtype=torch.float64) / 100
-        return grid(torch.sigmoid(t).reshape(-1, *ones), torch.sigmoid(t) * torch.sigmoid(-t) / 100)
-    if support in (constraints.positive, constraints.nonnegative):
-        t = torch.arange(-6000, 4001, dtype=torch.float64) / 100
-        return grid(t.exp().reshape(-1, *ones), t.exp() / 100)
-    raise AssertionError(f"these checks cannot integrate over {support} yet; teach checks.cover how")
-
-
-def columns(values: Tensor, batch: Size) -> np.ndarray:
-    """``(N, *batch) -> (prod(batch), N)``, as numpy."""
-    return values.detach().reshape(len(values), math.prod(batch)).T.numpy()
-
-
-def ranks(values: Tensor, cells: Cover, batch: Size) -> Tensor:
-    """The row of the cover that each discrete value ``(n, *batch, *event_shape)`` equals; -1 for none."""
-    rank = torch.full(values.shape[: 1 + len(batch)], -1)
-    for row, cell in enumerate(cells.values):
-        same = (values == cell).flatten(1 + len(batch)).all(-1) if values.dim() > 1 + len(batch) else values == cell
-        rank[same] = row
-    return rank
 
 
 # ------------------------------------------------------------------------------------------------- the checks
