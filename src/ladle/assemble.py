@@ -83,7 +83,7 @@ def _model(schema: Schema, plan: Mapping[str, Any]) -> VAE:
     family: Family = build(plan["latents"]["posterior"])
     event: Size = (size,)
 
-    masked = getattr(schema, "missing", False)
+    masked = schema.missing
     reads = Standardise(*_units(schema), masked=masked)
     seen = (schema.shape[0] * (2 if masked else 1), *schema.shape[1:])
     encoder = build({**plan["encoder"], "inputs": seen})

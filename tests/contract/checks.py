@@ -27,13 +27,16 @@ from ladle.spec import build, to_spec
 FALSE_ALARM = 1e-6  # of each test of a sampler, at one seed
 
 
-def raws(family: Family, event: Size, spread: float, lead: Size = (3,), seed: int = 0,
-         dtype: torch.dtype = torch.float64) -> list[Tensor]:
+def raws(
+    family: Family, event: Size, spread: float, lead: Size = (3,), seed: int = 0, dtype: torch.dtype = torch.float64
+) -> list[Tensor]:
     """Random raw inputs within ±4 (or beyond, for a spread above 4)."""
     generator = torch.Generator().manual_seed(seed)
     bound = max(4.0, spread)
-    return [(spread * torch.randn(*lead, *size, generator=generator, dtype=dtype)).clamp(-bound, bound)
-            for size in family.raw(event)]
+    return [
+        (spread * torch.randn(*lead, *size, generator=generator, dtype=dtype)).clamp(-bound, bound)
+        for size in family.raw(event)
+    ]
 
 
 def exact(family: Family) -> Family:
@@ -142,8 +145,10 @@ def gradients_reach_every_parameter(family: Family, event: Size) -> None:
                 inside = family.support.check(sample)
                 while inside.dim() < sample.dim():
                     inside = inside.unsqueeze(-1)
-                outcomes = [d.log_prob(x) for x in (torch.where(inside, sample, centre(d).to(sample.dtype)),
-                                                    *extremes(family, d))]
+                outcomes = [
+                    d.log_prob(x)
+                    for x in (torch.where(inside, sample, centre(d).to(sample.dtype)), *extremes(family, d))
+                ]
         wanted = {f"raw[{i}]": r for i, r in enumerate(raw)} | dict(family.named_parameters())
         for number, outcome in enumerate(outcomes):
             assert bool(outcome.isfinite().all()), f"log_prob is not finite at spread {spread}"
@@ -195,8 +200,9 @@ def spec_round_trips(family: Family, event: Size) -> None:
         assert torch.equal(family(*raw).log_prob(x), again(*raw).log_prob(x)), "the spec forgets something"
 
 
-def zeros_are_standard(family: Family, event: Size, loc: float | list[float] = 0.0,
-                       scale: float | list[float] = 1.0) -> None:
+def zeros_are_standard(
+    family: Family, event: Size, loc: float | list[float] = 0.0, scale: float | list[float] = 1.0
+) -> None:
     """Raw zeros give the standard member. On the line: centred at ``loc`` and symmetric, with roughly half to two
     thirds of its mass within ``scale``. On the unit interval and over one-hot vectors: uniform. Over the integers
     of an interval: symmetric. For every item alike."""
@@ -231,8 +237,11 @@ def mapped_agrees(family: Family, event: Size) -> None:
     raw = [r.requires_grad_() for r in raws(family, event, 1.0, lead=lead, dtype=torch.float32)]
     d = family(*raw)
     changes = {
-        "an item": lambda t: t[1], "a slice": lambda t: t[1:3], "a column": lambda t: t[:, 2],
-        "detached": Tensor.detach, "copied": Tensor.clone,
+        "an item": lambda t: t[1],
+        "a slice": lambda t: t[1:3],
+        "a column": lambda t: t[:, 2],
+        "detached": Tensor.detach,
+        "copied": Tensor.clone,
     }
     for name, change in changes.items():
         with torch.random.fork_rng():

@@ -55,8 +55,10 @@ def needed(maker: Any) -> list[str]:
     return [p.name for p in inspect.signature(maker).parameters.values() if p.default is inspect.Parameter.empty]
 
 
-DISCOVERED = [Case(name, REQUIRED.get(name, {}), EVENTS.get(name, (2,)), **STANDARD.get(name, {}))
-              for name in sorted(parts()["family"])]
+DISCOVERED = [
+    Case(name, REQUIRED.get(name, {}), EVENTS.get(name, (2,)), **STANDARD.get(name, {}))
+    for name in sorted(parts()["family"])
+]
 CASES = DISCOVERED + VARIANTS
 
 every_family = pytest.mark.parametrize("case", CASES, ids=str)
@@ -83,11 +85,22 @@ def test_density(case: Case) -> None:
 
 
 @every_family
-@pytest.mark.parametrize("check", [
-    checks.gradients_reach_every_parameter, checks.masks_add_up, checks.spec_round_trips, checks.mapped_agrees,
-    checks.expand_agrees, checks.temperature_acts, checks.centre_in_support, checks.draw_carries_gradient,
-    checks.read_fits_its_size, checks.bytes_are_numbers,
-], ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "check",
+    [
+        checks.gradients_reach_every_parameter,
+        checks.masks_add_up,
+        checks.spec_round_trips,
+        checks.mapped_agrees,
+        checks.expand_agrees,
+        checks.temperature_acts,
+        checks.centre_in_support,
+        checks.draw_carries_gradient,
+        checks.read_fits_its_size,
+        checks.bytes_are_numbers,
+    ],
+    ids=lambda check: check.__name__,
+)
 def test_contract(case: Case, check: Any) -> None:
     if case.name == "point_mass" and check is checks.masks_add_up:
         return
@@ -125,25 +138,49 @@ def test_what_is_available() -> None:
     """The functions beside the families that tasks rely on are there, so no check above passes by their absence."""
     line = {"normal", "laplace", "logistic"}
     pixels = {"discretised_logistic", "discretised_logistic_mixture"}
-    assert _having(checks.quantile_inverts_cdf) >= line | pixels | {"affine", "continuous_bernoulli", "bernoulli",
-                                                                   "categorical"}
-    assert _having(checks.draw_carries_gradient) >= line | {"student_t", "affine", "beta", "continuous_bernoulli",
-                                                            "bernoulli", "one_hot"}
-    assert _having(checks.temperature_acts) >= line | pixels | {"student_t", "affine", "beta", "bernoulli", "one_hot",
-                                                               "continuous_bernoulli", "categorical"}
+    assert _having(checks.quantile_inverts_cdf) >= line | pixels | {
+        "affine",
+        "continuous_bernoulli",
+        "bernoulli",
+        "categorical",
+    }
+    assert _having(checks.draw_carries_gradient) >= line | {
+        "student_t",
+        "affine",
+        "beta",
+        "continuous_bernoulli",
+        "bernoulli",
+        "one_hot",
+    }
+    assert _having(checks.temperature_acts) >= line | pixels | {
+        "student_t",
+        "affine",
+        "beta",
+        "bernoulli",
+        "one_hot",
+        "continuous_bernoulli",
+        "categorical",
+    }
     assert _having(checks.cdf_agrees_with_density) >= line | pixels | {"affine", "continuous_bernoulli"}
 
 
-@pytest.mark.parametrize("spec, told", [
-    ({"part": "family/normal", "floor": 0.0}, "floor"),
-    ({"part": "family/student_t", "df": 0.0}, "df"),
-    ({"part": "family/categorical", "classes": 1}, "classes"),
-    ({"part": "family/discretised_logistic", "levels": 1}, "levels"),
-    ({"part": "family/discretised_logistic", "floor": 1e3}, "floor"),
-    ({"part": "family/discretised_logistic_mixture", "components": 0}, "components"),
-    ({"part": "family/affine", "family": {"part": "family/bernoulli"}, "loc": 0.0, "scale": 1.0}, "families that fit"),
-    ({"part": "family/affine", "family": {"part": "family/normal"}, "loc": 0.0, "scale": [1.0, 0.0]}, "scale"),
-], ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    "spec, told",
+    [
+        ({"part": "family/normal", "floor": 0.0}, "floor"),
+        ({"part": "family/student_t", "df": 0.0}, "df"),
+        ({"part": "family/categorical", "classes": 1}, "classes"),
+        ({"part": "family/discretised_logistic", "levels": 1}, "levels"),
+        ({"part": "family/discretised_logistic", "floor": 1e3}, "floor"),
+        ({"part": "family/discretised_logistic_mixture", "components": 0}, "components"),
+        (
+            {"part": "family/affine", "family": {"part": "family/bernoulli"}, "loc": 0.0, "scale": 1.0},
+            "families that fit",
+        ),
+        ({"part": "family/affine", "family": {"part": "family/normal"}, "loc": 0.0, "scale": [1.0, 0.0]}, "scale"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
 def test_bad_arguments_are_named(spec: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         build(spec)

@@ -52,10 +52,21 @@ def family_of(distribution: type[td.Distribution]) -> Family:
     return type("Planted", (NormalLike,), {"member": distribution})()
 
 
-HEALTHY = [checks.density_sums_to_one, checks.sampler_agrees_with_density, checks.gradients_reach_every_parameter,
-           checks.masks_add_up, checks.zeros_are_standard, checks.mapped_agrees, checks.expand_agrees,
-           checks.cdf_agrees_with_density, checks.quantile_inverts_cdf, checks.temperature_acts,
-           checks.centre_in_support, checks.draw_carries_gradient, checks.read_fits_its_size]
+HEALTHY = [
+    checks.density_sums_to_one,
+    checks.sampler_agrees_with_density,
+    checks.gradients_reach_every_parameter,
+    checks.masks_add_up,
+    checks.zeros_are_standard,
+    checks.mapped_agrees,
+    checks.expand_agrees,
+    checks.cdf_agrees_with_density,
+    checks.quantile_inverts_cdf,
+    checks.temperature_acts,
+    checks.centre_in_support,
+    checks.draw_carries_gradient,
+    checks.read_fits_its_size,
+]
 
 
 @pytest.mark.parametrize("check", HEALTHY, ids=lambda c: c.__name__)

@@ -44,9 +44,7 @@ def digits() -> ladle.Dataset:
 
 
 @pytest.mark.parametrize("recipe", ["learned_prior", "iwae", "ae"])
-def test_closing_the_generator_saves_and_resuming_goes_on(
-    tmp_path: Path, digits: ladle.Dataset, recipe: str
-) -> None:
+def test_closing_the_generator_saves_and_resuming_goes_on(tmp_path: Path, digits: ladle.Dataset, recipe: str) -> None:
     for _ in start(tmp_path / "whole", digits, recipe):
         pass
     for stop in (1, 17, 30, 41):  # steps of the run at which it is left; 12 epochs are 60 steps

@@ -107,7 +107,5 @@ def test_missing_values_are_marginalised() -> None:
     other = x.clone()
     other[:, 1] += 7.0
     with torch.no_grad():
-        a, b = (
-            log_weights(vae, Batch(v, observed, {}, torch.arange(len(x))), 50, seed=0) for v in (x, other)
-        )
+        a, b = (log_weights(vae, Batch(v, observed, {}, torch.arange(len(x))), 50, seed=0) for v in (x, other))
     assert torch.equal(a, b)

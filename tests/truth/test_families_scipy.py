@@ -47,7 +47,9 @@ def test_positive() -> None:
 
 
 LINE = {
-    "normal": (stats.norm, {}), "laplace": (stats.laplace, {}), "logistic": (stats.logistic, {}),
+    "normal": (stats.norm, {}),
+    "laplace": (stats.laplace, {}),
+    "logistic": (stats.logistic, {}),
     "student_t": (stats.t, {"df": 3.5}),
 }
 
@@ -233,7 +235,8 @@ def test_gradients_of_the_pixel_families_are_those_of_differences() -> None:
     scale = torch.tensor([0.3, 2.0, 0.7, 1.0, 0.2], dtype=torch.float64, requires_grad=True)
     for x in (0.0, 3.0, 4.0, 7.0):
         assert torch.autograd.gradcheck(
-            lambda m, s, x=x: DiscretisedLogistic(m, s, 8).log_prob(torch.full((5,), x).double()), (loc, scale))
+            lambda m, s, x=x: DiscretisedLogistic(m, s, 8).log_prob(torch.full((5,), x).double()), (loc, scale)
+        )
 
 
 def test_the_mean_of_the_discretised_logistic() -> None:
@@ -280,7 +283,8 @@ def test_no_gradient_estimator_is_said_to_be_missing() -> None:
 
 
 def test_the_numbers_of_affine_stay_out_of_the_state() -> None:
-    f = build({"part": "family/affine", "family": {"part": "family/normal", "shared_scale": True}, "loc": 1.0,
-               "scale": 2.0})
+    f = build(
+        {"part": "family/affine", "family": {"part": "family/normal", "shared_scale": True}, "loc": 1.0, "scale": 2.0}
+    )
     assert list(f.state_dict()) == ["family.raw_scale"]
     assert isinstance(f.family.raw_scale, nn.Parameter)

@@ -63,6 +63,7 @@ def _schema(content: Content, source: str, binarize: str | None, members: dict[s
         content.label_names,
         source,
         content.policy,
+        content.items.observed is not None and not content.items.observed.all(),
     )
 
 

@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
+from ladle.data.arrays import arrange
 from ladle.data.conform import finish
 from ladle.data.content import Content, Format, Request
 from ladle.data.dataset import Dataset
@@ -16,7 +19,7 @@ from ladle.spec import parts
 
 
 def read(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | np.ndarray,
     *,
     labels: str | None = None,
     binarize: str | None = None,
@@ -28,7 +31,7 @@ def read(
     r"""Read a data set.
 
     Args:
-        source: a file, a folder or the name of a known set. A text that is a known name is that name, even where a
+        source: an array, a file, a folder or the name of a known set. A text that is a known name is that name, even where a
             file is called the same; write ``./mnist`` or pass a ``Path`` for the file.
         labels: tables: the column that holds the labels. ``.npz``: the array that does. Folders of images: a pattern
             for the paths, as ``(\d+)_.*`` (a regular expression with one group) or ``*_*.png`` (its first star).
@@ -50,6 +53,8 @@ def read(
     if missing not in (None, "nan"):
         raise DataError(f"--missing must be nan, got '{missing}'")
     request = Request(labels, missing, strict, like, progress)
+    if isinstance(source, np.ndarray):
+        return finish(arrange(source, "the array", request), "array", binarize, like, "all")
     if is_name(source):
         return _named(str(source), request, binarize)
     path = Path(source)

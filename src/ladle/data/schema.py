@@ -36,6 +36,7 @@ class Schema:
         label_names: the classes' names, or ``()``.
         source: a short name for people; never a path.
         policy: what was done to make the items alike, in words, or ``""``.
+        missing: whether values may be missing, so that a model is shown which ones are observed.
 
     Raises:
         DataError: for values that do not fit together. They may come from a stranger's model folder.
@@ -55,6 +56,7 @@ class Schema:
     label_names: tuple[str, ...] = ()
     source: str = ""
     policy: str = ""
+    missing: bool = False
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
@@ -76,6 +78,7 @@ class Schema:
         _need(all(v > 0 for v in self.scale), "scale", "positive", self.scale)
         for field, text in (("source", self.source), ("policy", self.policy)):
             _need(isinstance(text, str) and len(text) <= _LONGEST_TEXT, field, "a short text", text)
+        _need(type(self.missing) is bool, "missing", "true or false", self.missing)
         _need(not set("/\\") & set(self.source), "source", "a name without a path", self.source)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch import distributions as td
@@ -111,14 +112,15 @@ class AffineFamily(Family):
     def __init__(self, family: Family, loc: float | list[float], scale: float | list[float]) -> None:
         super().__init__()
         if family.support is not constraints.real:
-            raise ValueError(f"affine moves and stretches the real line, but {type(family).__name__} lives on "
-                             f"{family.support}; families that fit: normal, laplace, logistic, student_t")
+            raise ValueError(
+                f"affine moves and stretches the real line, but {type(family).__name__} lives on "
+                f"{family.support}; families that fit: normal, laplace, logistic, student_t"
+            )
         self.family = family
-        # The spec holds these numbers already, so a state_dict does not need them.
-        self.register_buffer("loc", torch.as_tensor(loc, dtype=torch.float32), persistent=False)
-        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32), persistent=False)
-        if not bool(torch.all(torch.as_tensor(scale) > 0)):
+        if not np.all(np.asarray(scale) > 0):
             raise ValueError(f"scale must be positive, got {scale}")
+        self.register_buffer("loc", torch.as_tensor(loc, dtype=torch.float32))
+        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32))
 
     def raw(self, event: Size) -> tuple[Size, ...]:
         """What the inner family wants."""

@@ -97,8 +97,10 @@ class CategoricalFamily(Family):
     def read_size(self, event: Size) -> Size:
         """``(..., D) -> (..., D * K)``."""
         if not event:
-            raise ValueError("categorical values are read along their last dimension, and this event has none; "
-                             "an event of size (1,) would do")
+            raise ValueError(
+                "categorical values are read along their last dimension, and this event has none; "
+                "an event of size (1,) would do"
+            )
         return (*event[:-1], event[-1] * self.classes)
 
 
@@ -203,8 +205,10 @@ class OneHotFamily(Family):
     def raw(self, event: Size) -> tuple[Size, ...]:
         """The logits: ``*event``."""
         if not event or event[-1] % self.classes:
-            raise ValueError(f"the last size of the event must be a multiple of the number of classes, "
-                             f"{self.classes}, got an event of size {event}")
+            raise ValueError(
+                f"the last size of the event must be a multiple of the number of classes, "
+                f"{self.classes}, got an event of size {event}"
+            )
         return (event,)
 
     def forward(self, *raw: Tensor) -> OneHot:

@@ -288,9 +288,7 @@ class DiscretisedLogisticMixtureFamily(Family):
         logits, loc, scale = (r.movedim(-1, 0).contiguous().movedim(0, -1) for r in raw)
         k = torch.arange(self.components, dtype=loc.dtype, device=loc.device)
         spread = (2 * k + 1) / self.components - 1
-        return DiscretisedLogisticMixture(
-            logits, self.units.loc(loc + spread), self.units.scale(scale), self.levels
-        )
+        return DiscretisedLogisticMixture(logits, self.units.loc(loc + spread), self.units.scale(scale), self.levels)
 
 
 @centre.register(DiscretisedLogistic)

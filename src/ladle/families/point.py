@@ -51,8 +51,10 @@ class PointMass(td.Distribution):
         Raises:
             NotAvailable: always.
         """
-        raise NotAvailable("a plain autoencoder's code is a single point, which has no density, and so gives no "
-                           "log p(x), KL or compression; a posterior such as family/normal has them")
+        raise NotAvailable(
+            "a plain autoencoder's code is a single point, which has no density, and so gives no "
+            "log p(x), KL or compression; a posterior such as family/normal has them"
+        )
 
 
 @part("family", "point_mass")
