@@ -31,8 +31,8 @@ def read(
     r"""Read a data set.
 
     Args:
-        source: an array, a file, a folder or the name of a known set. A text that is a known name is that name, even where a
-            file is called the same; write ``./mnist`` or pass a ``Path`` for the file.
+        source: an array, a file, a folder or the name of a known set. A text that is a known name is that name,
+            even where a file is called the same; write ``./mnist`` or pass a ``Path`` for the file.
         labels: tables: the column that holds the labels. ``.npz``: the array that does. Folders of images: a pattern
             for the paths, as ``(\d+)_.*`` (a regular expression with one group) or ``*_*.png`` (its first star).
         binarize: ``"dynamic"`` or ``"threshold"`` to make 8-bit values binary; known by the schema and by every batch.

@@ -70,7 +70,7 @@ class ConvDown(Net):
 
     >>> import torch
     >>> ConvDown(inputs=(3, 30, 17), width=8)(torch.zeros(2, 3, 30, 17)).shape
-    torch.Size([2, 768])
+    torch.Size([2, 1280])
     """
 
     def __init__(self, inputs: list[int], width: int = 32, blocks: int = 0) -> None:
