@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from ladle.data import atomic_file
 
-LARGEST_CONFIG = 64 << 20
+LARGEST_CONFIG = 16 << 20
 
 
 class ModelError(ValueError):
@@ -47,14 +47,24 @@ def read_json(path: Path) -> Any:
     Raises:
         ModelError: when it is missing, too large or not JSON.
     """
+    if path.exists() and not path.is_file():
+        raise ModelError(f"'{path}' must be a file, got a folder, a device or a pipe")
     try:
-        if path.stat().st_size > LARGEST_CONFIG:
-            raise ModelError(f"{path.name} must be at most {LARGEST_CONFIG >> 20} MiB, got {path.stat().st_size} bytes")
-        return json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(LARGEST_CONFIG + 1)
+        if len(text) > LARGEST_CONFIG:
+            raise ModelError(f"'{path}' must be at most {LARGEST_CONFIG >> 20} MiB")
+        return json.loads(text.decode("utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         raise ModelError(f"no {path.name} in '{path.parent}': it is not a model folder, or not a whole one") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, ModelError):
+            raise
         raise ModelError(f"'{path}' cannot be read: {error}") from None
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
 
 
 def read_tensors(path: Path, wanted: Mapping[str, tuple[torch.Size, torch.dtype]] | None = None) -> dict[str, Tensor]:
@@ -63,28 +73,36 @@ def read_tensors(path: Path, wanted: Mapping[str, tuple[torch.Size, torch.dtype]
     Raises:
         ModelError: when it is missing, truncated, or holds something else.
     """
-    if not path.is_file():
+    if path.exists() and not path.is_file():
+        raise ModelError(f"'{path}' must be a file, got a folder, a device or a pipe")
+    if not path.exists():
         raise ModelError(f"no {path.name} in '{path.parent}': training has not ended there, or the file was removed")
     try:
         with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
             if wanted is not None:
-                _check_names(path, set(file.keys()), set(wanted))
-            tensors = {}
-            for name in file.keys():  # noqa: SIM118  (not a mapping)
-                if wanted is not None:
-                    shape = torch.Size(file.get_slice(name).get_shape())
-                    if shape != wanted[name][0]:
-                        raise ModelError(
-                            f"'{path}': tensor '{name}' must be {tuple(wanted[name][0])}, got {tuple(shape)}"
-                        )
-                tensors[name] = file.get_tensor(name)
-                if wanted is not None and tensors[name].dtype != wanted[name][1]:
-                    raise ModelError(f"'{path}': tensor '{name}' must be {wanted[name][1]}, got {tensors[name].dtype}")
-            return tensors
-    except (SafetensorError, OSError, ValueError) as error:
-        if isinstance(error, ModelError):
-            raise
+                _check_names(path, set(names), set(wanted))
+                for name in names:
+                    shape, must = tuple(file.get_slice(name).get_shape()), tuple(wanted[name][0])
+                    if shape != must:
+                        raise ModelError(f"'{path}': tensor '{name}' must be {must}, got {shape}")
+                _check_size(path)
+            tensors = {name: file.get_tensor(name) for name in names}
+    except ModelError:
+        raise
+    except Exception as error:  # the header is a stranger's: an unknown type is one error, a lie about sizes another
         raise ModelError(f"'{path}' is truncated or not a safetensors file: {error}") from None
+    for name, tensor in tensors.items():
+        if wanted is not None and tensor.dtype != wanted[name][1]:
+            raise ModelError(f"'{path}': tensor '{name}' must be {wanted[name][1]}, got {tensor.dtype}")
+    return tensors
+
+
+def _check_size(path: Path) -> None:
+    """Refuse what this machine cannot hold: a sparse file may be of any size."""
+    most, needed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), path.stat().st_size
+    if needed > most:
+        raise ModelError(f"'{path}' must fit into memory, {most >> 20} MiB; it holds {needed >> 20} MiB")
 
 
 def _check_names(path: Path, got: set[str], wanted: set[str]) -> None:

@@ -84,5 +84,6 @@ class Amortised(Conditional):
     def forward(self, given: Tensor, context: Mapping[str, Tensor]) -> Distribution:
         """``(*lead, *inputs)`` to a distribution over ``(*lead, *event)``, computed in float32."""
         raw = self.raw(given)
-        with torch.autocast(given.device.type, enabled=False):
+        # On the meta device, where a stranger's model is tried out before it is loaded, there is no autocast.
+        with torch.autocast("cpu" if given.is_meta else given.device.type, enabled=False):
             return self.family(*raw)

@@ -14,18 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from ladle import __version__
-from ladle.assemble import Assembly
+from ladle.assemble import Assembly, check_support
 from ladle.checkpoint import ModelError, read_json, read_tensors, write_json, write_tensors
-from ladle.data import DataError, Dataset, Schema, atomic_file
+from ladle.data import Batch, DataError, Dataset, Schema, atomic_file
+from ladle.latents import centres
 from ladle.machine import choose
+from ladle.seeds import seeded
 from ladle.shapes import numel
 from ladle.spec import SpecError, build, to_spec
 from ladle.vae import VAE
 
 FORMAT = 1
-MOST_VALUES, LARGEST_INTEGER = 1_000_000, 1 << 24
+MOST_VALUES, MOST_CALLS = 1_000_000, 40_000
+LARGEST_NUMBER = {bool: 1, int: 1 << 24, float: 3.4e38}  # the floats are data's units, as float32
+KINDS = ("model", "latents", "conditional", "prior", "family", "net")
 
 
 @dataclass(frozen=True)
@@ -61,16 +66,37 @@ def load(folder: str | Path, device: str = "auto") -> Model:
     """
     folder = Path(folder)
     config = read_config(folder)
-    vae = skeleton(config)
-    wanted = {name: (t.shape, t.dtype) for name, t in vae.state_dict().items()}
+    schema = _schema(config)
+    wanted = {name: (t.shape, t.dtype) for name, t in skeleton(config, schema).state_dict().items()}
     tensors = read_tensors(folder / "model.safetensors", wanted)
     bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise ModelError(f"'{folder}': the weights '{bad[0]}' hold NaN or infinity; the model was damaged")
-    vae.load_state_dict(tensors, assign=True)
+    vae = _filled(folder, config, tensors)
     where = choose(device).device
-    vae = vae.to(where).eval().requires_grad_(False)
-    return Model(vae, Schema.from_json(config["schema"]), config, where)
+    return Model(vae.to(where).eval().requires_grad_(False), schema, config, where)
+
+
+def _filled(folder: Path, config: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> VAE:
+    """The model with the weights of its file.
+
+    Only parameters are taken from the file. Buffers follow from the spec: the masks that make an autoregressive
+    prior a density, the units of the data. They are computed, and the file's must be the same.
+    """
+    with seeded("load"):
+        vae: VAE = build(config["model"])
+    for name, buffer in vae.named_buffers():
+        if name in tensors and not torch.allclose(tensors.pop(name), buffer, rtol=1e-6, atol=0.0):
+            raise ModelError(f"'{folder}': '{name}' in the file of weights is not what config.json says it is")
+    vae.load_state_dict(tensors, strict=False, assign=True)
+    return vae
+
+
+def _schema(config: Mapping[str, Any]) -> Schema:
+    try:
+        return Schema.from_json(config["schema"])
+    except DataError as error:
+        raise ModelError(f"config.json: {error}") from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -78,42 +104,62 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise ModelError(f"no model folder '{folder}'")
     config = read_json(folder / "config.json")
-    if not isinstance(config, dict) or not isinstance(config.get("format"), int):
+    if not isinstance(config, dict) or type(config.get("format")) is not int:
         raise ModelError(f"'{folder}/config.json' must be an object with a whole-number 'format'")
     if config["format"] > FORMAT:
         raise ModelError(
             f"'{folder}' is of format {config['format']}, newer than the {FORMAT} that ladle {__version__} reads; "
-            f"it was written by ladle {config.get('ladle', '?')}: update ladle"
+            f"it was written by ladle {str(config.get('ladle', '?'))[:20]}: update ladle"
         )
     if config["format"] < 1 or not {"schema", "model"} <= set(config):
         raise ModelError(f"'{folder}/config.json' must be of format 1 to {FORMAT} with 'schema' and 'model'")
     return config
 
 
-def skeleton(config: Mapping[str, Any]) -> VAE:
-    """The model that a config describes, without memory for its weights."""
+def skeleton(config: Mapping[str, Any], schema: Schema) -> VAE:
+    """The model that a config describes, without memory for its weights, and tried out on items of the schema."""
     _check_bounds(config["model"])
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Trial(), torch.no_grad():
             vae = build(config["model"])
-    except (
-        SpecError,
-        DataError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-        AttributeError,
-        KeyError,
-        OverflowError,
-    ) as error:
-        raise ModelError(f"config.json does not describe a model: {error}") from None
-    if not isinstance(vae, VAE):
-        raise ModelError(f"config.json must describe a 'model/vae', got {type(vae).__name__}")
+            if not isinstance(vae, VAE):
+                raise SpecError(f"it must be a 'model/vae', got {type(vae).__name__}")
+            check_support("of config.json", vae.likelihood.family, schema)
+            if tuple(vae.likelihood.event) != schema.shape:
+                raise SpecError(f"the likelihood explains {vae.likelihood.event}, the items are {schema.shape}")
+            observed = torch.ones(2, *schema.shape, dtype=torch.bool) if schema.missing else None
+            vae(Batch(torch.zeros(2, *schema.shape), observed, {}, torch.arange(2)), draw=centres)
+    except Exception as error:  # whatever a stranger's spec may raise, it is no model
+        told = str(error).splitlines()[0][:500] if str(error) else type(error).__name__
+        raise ModelError(f"config.json does not describe a model: {told}") from None
     return vae
 
 
+class _Trial(TorchFunctionMode):
+    """Building and trying out without memory.
+
+    A model built of too many tensors to be one, such as a million layers, is refused before they are all made.
+    Where torch validates the arguments of a distribution, what it asks of values that are not there is granted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.calls += 1
+        if self.calls > MOST_CALLS:
+            raise SpecError(f"it must take at most {MOST_CALLS} operations to build and try out, but takes more")
+        if func in _TRUTHS:
+            return True
+        return func(*args, **(kwargs or {}))
+
+
+_TRUTHS = (torch.Tensor.__bool__, torch._is_all_true)
+
+
 def _check_bounds(spec: Any) -> None:
-    """Refuse a spec that would take unreasonable time or memory to build."""
+    """Refuse a spec that would take unreasonable time or memory to build, or names what is no part of a model."""
     waiting, seen = [spec], 0
     while waiting:
         item = waiting.pop()
@@ -122,12 +168,14 @@ def _check_bounds(spec: Any) -> None:
             raise ModelError("config.json describes an unreasonably large model")
         if isinstance(item, Mapping):
             waiting.extend(item.values())
+            kind = str(item.get("part", "model/")).partition("/")[0]
+            if kind not in KINDS:
+                raise ModelError(f"config.json: a model is made of {', '.join(KINDS)}; got a '{kind[:40]}'")
         elif isinstance(item, list):
             waiting.extend(item)
-        elif isinstance(item, int) and abs(item) > LARGEST_INTEGER:
-            raise ModelError(
-                f"config.json holds the number {item}, larger than any size in a model ({LARGEST_INTEGER})"
-            )
+        elif isinstance(item, (int, float)) and not abs(item) <= LARGEST_NUMBER[type(item)]:
+            told = f"{str(item)[:40]}, larger than any {'unit' if isinstance(item, float) else 'size'} in a model"
+            raise ModelError(f"config.json holds the number {told} ({LARGEST_NUMBER[type(item)]:g})")
 
 
 # ------------------------------------------------------------------------------------------- writing
@@ -146,7 +194,12 @@ def describe(assembly: Assembly, data: Dataset, fit: Mapping[str, Any]) -> dict[
         "format": FORMAT,
         "ladle": __version__,
         "schema": assembly.schema.to_json(),
-        "data": {"source": assembly.schema.source, "items": counts, "notes": list(data.notes)},
+        "data": {
+            "source": assembly.schema.source,
+            "named": data.default != "all",  # a file may be called like a known set
+            "items": counts,
+            "notes": list(data.notes),
+        },
         "fit": dict(fit),
         "model": to_spec(assembly.model),
         "objective": to_spec(assembly.objective),

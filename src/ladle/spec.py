@@ -100,6 +100,8 @@ def build(spec: Any) -> Any:
     if isinstance(spec, Mapping) and "part" in spec:
         arguments = {k: build(v) for k, v in spec.items() if k != "part"}
         maker = lookup(spec["part"])
+        if not inspect.isclass(maker):  # a writer, say: a spec from a stranger must not call it
+            raise SpecError(f"part '{spec['part']}' is a function, and no part of a spec")
         try:
             inspect.signature(maker).bind(**arguments)
         except TypeError as error:
