@@ -28,9 +28,9 @@ class Training(NamedTuple):
     ``final`` the share of it that the cosine ends at.
     """
 
-    batch: int = 256
+    batch: int = 128
     optimizer: str = "adamw"
-    rate: float = 2e-3
+    rate: float = 1e-3
     warmup: float = 0.02
     final: float = 0.01
     weight_decay: float = 1e-4

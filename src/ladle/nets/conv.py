@@ -45,6 +45,36 @@ def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return layer
 
 
+class UpConv(nn.Module):
+    """Nearest-neighbour upsampling by two and a 3x3 convolution, computed as one transposed convolution.
+
+    Every pixel of the result sees only 2x2 different pixels of the small image, so the two together are a transposed
+    convolution of stride 2 whose 4x4 kernel sums the 3x3 one: the same function and parameters at 4/9 of the cost.
+
+    Args:
+        inputs: channels.
+        outputs: channels.
+
+    >>> import torch
+    >>> up, x = UpConv(2, 3), torch.randn(1, 2, 4, 5)
+    >>> plain = F.conv2d(F.interpolate(x, scale_factor=2), up.weight, up.bias, padding=1)
+    >>> bool(torch.allclose(up(x), plain, atol=1e-5))
+    True
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        plain = conv(inputs, outputs)
+        self.weight, self.bias = plain.weight, plain.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, inputs, H, W) -> (N, outputs, 2 H, 2 W)``."""
+        outputs, inputs = self.weight.shape[:2]
+        flipped = self.weight.flip(2, 3).reshape(-1, 1, 3, 3)
+        kernel = F.conv2d(flipped, flipped.new_ones(1, 1, 2, 2), padding=1).reshape(outputs, inputs, 4, 4)
+        return F.conv_transpose2d(x, kernel.transpose(0, 1), self.bias, stride=2, padding=1)
+
+
 class Block(nn.Module):
     """A residual block: ``relu(x + conv(relu(conv(x))))``, the identity on non-negative x at the start."""
 
@@ -87,12 +117,15 @@ class ConvDown(Net):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W) -> (N, F)``."""
-        return self.layers(x).flatten(1)
+        # Channels last, as they lie in memory: flattening then copies nothing.
+        return self.layers(x).permute(0, 2, 3, 1).flatten(1)
 
 
 @part("net", "conv_up")
 class ConvUp(Net):
     """An image decoder: a linear map to the smallest size, then nearest-neighbour upsampling and convolutions.
+
+    An odd size is reached by cutting off the last row or column of the doubled one.
 
     Args:
         inputs: the shape of what it reads, usually ``(D,)``.
@@ -114,19 +147,18 @@ class ConvUp(Net):
         self.start = nn.Linear(numel(inputs), numel(stages[0]))
         nn.init.kaiming_normal_(self.start.weight, nonlinearity="relu")
         nn.init.zeros_(self.start.bias)
-        self.stages = nn.ModuleList()
+        self.grow, self.blocks = nn.ModuleList(), nn.ModuleList()
         channels = stages[0][0]
-        for size, _, _ in stages:
-            layers = [conv(channels, size), nn.ReLU(inplace=True), *(Block(size) for _ in range(blocks))]
-            self.stages.append(nn.Sequential(*layers))
+        for stage, (size, _, _) in enumerate(stages):
+            self.grow.append(UpConv(channels, size) if stage else conv(channels, size))
+            self.blocks.append(nn.Sequential(*(Block(size) for _ in range(blocks))))
             channels = size
         self.inputs, self.features = tuple(inputs), (width, *outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, *inputs) -> (N, width, H, W)``."""
-        y = F.relu_(self.start(x.flatten(1))).unflatten(1, self.smallest)
-        for size, stage in zip(self.sizes, self.stages, strict=True):
-            if tuple(y.shape[-2:]) != size:
-                y = F.interpolate(y, size=size, mode="nearest-exact")
-            y = stage(y)
+        channels, height, width = self.smallest
+        y = F.relu_(self.start(x.flatten(1))).unflatten(1, (height, width, channels)).permute(0, 3, 1, 2)
+        for (height, width), grow, blocks in zip(self.sizes, self.grow, self.blocks, strict=True):
+            y = blocks(F.relu_(grow(y)[..., :height, :width]))
         return y

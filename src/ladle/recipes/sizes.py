@@ -36,6 +36,6 @@ def likelihood(schema: Schema, shared_scale: bool = False) -> dict[str, Any]:
     if schema.support == "bytes":
         if shared_scale:
             return {"part": "family/discretised_logistic", "shared_scale": True}
-        return {"part": "family/discretised_logistic_mixture", "components": 5}
+        return {"part": "family/discretised_logistic_mixture", "components": 3}
     inner = {"part": "family/normal", "shared_scale": shared_scale}
     return {"part": "family/affine", "family": inner, "loc": list(schema.loc), "scale": list(schema.scale)}

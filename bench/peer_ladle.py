@@ -1,0 +1,49 @@
+"""Train the same nets with Ladle; run by ``throughput.py``.
+
+    python peer_ladle.py KIND IMAGES.npy EPOCHS BATCH THREADS
+
+Prints the training items per second of every epoch but the first, as JSON.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+from ladle_command import prepare
+
+prepare()  # as the ``ladle`` command does, before torch is loaded
+
+import torch  # noqa: E402
+
+import ladle  # noqa: E402
+
+NETS = {
+    "mlp": ({"part": "net/mlp", "width": 512}, {"part": "net/mlp", "width": 512}),
+    "resnet": ({"part": "net/conv_down", "width": 32, "blocks": 1}, {"part": "net/conv_up", "width": 32, "blocks": 1}),
+}
+
+
+def main(kind, images, epochs, batch, threads):
+    torch.set_num_threads(int(threads))
+    x = np.load(images)
+    schema = ladle.Schema("image", (1, 28, 28), "binary")
+    data = ladle.Dataset(schema, {"train": ladle.Split(x), "valid": ladle.Split(x[:8])})
+    plan = ladle.recipe("vae", schema)
+    plan["encoder"], plan["decoder"] = NETS[kind]
+    plan["training"] = {"batch": int(batch)}
+    assembly = ladle.assemble(schema, plan)
+    steps_per_epoch = len(x) // int(batch)
+    marks = []
+    for step in ladle.fit(assembly, data, epochs=int(epochs)):
+        if step.kind == "train" and step.step % steps_per_epoch == 0:
+            marks.append(time.perf_counter())
+    items = steps_per_epoch * int(batch)
+    print(json.dumps({
+        "parameters": sum(p.numel() for p in assembly.model.parameters()),
+        "items_per_s": [items / (b - a) for a, b in zip(marks, marks[1:], strict=False)],
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,52 @@
+"""The nets of Ladle's recipes written once more in plain torch, for libraries that want their own.
+
+Layer by layer the same as ``ladle.nets``; ``throughput.py`` checks that the numbers of parameters agree.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+LATENTS = 40
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x):
+        return F.relu(self.second(F.relu(self.first(x))) + x)
+
+
+def mlp(inputs, outputs, width=512):
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs)
+    )
+
+
+def down(width=32):
+    layers, channels = [], 1
+    for stage, size in enumerate((width, 2 * width, 4 * width)):
+        layers += [nn.Conv2d(channels, size, 3, stride=2 if stage else 1, padding=1), nn.ReLU(), Block(size)]
+        channels = size
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * 49, 2 * LATENTS))
+
+
+def up(width=32):
+    layers = [nn.Linear(LATENTS, 4 * width * 49), nn.ReLU(), nn.Unflatten(1, (4 * width, 7, 7))]
+    channels = 4 * width
+    for stage, size in enumerate((4 * width, 2 * width, width)):
+        layers += [nn.Upsample(scale_factor=2)] if stage else []
+        layers += [nn.Conv2d(channels, size, 3, padding=1), nn.ReLU(), Block(size)]
+        channels = size
+    return nn.Sequential(*layers, nn.Conv2d(width, 1, 1))
+
+
+def make(kind):
+    """Encoder to ``(N, 2 * LATENTS)`` and decoder to logits ``(N, 1, 28, 28)``."""
+    torch.manual_seed(0)
+    if kind == "mlp":
+        return mlp(784, 2 * LATENTS), nn.Sequential(mlp(LATENTS, 784), nn.Unflatten(1, (1, 28, 28)))
+    return down(), up()

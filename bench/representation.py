@@ -1,0 +1,62 @@
+"""How good is the representation? 5-nearest-neighbour accuracy of the latents, PCA of the same size beside it.
+
+    python bench/representation.py RUN [DATA]
+
+Both see the same pixels (for binarised data the same fixed draw), are fitted on the training split and tested on the
+test split. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+import ladle
+from ladle.data import batches
+
+
+def pixels(dataset: ladle.Dataset, split: str) -> np.ndarray:
+    """What the encoder is given, flattened: ``(N, D)``."""
+    found = [b.x.flatten(1).numpy() for b in batches(dataset.split(split), dataset.schema, 1000)]
+    return np.concatenate(found)
+
+
+def neighbours(train: np.ndarray, y: np.ndarray, test: np.ndarray, truth: np.ndarray) -> float:
+    return float(KNeighborsClassifier(5).fit(train, y).score(test, truth))
+
+
+def probe(train: np.ndarray, y: np.ndarray, test: np.ndarray, truth: np.ndarray) -> float:
+    scaler = StandardScaler().fit(train)
+    model = LogisticRegression(max_iter=300)
+    return float(model.fit(scaler.transform(train), y).score(scaler.transform(test), truth))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run")
+    parser.add_argument("data", nargs="?")
+    arguments = parser.parse_args()
+    model = ladle.load(arguments.run)
+    dataset = ladle.read(arguments.data or model.config["data"]["source"], like=model.schema)
+    labels = [dataset.split(s).labels for s in ("train", "test")]
+    latents = [ladle.encode(model, dataset, split=s) for s in ("train", "test")]
+    raw = [pixels(dataset, s) for s in ("train", "test")]
+    pca = PCA(latents[0].shape[1], random_state=0).fit(raw[0])
+    components = [pca.transform(x) for x in raw]
+    print(json.dumps({
+        "dimensions": latents[0].shape[1],
+        "latents 5-nn": neighbours(latents[0], labels[0], latents[1], labels[1]),
+        "pca 5-nn": neighbours(components[0], labels[0], components[1], labels[1]),
+        "latents linear probe": probe(latents[0], labels[0], latents[1], labels[1]),
+        "pca linear probe": probe(components[0], labels[0], components[1], labels[1]),
+    }, indent=1))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

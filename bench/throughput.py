@@ -1,0 +1,97 @@
+"""Training items per second beside pythae 0.1.2, on the same nets, data, batch size and machine, in one run.
+
+    python bench/throughput.py [--threads 2] [--repeats 3] [--batch 64]
+
+pythae is installed into an environment of its own (``bench/.envs/pythae``) and driven as its README says, at its
+default batch size. The two take turns, so that a machine whose speed drifts is fair to both; the medians and their
+ratio are printed, and the ratio of every pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import venv
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+import ladle
+from ladle.machine import cores, processor
+
+HERE = Path(__file__).parent
+PEER = HERE / ".envs" / "pythae"
+# what pythae 0.1.2 needs, with the torch that Ladle is measured with
+REQUIREMENTS = ["torch==2.13.0", "pythae==0.1.2", "pydantic", "numpy"]
+ITEMS = {"mlp": 12_800, "resnet": 1_280}
+EPOCHS = {"mlp": 4, "resnet": 3}
+
+
+def peer_python() -> Path:
+    """The interpreter of pythae's environment, made at the first call."""
+    python = PEER / "bin" / "python"
+    if not (PEER / ".ready").exists():
+        print("installing pythae 0.1.2 into its own environment", file=sys.stderr)
+        venv.create(PEER, with_pip=True, clear=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", *REQUIREMENTS], check=True)
+        (PEER / ".ready").touch()
+    return python
+
+
+def measure(python: Path | str, script: str, *arguments: object) -> dict:
+    """The parameters and items per second that one of the two sides reports."""
+    command = [str(python), str(HERE / script), *map(str, arguments)]
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE)
+    if done.returncode:
+        raise SystemExit(f"{script} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def images(n: int, path: str) -> None:
+    """Bundled pictures, thresholded: ``(n, 1, 28, 28)`` of 0 and 1."""
+    x = ladle.read("fashion-mnist-mini").train.x
+    np.save(path, (np.resize(x, (n, *x.shape[1:])) >= 128).astype(np.uint8))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=64)
+    arguments = parser.parse_args()
+    python = peer_python()
+    print(f"{date.today()}  {processor()}, {arguments.threads} threads, Python {platform.python_version()}")
+    print("load before:", " ".join(f"{v:.2f}" for v in os.getloadavg()))
+    print(f"{'net':8} {'batch':>5} {'parameters':>11} {'pythae/s':>10} {'ladle/s':>10} {'ratio':>6}  pairs")
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, n in ITEMS.items():
+            path = f"{folder}/{kind}.npy"
+            images(n, path)
+            asked = (kind, path, EPOCHS[kind], arguments.batch, arguments.threads)
+            pairs = [
+                (measure(python, "peer_pythae.py", *asked), measure(sys.executable, "peer_ladle.py", *asked))
+                for _ in range(arguments.repeats)
+            ]
+            counts = {side["parameters"] for pair in pairs for side in pair}
+            if len(counts) != 1:
+                raise SystemExit(f"the nets differ: {counts} parameters")
+            speeds = [[statistics.median(side["items_per_s"]) for side in pair] for pair in pairs]
+            peer, ours = (statistics.median(column) for column in zip(*speeds, strict=True))
+            ratios = " ".join(f"{b / a:.2f}" for a, b in speeds)
+            print(
+                f"{kind:8} {arguments.batch:5} {counts.pop():11,} {peer:10,.0f} {ours:10,.0f} "
+                f"{ours / peer:6.2f}  {ratios}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
