@@ -7,28 +7,32 @@ from __future__ import annotations
 
 import errno
 import json as jsonlib
-import os
 import sys
 import time
+import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
 import typer
 
 import ladle
-from ladle.console import Show, counter, duration, err, interruptible
+from ladle.console import Show, counter, duration, ending, err, interruptible, note
+from ladle.data import is_name, rehearse
+from ladle.shapes import numel
 
 app = typer.Typer(
     name="ladle",
     help="Variational autoencoders put to work: from a folder of data to a model you can trust.",
-    no_args_is_help=True,
+    rich_markup_mode=None,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 BAD_INPUT = (ladle.DataError, ladle.ModelError, ladle.SpecError, ladle.MachineError, ladle.NotAvailable)
+CommandLineError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+OURS = (None, errno.ENOSPC, errno.EDQUOT, errno.EIO)  # of the failures of files, those that are no bad input
 DEFAULT_MINUTES = 5.0
 
 Run = Annotated[Path, typer.Argument(help="A model folder, as `ladle fit` writes.", metavar="RUN")]
@@ -41,23 +45,29 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Part = Annotated[str | None, typer.Option("--split", help="train, valid, test or all; of a name test, of a file all.")]
 
 
-def main() -> None:
-    """Run the command line; bad input ends with one line on stderr and status 2."""
-    try:
-        app()
-    except BAD_INPUT as error:
-        fail(str(error), 2)
-    except OSError as error:
-        known = {errno.ENOSPC: 1, errno.EDQUOT: 1}
-        where = f" '{error.filename}'" if error.filename else ""
-        fail(f"{error.strerror or error}{where}", known.get(error.errno or 0, 2))
-    except ladle.TrainingError as error:
-        fail(str(error), 1)
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and leave; bad input ends with one line on stderr and status 2."""
+    with warnings.catch_warnings(), ending():
+        warnings.simplefilter("ignore")  # torch and Lightning speak of what their users can do nothing about
+        try:
+            arguments = sys.argv[1:] if arguments is None else arguments
+            status = app(arguments or ["--help"], prog_name="ladle", standalone_mode=False)
+        except BAD_INPUT as error:
+            fail(str(error), 2)
+        except CommandLineError as error:
+            fail(error.format_message(), 2)  # type: ignore[attr-defined]
+        except OSError as error:
+            where = f"'{error.filename}': " if error.filename else ""
+            what = f"{error.strerror[:1].lower()}{error.strerror[1:]}" if error.strerror else str(error)
+            fail(where + what, 1 if error.errno in OURS else 2)
+        except ladle.TrainingError as error:
+            fail(str(error), 1)
+        except (KeyboardInterrupt, typer.Abort):
+            fail("interrupted", 130)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
-def fail(message: str, status: int) -> None:
+def fail(message: str, status: int) -> NoReturn:
     """Say what is wrong, and leave."""
     print(f"ladle: {message}", file=sys.stderr)
     sys.exit(status)
@@ -77,14 +87,19 @@ def use_all_cores() -> None:
     torch.set_num_threads(cores())
 
 
-@app.callback()
-def common(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
-) -> None:
-    """Options of `ladle` itself."""
-    if version:
+def _version(asked: bool) -> None:
+    if asked:
         print(f"ladle {ladle.__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of `ladle` itself."""
     use_all_cores()
 
 
@@ -107,7 +122,7 @@ def fit(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Learn a model from data, and write it as a model folder."""
+    """Learn a model from data; write its folder."""
     if minutes is not None and epochs is not None:
         raise typer.BadParameter("give --minutes or --epochs, not both")
     for name, value in (("--minutes", minutes), ("--epochs", epochs)):
@@ -118,8 +133,14 @@ def fit(
     dataset = _read(data, labels=labels, binarize=binarize, missing=missing, strict=strict)
     assembly = ladle.assemble(dataset.schema, recipe, size, seed)
     parameters = sum(p.numel() for p in assembly.model.parameters())
-    about: dict[str, Any] = {"data": dataset.schema.describe(), "items": {n: len(dataset.split(n)) for n in ("train", "valid", "test")},
-             "recipe": recipe, "size": size, "parameters": parameters, "run": str(out)}  # fmt: skip
+    about: dict[str, Any] = {
+        "data": dataset.schema.describe(),
+        "items": {name: len(dataset.split(name)) for name in ("train", "valid", "test")},
+        "recipe": recipe,
+        "size": size,
+        "parameters": parameters,
+        "run": str(out),
+    }
     err.print(f"{about['data']}; {about['items']['train']:,} training items")
     err.print(f"recipe {recipe}, size {size}: {parameters:,} parameters")
     if dry_run:
@@ -141,27 +162,34 @@ def fit(
     model = ladle.load(out, device)
     if last is None:
         err.print(f"'{out}' is finished already; nothing to do")
-    else:
+    if last is not None or not (out / "training.png").exists():
         from ladle.report.pictures import draw
 
         draw(model, dataset, out)
+    if last is not None:
         err.print(f"wrote {out}: model and pictures, after {duration(last.seconds)} of training")
-    result = {**about, **{k: v for k, v in model.config["result"].items() if k != "machine"}}
-    bound = "" if result["nats"] is None else f": {result['nats']:.2f} nats on the validation split (bound)"
-    tell(result, json, f"{out}{bound}")
+    result = {**about, **{k: v for k, v in model.config.get("result", {}).items() if k != "machine"}}
+    nats = result.get("nats")
+    tell(result, json, f"{out}" if nats is None else f"{out}: {nats:.2f} nats on the validation split (bound)")
 
 
-def _read(data: str, **options: Any) -> ladle.Dataset:
+def _read(data: str | Path, **options: Any) -> ladle.Dataset:
     dataset = ladle.read(data, **options)
-    for note in dataset.notes:
-        err.print(f"note: {note}", style="yellow", markup=False)
+    for told in dataset.notes:
+        note(told)
     return dataset
 
 
-def _refuse_existing(out: Path, force: bool) -> None:
-    """Say so before the work, not after it."""
-    if out.exists() and not force:
+def _open(run: Path, device: str, out: Path, force: bool) -> ladle.Model:
+    """The model; an output that is in the way is refused before it is loaded."""
+    if not force and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ladle.DataError(f"'{out}' exists; --force replaces it")
+    return ladle.load(run, device)
+
+
+def _rehearse(model: ladle.Model, out: Path, force: bool, *several: int) -> None:
+    """Write one item of zeros as the result will be written, and take it back."""
+    rehearse(np.zeros((1, *several, *model.schema.shape), np.float32), out, schema=model.schema, force=force)
 
 
 def _wrote(out: Path, n: int, json: bool, start: float, **more: Any) -> None:
@@ -172,7 +200,9 @@ def _wrote(out: Path, n: int, json: bool, start: float, **more: Any) -> None:
 @app.command()
 def evidence(
     run: Run,
-    data: Annotated[str | None, typer.Argument(help="Data [default: the data it was fitted to].")] = None,
+    data: Annotated[
+        str | None, typer.Argument(help="Data [default: the test split of the named set it was fitted to].")
+    ] = None,
     method: Annotated[str, typer.Option(help="iwae: the importance-weighted bound.")] = "iwae",
     samples: Annotated[int, typer.Option(help="Importance samples per item.")] = 500,
     split: Part = None,
@@ -180,21 +210,27 @@ def evidence(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """-log p(x) of a data set, the mean per item, with its standard error."""
+    """-log p(x) per item, and its standard error."""
     if method != "iwae":
         raise typer.BadParameter(f"unknown method '{method}'; known: iwae")
     model = ladle.load(run, device)
-    source = data or model.config["data"]["source"]
-    dataset = _read(source, like=model.schema)
-    found = ladle.evidence(
-        model, dataset, samples=samples, split=split or (None if data else "test"), seed=seed,
-        progress=counter("evidence"),
-    )  # fmt: skip
+    dataset = _read(data or _named(model), like=model.schema)
+    found = ladle.evidence(model, dataset, samples=samples, split=split, seed=seed, progress=counter("evidence"))
     text = (
         f"-log p(x) <= {found.nats:.3f} ± {found.se:.3f} nats ({found.bits_per_dim:.4f} bits/dim), "
         f"{found.kind} by {found.samples} importance samples on {found.items} items"
     )
     tell(found.to_json(), json, text)
+
+
+def _named(model: ladle.Model) -> str:
+    """The name of the data set that a model was fitted to, where it has one."""
+    data = model.config.get("data", {})
+    if not (data.get("named") and is_name(data.get("source", ""))):
+        raise ladle.DataError(
+            f"DATA must be given: '{model.schema.source}' was a file or folder, and only its name is kept"
+        )
+    return data["source"]
 
 
 @app.command()
@@ -207,11 +243,12 @@ def encode(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """The embedding of every item: deterministic, the centre of q(z|x)."""
-    _refuse_existing(out, force)
-    start, model = time.perf_counter(), ladle.load(run, device)
+    """Embed every item: the centre of q(z|x)."""
+    start, model = time.perf_counter(), _open(run, device, out, force)
+    names = [f"z{i}" for i in range(sum(numel(event) for event in model.vae.latents.events))]
+    rehearse(np.zeros((1, len(names)), np.float32), out, names=names, force=force)
     z = ladle.encode(model, _read(data, like=model.schema), split=split, progress=counter("encode"))
-    ladle.write(z, out, names=[f"z{i}" for i in range(z.shape[1])], force=force)
+    ladle.write(z, out, names=names, force=force)
     _wrote(out, len(z), json, start, latents=z.shape[1])
 
 
@@ -224,10 +261,13 @@ def decode(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """The data that latents stand for: the expectation of p(x|z)."""
-    _refuse_existing(out, force)
-    start, model = time.perf_counter(), ladle.load(run, device)
-    x = ladle.decode(model, ladle.read(str(z)).all.x, progress=counter("decode"))
+    """Turn latents to data: the mean of p(x|z)."""
+    start, model = time.perf_counter(), _open(run, device, out, force)
+    _rehearse(model, out, force)
+    latents = _read(z).all
+    if latents.observed is not None and not latents.observed.all():
+        raise ladle.DataError(f"'{z}': latents must be finite, got missing values")
+    x = ladle.decode(model, latents.x, progress=counter("decode"))
     ladle.write(x, out, schema=model.schema, force=force)
     _wrote(out, len(x), json, start)
 
@@ -245,8 +285,8 @@ def sample(
     json: Json = False,
 ) -> None:
     """New items: z from the prior, then x from z."""
-    _refuse_existing(out, force)
-    start, model = time.perf_counter(), ladle.load(run, device)
+    start, model = time.perf_counter(), _open(run, device, out, force)
+    _rehearse(model, out, force)
     x = ladle.sample(model, n, temperature=temperature, seed=seed, noise=noise, progress=counter("sample"))
     ladle.write(x, out, schema=model.schema, force=force)
     _wrote(out, len(x), json, start)
@@ -265,12 +305,12 @@ def reconstruct(
     json: Json = False,
 ) -> None:
     """Encode and decode again."""
-    _refuse_existing(out, force)
-    start, model = time.perf_counter(), ladle.load(run, device)
+    start, model = time.perf_counter(), _open(run, device, out, force)
+    _rehearse(model, out, force, *([draws] if draws > 0 else []))
     x = ladle.reconstruct(
         model, _read(data, like=model.schema), draws=draws, split=split, seed=seed, progress=counter("reconstruct")
     )
-    ladle.write(_flat(x, model), out, schema=model.schema, force=force)
+    ladle.write(x, out, schema=model.schema, force=force)
     _wrote(out, len(x), json, start)
 
 
@@ -285,17 +325,12 @@ def interpolate(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """The straight line between two items, through the latents."""
-    _refuse_existing(out, force)
-    start, model = time.perf_counter(), ladle.load(run, device)
+    """Walk from one item to another."""
+    start, model = time.perf_counter(), _open(run, device, out, force)
+    _rehearse(model, out, force, max(steps, 1))
     x = ladle.interpolate(model, _read(a, like=model.schema), _read(b, like=model.schema), steps=steps)
-    ladle.write(_flat(x, model), out, schema=model.schema, force=force)
+    ladle.write(x, out, schema=model.schema, force=force)
     _wrote(out, len(x), json, start, steps=steps)
-
-
-def _flat(x: np.ndarray, model: ladle.Model) -> np.ndarray:
-    """Draws or steps of several items, one after the other, unless the file can hold them as they are."""
-    return x.reshape(-1, *model.schema.shape)
 
 
 @app.command()
@@ -310,9 +345,9 @@ def score(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """How unlikely the model finds each item: a bound on -log p(x), in nats."""
-    _refuse_existing(out, force)
-    start, model = time.perf_counter(), ladle.load(run, device)
+    """A bound on -log p(x) of each item, in nats."""
+    start, model = time.perf_counter(), _open(run, device, out, force)
+    rehearse(np.zeros((1, 1)), out, names=["nats"], force=force)
     nats = ladle.score(
         model, _read(data, like=model.schema), samples=samples, split=split, seed=seed, progress=counter("score")
     )
@@ -322,14 +357,10 @@ def score(
 
 @app.command()
 def parts(json: Json = False) -> None:
-    """Every part there is: recipes, families, priors, nets, objectives, formats."""
+    """List every part there is."""
     table = {
         kind: {name: (thing.__doc__ or "").strip().split("\n")[0] for name, thing in sorted(things.items())}
         for kind, things in sorted(ladle.parts().items())
     }
     lines = [f"{kind}\n" + "\n".join(f"  {n:28} {doc}" for n, doc in things.items()) for kind, things in table.items()]
     tell(table, json, "\n".join(lines))
-
-
-# Lightning and torch speak up about things their users can do nothing about.
-os.environ.setdefault("PYTHONWARNINGS", "ignore")

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ladle.records import Step
 
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
 def duration(seconds: float) -> str:
@@ -38,6 +38,11 @@ def line(step: Step) -> str:
     return text + f"  left {duration(step.left_s)}"
 
 
+def note(message: str) -> None:
+    """Something that people should know."""
+    err.print(f"note: {message}", style="yellow")
+
+
 class Show:
     """Shows the records of a run as they come."""
 
@@ -61,9 +66,9 @@ class Show:
         if self.live:
             sys.stderr.write("\r\x1b[K")
         if step.kind == "note":
-            err.print(f"[yellow]note[/] {step.message}", markup=True)
+            note(step.message)
         elif step.kind == "valid":
-            err.print(f"{line(step)}  [bold]validation[/]")
+            err.print(f"{line(step)}  validation", style="bold")
         elif step.kind == "train":
             err.print(line(step))
 
@@ -87,23 +92,40 @@ def counter(what: str) -> Callable[[int, int], None]:
 
 
 @contextmanager
+def ending() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that what is half-written is taken away; the exit status is 143."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    with _handling(leave, signal.SIGTERM):
+        yield
+
+
+@contextmanager
 def interruptible() -> Iterator[Callable[[], int]]:
-    """Turn Ctrl-C and SIGTERM into a question asked between steps; a second Ctrl-C interrupts at once.
+    """Turn Ctrl-C and SIGTERM into a question asked between steps; a second one leaves at once.
 
     Yields:
         A function that gives the number of the signal received, 0 for none.
     """
     received = [0]
 
-    def note(number: int, frame: object) -> None:
+    def remember(number: int, frame: object) -> None:
         if received[0]:
-            raise KeyboardInterrupt
+            sys.exit(128 + number)
         received[0] = number
-        err.print("\nstopping after this step; the run is saved", style="yellow")
+        err.print("\nstopping after this step, to save the run", style="yellow")
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handling(remember, signal.SIGINT, signal.SIGTERM):
         yield lambda: received[0]
+
+
+@contextmanager
+def _handling(handler: Callable[[int, object], None], *numbers: int) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)

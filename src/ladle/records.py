@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -53,11 +54,11 @@ class Log:
         """Append a record; NaN is written as null."""
         data = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record._asdict().items()}
         line = (json.dumps(data) + "\n").encode()
-        with open(self.path, "ab") as file:
+        with open(self.path, "ab", buffering=0) as file:  # a buffer would be written again on closing
             before = file.tell()
             try:
-                file.write(line)
-                file.flush()
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             except OSError:
                 os.truncate(self.path, before)
                 raise

@@ -1,11 +1,12 @@
 """Data: what one item is, the items of each split, batches of them, and readers and writers. Knows no model."""
 
 from ladle.data.batch import Batch, batches, make_batch, order
+from ladle.data.conform import as_held
 from ladle.data.dataset import Dataset, Split
 from ladle.data.errors import DataError
 from ladle.data.reading import is_name, read
 from ladle.data.schema import Schema
-from ladle.data.write import atomic_file, atomic_folder, grey_levels, sheet, write
+from ladle.data.write import atomic_file, atomic_folder, grey_levels, rehearse, sheet, write
 
 __all__ = [
     "Batch",
@@ -13,6 +14,7 @@ __all__ = [
     "Dataset",
     "Schema",
     "Split",
+    "as_held",
     "atomic_file",
     "atomic_folder",
     "batches",
@@ -21,6 +23,7 @@ __all__ = [
     "make_batch",
     "order",
     "read",
+    "rehearse",
     "sheet",
     "write",
 ]

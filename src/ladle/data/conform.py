@@ -81,20 +81,38 @@ def _fit(content: Content, like: Schema) -> tuple[Split, tuple[str, ...]]:
     if content.kind != like.kind or items.x.shape[1:] != like.shape:
         got = f"{content.kind} items of shape {items.x.shape[1:]}"
         raise DataError(f"items must be as the model's, {like.describe()}; got {got}")
-    held = "bytes" if like.binarize else like.support
-    if held == "real":
-        x = items.x.astype(np.float32, copy=False)
-    else:
-        top = 1 if held == "binary" else 255
-        seen = items.x if items.observed is None else items.x[items.observed]
-        if len(seen) and not (seen.min() >= 0 and seen.max() <= top and (seen == np.round(seen)).all()):
-            raise DataError(f"values must be whole numbers 0..{top} as the model's, got {seen.min()}..{seen.max()}")
-        x = items.x.astype(np.uint8, copy=False)
+    x = as_held(items, content.support, like)
     labels = items.labels
     notes: tuple[str, ...] = ()
     if labels is not None and content.label_names != like.label_names:
         labels, notes = _renumber(labels, content.label_names, like.label_names)
     return replace(items, x=x, labels=labels), notes
+
+
+def as_held(items: Split, support: str, like: Schema) -> np.ndarray:
+    """The values of items in the form in which the splits of ``like`` hold them.
+
+    Args:
+        items: of the right shape.
+        support: what they are: binary, bytes or real. What is binary already is 0 and 255 to a model that binarises:
+            its draw leaves these as they are.
+        like: a model's schema.
+
+    Returns:
+        ``(N, *event)`` float32 for real data, else uint8.
+
+    Raises:
+        DataError: for values outside the support.
+    """
+    held = "bytes" if like.binarize else like.support
+    if held == "real":
+        return items.x.astype(np.float32, copy=False)
+    top = 1 if held == "binary" or support == "binary" else 255
+    seen = items.x if items.observed is None else items.x[items.observed]
+    if len(seen) and not (seen.min() >= 0 and seen.max() <= top and (seen == np.round(seen)).all()):
+        raise DataError(f"values must be whole numbers 0..{top} as the model's, got {seen.min()}..{seen.max()}")
+    x = items.x.astype(np.uint8, copy=False)
+    return x * np.uint8(255) if like.binarize and support == "binary" else x
 
 
 def _renumber(labels: np.ndarray, old: tuple[str, ...], new: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -36,7 +36,8 @@ def read(
         labels: tables: the column that holds the labels. ``.npz``: the array that does. Folders of images: a pattern
             for the paths, as ``(\d+)_.*`` (a regular expression with one group) or ``*_*.png`` (its first star).
         binarize: ``"dynamic"`` or ``"threshold"`` to make 8-bit values binary; known by the schema and by every batch.
-        missing: ``"nan"`` to read NaN in arrays as missing (in ``.csv`` and ``.parquet`` it always is).
+        missing: ``"nan"`` to read NaN in arrays as missing (in ``.csv`` and ``.parquet``, and for a model that was
+            fitted to data with missing values, it always is).
         strict: stop at an unreadable image instead of skipping it.
         like: a model's schema, to which the data must keep: images get its size and channels, tables its columns.
         progress: called with (done, total) while images are read.
@@ -52,6 +53,8 @@ def read(
     """
     if missing not in (None, "nan"):
         raise DataError(f"--missing must be nan, got '{missing}'")
+    if like is not None and like.missing:
+        missing = "nan"
     request = Request(labels, missing, strict, like, progress)
     if isinstance(source, np.ndarray):
         return finish(arrange(source, "the array", request), "array", binarize, like, "all")

@@ -6,8 +6,8 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -37,7 +37,9 @@ def write(
     """Write arrays to ``out``: ``.npy .npz .csv .parquet``, a ``.png`` sheet, or a folder of PNG files (no suffix).
 
     Args:
-        values: one array, or arrays by name (``.npz``; columns of ``.csv`` and ``.parquet``).
+        values: one array, or arrays by name (``.npz``; columns of ``.csv`` and ``.parquet``). Several results for each
+            item, ``(N, S, *event)`` with a schema, follow one another in files that cannot hold them as they are; on
+            a sheet each item has a row.
         out: the file or folder.
         schema: what the items are: the columns' names, and how values become grey levels.
         names: for a table the columns' names instead of the schema's; for a folder the files' names.
@@ -49,19 +51,47 @@ def write(
     Raises:
         DataError: for an existing output, an unknown suffix, or values that do not fit the format.
     """
-    path = Path(out)
+    with _opened(Path(out), force) as put:
+        put(values, schema, names)
+    return Path(out)
+
+
+def rehearse(
+    values: Values,
+    out: str | os.PathLike[str],
+    *,
+    schema: Schema | None = None,
+    names: Sequence[str] | None = None,
+    force: bool = False,
+) -> None:
+    """Write as :func:`write` does and take it back: with one item of zeros, what is wrong is said before the work.
+
+    Raises:
+        DataError: as :func:`write`.
+    """
+    with suppress(_Rehearsed), _opened(Path(out), force) as put:
+        put(values, schema, names)
+        raise _Rehearsed
+
+
+class _Rehearsed(Exception):
+    """Leaves the block that would put the output in its place."""
+
+
+@contextmanager
+def _opened(path: Path, force: bool) -> Iterator[Callable[[Values, Schema | None, Sequence[str] | None], None]]:
+    """What writes values to ``path``; they appear there when the block ends well."""
     if not path.suffix:
         with atomic_folder(path, force=force) as folder:
-            _pictures(_one(values, "a folder of images"), folder, schema, names)
-        return path
+            yield lambda values, schema, names: _pictures(_one(values, "a folder of images"), folder, schema, names)
+        return
     known = parts()["writer"]
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in known:
         endings = " ".join(f".{name}" for name in sorted(known))
         raise DataError(f"an output must end in {endings}, or have no suffix for a folder of images; got '{path.name}'")
     with atomic_file(path, force=force) as temporary:
-        known[suffix](values, temporary, schema, names)
-    return path
+        yield lambda values, schema, names: known[suffix](values, temporary, schema, names)
 
 
 @contextmanager
@@ -138,8 +168,12 @@ def _one(values: Values, what: str) -> np.ndarray:
 @part("writer", "npy")
 def npy(values: Values, path: Path, schema: Schema | None, names: Sequence[str] | None) -> None:
     """One array."""
-    with path.open("wb") as file:  # given a path, NumPy appends a suffix of its own
-        np.save(file, _one(values, ".npy"), allow_pickle=False)
+    array = np.asarray(_one(values, ".npy"), order="C")
+    if array.dtype.hasobject:
+        raise DataError("an .npy file must hold numbers or fixed-width text, got Python objects")
+    with path.open("wb") as file:  # np.save does not say why a file could not be written
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.tobytes())
 
 
 @part("writer", "npz")
@@ -167,7 +201,15 @@ def parquet(values: Values, path: Path, schema: Schema | None, names: Sequence[s
 @part("writer", "png")
 def png(values: Values, path: Path, schema: Schema | None, names: Sequence[str] | None) -> None:
     """All images on one sheet."""
-    Image.fromarray(sheet(grey_levels(_one(values, "a sheet of images"), schema))).save(path, format="PNG")
+    images = _one(values, "a sheet of images")
+    columns = images.shape[1] if images.ndim == 5 else None
+    Image.fromarray(sheet(grey_levels(_in_a_row(images, schema), schema), columns)).save(path, format="PNG")
+
+
+def _in_a_row(array: np.ndarray, schema: Schema | None) -> np.ndarray:
+    """Several results for each item, ``(N, S, *event)``, one after the other."""
+    several = schema is not None and array.ndim == 2 + len(schema.shape)
+    return array.reshape(-1, *array.shape[2:]) if several else array
 
 
 def _table(values: Values, schema: Schema | None, names: Sequence[str] | None) -> pa.Table:
@@ -177,7 +219,7 @@ def _table(values: Values, schema: Schema | None, names: Sequence[str] | None) -
             shapes = ", ".join(f"{name} {column.shape}" for name, column in columns.items())
             raise DataError(f"the columns of a table must be 1-D and equally long, got {shapes}; .npz holds any shape")
         return pa.table(columns)
-    array = np.asarray(values)
+    array = _in_a_row(np.asarray(values), schema)
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2:
         raise DataError(f"a table must be (N, D), got shape {array.shape}; .npy and .npz hold any shape")
@@ -231,7 +273,7 @@ def sheet(levels: np.ndarray, columns: int | None = None) -> np.ndarray:
 
 
 def _pictures(images: np.ndarray, folder: Path, schema: Schema | None, names: Sequence[str] | None) -> None:
-    levels = grey_levels(images, schema)
+    levels = grey_levels(_in_a_row(images, schema), schema)
     for picture, name in zip(levels, _file_names(len(levels), names), strict=True):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ladle.data import Dataset, Schema, atomic_file
+from ladle.data import Dataset, Schema, atomic_file, grey_levels, sheet
 from ladle.families import NotAvailable
 from ladle.folder import Model
 from ladle.tasks.reconstruct import reconstruct
 from ladle.tasks.run import items
 from ladle.tasks.sample import sample
 
-PAIRS, SAMPLES = 32, 64
-GAP, MARGIN = 2, 8
+PAIRS, COLUMNS, SAMPLES = 32, 8, 64
+GAP, MARGIN, VISIBLE = 2, 8, 56
 PAPER, ACCENT, SOFT = "#ffffff", "#c2410c", "#2563eb"
 
 
@@ -28,79 +30,40 @@ def draw(model: Model, data: Dataset, folder: Path) -> list[Path]:
         The files written: ``training.png`` always; for images ``reconstructions.png``, and ``samples.png`` where
         there is a prior to draw from.
     """
-    written = [training_curve(folder / "log.jsonl", model.schema, folder / "training.png")]
-    if model.schema.kind != "image":
-        return written
-    split = items(model, data, "test" if "test" in data.names else "all")
-    some = split.take(np.linspace(0, len(split) - 1, min(PAIRS, len(split))).astype(int))
-    again = reconstruct(model, some)
-    written.append(pairs(shown(some.x, model.schema), to_bytes(again, model.schema), folder / "reconstructions.png"))
-    try:
-        drawn = sample(model, SAMPLES)
-    except NotAvailable:
-        return written
-    written.append(grid(to_bytes(drawn, model.schema), folder / "samples.png"))
-    return written
+    schema = model.schema
+    written = []
+    if schema.kind == "image":
+        split = items(model, data, "test" if "test" in data.names else "all")
+        some = split.take(np.linspace(0, len(split) - 1, min(PAIRS, len(split))).astype(int))
+        # Grey values stay grey although a model reads them binarised: what it gives back are probabilities.
+        again = reconstruct(model, some) * (255 if schema.binarize else 1)
+        shown = replace(schema, support="bytes", binarize=None) if schema.binarize else schema
+        levels = grey_levels(np.concatenate([some.x, again]), shown)
+        written.append(_write(sheet(pairs(*np.split(levels, 2)), COLUMNS), folder / "reconstructions.png"))
+        with suppress(NotAvailable):
+            drawn = enlarged(grey_levels(sample(model, SAMPLES), schema))
+            written.append(_write(sheet(drawn), folder / "samples.png"))
+    return [*written, training_curve(folder / "log.jsonl", schema, folder / "training.png")]
 
 
-def shown(x: np.ndarray, schema: Schema) -> np.ndarray:
-    """The items of a split as 8-bit pictures: grey values stay grey although the model reads them binarised."""
-    if schema.support == "binary" and x.max(initial=0) > 1:
-        return x.astype(np.uint8)
-    return to_bytes(x, schema)
+def enlarged(levels: np.ndarray) -> np.ndarray:
+    """Small images are enlarged, pixel by pixel, until they can be seen: ``(N, H, W, C)`` to ``(N, kH, kW, C)``."""
+    zoom = max(1, round(VISIBLE / max(levels.shape[1:3])))
+    return levels.repeat(zoom, 1).repeat(zoom, 2)
 
 
-def to_bytes(x: np.ndarray, schema: Schema) -> np.ndarray:
-    """Values in the data's own units as 8-bit pictures, ``(N, C, H, W)`` uint8."""
-    if schema.support == "binary":
-        x = x * 255.0
-    elif schema.support == "real":
-        loc, scale = schema.loc[0], schema.scale[0]
-        x = (np.asarray(x, dtype=np.float64) - loc) / scale * 64.0 + 128.0
-    return np.clip(np.rint(x), 0, 255).astype(np.uint8)
+def pairs(x: np.ndarray, again: np.ndarray) -> np.ndarray:
+    """Images with their reconstructions below them, as one image each, a wider gap between the pairs."""
+    x, again = enlarged(x), enlarged(again)
+    gap = np.full_like(x[:, :1], 255)
+    return np.concatenate([x, gap.repeat(GAP, 1), again, gap.repeat(3 * GAP, 1)], axis=1)
 
 
-def tiles(x: np.ndarray, columns: int, zoom: int) -> np.ndarray:
-    """Images on a sheet: ``(N, C, H, W)`` uint8 to ``(height, width, 3)``."""
-    n, c, h, w = x.shape
-    colour = x[:, [0, 0, 0] if c < 3 else [0, 1, 2]].transpose(0, 2, 3, 1)
-    colour = colour.repeat(zoom, 1).repeat(zoom, 2)
-    h, w = h * zoom, w * zoom
-    rows = -(-n // columns)
-    sheet = np.full((rows * (h + GAP) - GAP, columns * (w + GAP) - GAP, 3), 255, np.uint8)
-    for i, image in enumerate(colour):
-        top, left = i // columns * (h + GAP), i % columns * (w + GAP)
-        sheet[top : top + h, left : left + w] = image
-    return sheet
-
-
-def _zoom(x: np.ndarray) -> int:
-    """Small images are enlarged, pixel by pixel, until they can be seen."""
-    return max(1, round(56 / max(x.shape[2:])))
-
-
-def _write(sheet: np.ndarray, path: Path) -> Path:
-    framed = np.pad(sheet, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), constant_values=255)
+def _write(page: np.ndarray, path: Path) -> Path:
+    framed = np.pad(page, [(MARGIN, MARGIN)] * 2 + [(0, 0)] * (page.ndim - 2), constant_values=255)
     with atomic_file(path, force=True) as temporary:
         Image.fromarray(framed).save(temporary, format="PNG")
     return path
-
-
-def grid(x: np.ndarray, path: Path, columns: int | None = None) -> Path:
-    """Write images as one sheet."""
-    return _write(tiles(x, columns or max(1, round(len(x) ** 0.5)), _zoom(x)), path)
-
-
-def pairs(x: np.ndarray, again: np.ndarray, path: Path, columns: int = 8) -> Path:
-    """Write images with their reconstructions below them, a wider gap between the rows of pairs."""
-    columns = min(columns, len(x))
-    bands = []
-    for start in range(0, len(x), columns):
-        part = slice(start, start + columns)
-        band = [tiles(a[part], columns, _zoom(x)) for a in (x, again)]
-        gap = np.full((GAP, band[0].shape[1], 3), 255, np.uint8)
-        bands += [band[0], gap, band[1], np.repeat(gap, 5, axis=0)]
-    return _write(np.concatenate(bands[:-1]), path)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

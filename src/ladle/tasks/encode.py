@@ -51,9 +51,11 @@ def levels_of(model: Model, z: np.ndarray) -> list[torch.Tensor]:
     rows = np.asarray(z)
     if rows.ndim != 2 or rows.shape[1] != sum(sizes) or rows.dtype.kind not in "fiu":
         raise DataError(f"latents must be numbers of shape (N, {sum(sizes)}), got {rows.dtype} {rows.shape}")
+    with np.errstate(over="ignore"):
+        rows = rows.astype(np.float32)
     if not np.isfinite(rows).all():
-        raise DataError("latents must be finite, got NaN or infinity")
-    whole = torch.from_numpy(rows.astype(np.float32)).to(model.device)
+        raise DataError("latents must be finite 32-bit numbers, got NaN, infinity or larger ones")
+    whole = torch.from_numpy(rows).to(model.device)
     parts = whole.split(sizes, dim=1)
     return [p.reshape(-1, *event) for p, event in zip(parts, events, strict=True)]
 
@@ -70,6 +72,8 @@ def decode(model: Model, z: np.ndarray, *, batch: int = BATCH, progress: Progres
     Returns:
         ``(N, *event)`` float32: for binary data probabilities, for 8-bit images values in 0..255.
     """
+    if batch < 1:
+        raise DataError(f"the size of a batch must be at least 1, got {batch}")
     rows, levels = [], levels_of(model, z)
     with torch.no_grad():
         for start in range(0, len(z), batch):

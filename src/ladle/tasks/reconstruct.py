@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ladle import families
+from ladle.data import DataError
 from ladle.folder import Model
 from ladle.latents import centres, keyed
 from ladle.tasks.run import BATCH, Progress, Source, each_batch, items
@@ -33,7 +34,12 @@ def reconstruct(
 
     Returns:
         ``(N, *event)`` float32 in the data's own units; with draws ``(N, draws, *event)``.
+
+    Raises:
+        DataError: for a negative number of draws, or data that is not what the model was fitted to.
     """
+    if draws < 0:
+        raise DataError(f"the number of draws must be at least 0, got {draws}")
     rows = []
     samples = (draws,) if draws else ()
     for b in each_batch(model, items(model, data, split), batch, progress):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ladle.data import Batch, DataError, Dataset, Schema, Split, batches, read
+from ladle.data import Batch, DataError, Dataset, Split, as_held, batches, read
 from ladle.folder import Model
 
 Source = str | Path | np.ndarray | Split | Dataset
@@ -22,39 +23,33 @@ def items(model: Model, data: Source, split: str | None = None) -> Split:
     Args:
         model: the model.
         data: a name, a file, a folder, an array, a data set or one of its splits. Of a name the test split is
-            taken, of a file everything, unless ``split`` says otherwise.
+            taken, of a file everything, unless ``split`` says otherwise. To a model that binarises, a split that
+            holds nothing but 0 and 1 is binary already.
         split: train, valid, test or all.
 
     Raises:
         DataError: when the data is not what the model was fitted to.
     """
+    schema = model.schema
     if isinstance(data, Split):
-        given = data
+        given, support = data, "binary" if data.x.max(initial=0) <= 1 else ""
     else:
-        dataset = data if isinstance(data, Dataset) else read(data, like=model.schema)
+        dataset = data if isinstance(data, Dataset) else read(data, like=schema)
         given = dataset.split(split or dataset.default)
-    if given.x.shape[1:] != model.schema.shape:
-        raise DataError(
-            f"items must be as the model's, {model.schema.describe()}; got items of shape {given.x.shape[1:]}"
-        )
+        support = "bytes" if dataset.schema.binarize else dataset.schema.support
+    if given.x.shape[1:] != schema.shape:
+        raise DataError(f"items must be as the model's, {schema.describe()}; got items of shape {given.x.shape[1:]}")
     if not len(given):
         raise DataError("there is no item in the data")
-    return given
+    return replace(given, x=as_held(given, support, schema))
 
 
 def each_batch(model: Model, split: Split, size: int = BATCH, progress: Progress | None = None) -> Iterator[Batch]:
     """The items in order, on the model's device, without gradients, in evaluation mode."""
     done = 0
     with torch.no_grad():
-        for batch in batches(split, binarising(model.schema, split), size):
+        for batch in batches(split, model.schema, size):
             yield batch.to(model.device)
             done += len(batch.x)
             if progress:
                 progress(done, len(split))
-
-
-def binarising(schema: Schema, split: Split) -> Schema:
-    """The schema to make batches with: values that are 0 and 1 already are not binarised again."""
-    if schema.binarize and split.x.max(initial=0) <= 1:
-        return Schema.from_json({**schema.to_json(), "binarize": None})
-    return schema

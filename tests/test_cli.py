@@ -1,0 +1,475 @@
+"""The command line, end to end: every verb, what it prints, and how it leaves."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.csv
+import pytest
+from PIL import Image
+
+import ladle
+from ladle.checkpoint import Checkpoints
+from ladle.cli import main
+from toys import toy_data
+
+
+class Left(NamedTuple):
+    """How a command left."""
+
+    status: int
+    out: str
+    err: str
+
+    def json(self) -> dict[str, Any]:
+        """The one JSON object on stdout."""
+        assert self.status == 0, self.err
+        assert self.out.endswith("\n")
+        assert self.out.count("\n") == 1
+        return json.loads(self.out)
+
+
+Ladle = Callable[..., Left]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ladle:
+    """Runs the command line in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Left:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([str(a) for a in arguments])
+        return Left(int(left.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def refused(left: Left, told: str, status: int = 2) -> None:
+    """One clear line, no traceback, nothing on stdout."""
+    assert left.status == status, left
+    assert left.out == ""
+    last = [line for line in left.err.splitlines() if not line.startswith("note:")][-1]
+    assert last.startswith("ladle: ")
+    assert told in last
+    assert "Traceback" not in left.err
+
+
+def nothing_left(folder: Path) -> None:
+    """No temporary file or folder is left behind."""
+    strange = [p for p in folder.rglob("*") if p.name.startswith(".") or "tmp" in p.name.lower()]
+    assert not strange
+
+
+TINY = ("--size", "xs", "--epochs", 0.3)
+
+
+@pytest.fixture(scope="module")
+def table_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of a table with holes, fitted by the command line from a .csv."""
+    folder = tmp_path_factory.mktemp("table")
+    data = toy_data()["table"].all
+    lines = ["a,b,c,d"]
+    for row, seen in zip(data.x, data.observed, strict=True):
+        lines.append(",".join(f"{v:.6g}" if s else "" for v, s in zip(row, seen, strict=True)))
+    (folder / "rows.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(SystemExit) as left:
+        main(["fit", str(folder / "rows.csv"), "--out", str(folder / "run"), *map(str, TINY)])
+    assert not left.value.code
+    return folder / "run"
+
+
+# ---------------------------------------------------------------------------------------------------- the verbs
+
+
+def test_fit_from_end_to_end(call: Ladle, tmp_path: Path) -> None:
+    left = call("fit", "digits", "--out", "deep/run", *TINY, "--recipe", "vae", "--json")
+    told = left.json()
+    assert told["recipe"] == "vae"
+    assert told["items"] == {"train": 1437, "valid": 180, "test": 180}
+    assert told["steps"] > 1
+    assert np.isfinite(told["nats"])
+    assert len(left.err.splitlines()) < 15, "progress must be quiet where there is no terminal"
+    assert "\r" not in left.err
+    assert "\x1b" not in left.err
+    assert "arning" not in left.err
+    run = tmp_path / "deep/run"
+    names = {"config.json", "model.safetensors", "log.jsonl", "README.md"}
+    assert {p.name for p in run.iterdir()} == names | {"training.png", "reconstructions.png", "samples.png"}
+    assert json.loads((run / "config.json").read_text())["data"]["named"] is True
+    nothing_left(tmp_path)
+
+    refused(call("fit", "digits", "--out", run, *TINY, "--recipe", "vae"), "--resume")
+    (run / "training.png").unlink()
+    before = (run / "model.safetensors").stat().st_mtime_ns
+    again = call("fit", "digits", "--out", run, *TINY, "--recipe", "vae", "--resume", "--json")
+    assert again.json()["nats"] == told["nats"]
+    assert "finished" in again.err
+    assert (run / "model.safetensors").stat().st_mtime_ns == before
+    assert (run / "training.png").exists(), "pictures that an interruption left out are drawn"
+    refused(call("fit", "digits", "--out", run, *TINY, "--recipe", "ae", "--resume"), "other settings")
+    assert call("fit", "digits", "--out", run, *TINY, "--recipe", "ae", "--force").status == 0
+    assert not (run / "samples.png").exists()
+
+
+def test_a_dry_run_does_nothing(call: Ladle, tmp_path: Path) -> None:
+    told = call("fit", "digits", "--out", "run", "--dry-run", "--json").json()
+    assert told["parameters"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images(call: Ladle, digits_run: Path, tmp_path: Path) -> None:
+    n = 180  # of a name, the test split is meant
+    assert call("encode", digits_run, "digits", "z.npy", "--json").json()["latents"] == 3
+    assert np.load("z.npy").shape == (n, 3)
+    for name in ("z.csv", "z.npz", "z.parquet"):
+        assert call("encode", digits_run, "digits", name).status == 0
+        assert call("decode", digits_run, name, f"{name}.x.npy").status == 0
+        assert call("decode", digits_run, "z.npy", "x.npy", "--force").status == 0
+        np.testing.assert_allclose(np.load(f"{name}.x.npy"), np.load("x.npy"), rtol=1e-6)
+    assert call("encode", digits_run, "digits", "all.npy", "--split", "all").status == 0
+    assert np.load("all.npy").shape == (1797, 3)
+
+    for name, size in (("x.png", (78, 78)), ("s.png", (78, 78))):
+        verb = ("sample", digits_run, name, "-n", 64) if name == "s.png" else ("sample", digits_run, name)
+        assert call(*verb).status == 0
+        assert Image.open(name).size == size
+    assert call("sample", digits_run, "folder", "-n", 3, "--noise", "--temperature", 0.5).status == 0
+    assert sorted(os.listdir("folder")) == ["000000.png", "000001.png", "000002.png"]
+    call("sample", digits_run, "a.npy", "--seed", 7)
+    call("sample", digits_run, "b.npy", "--seed", 7)
+    assert np.array_equal(np.load("a.npy"), np.load("b.npy"))
+
+    assert call("reconstruct", digits_run, "folder", "r.npy").status == 0
+    assert np.load("r.npy").shape == (3, 1, 8, 8)
+    assert call("reconstruct", digits_run, "folder", "d.npy", "--draws", 4, "--json").json()["items"] == 3
+    assert np.load("d.npy").shape == (3, 4, 1, 8, 8)
+    call("reconstruct", digits_run, "folder", "d.png", "--draws", 4)
+    assert Image.open("d.png").size == (38, 28)  # a row for each item
+
+    one, two = "folder/000000.png", "folder/000001.png"
+    assert call("interpolate", digits_run, one, two, "line.png", "--steps", 5).status == 0
+    assert Image.open("line.png").size == (48, 8)
+    np.save("one.npy", np.zeros((1, 8, 8), np.uint8))
+    assert call("interpolate", digits_run, one, "one.npy", "line.npy", "--json").json()["steps"] == 8
+    assert np.load("line.npy").shape == (1, 8, 1, 8, 8)
+    call("interpolate", digits_run, one, two, "line")
+    assert len(os.listdir("line")) == 8
+
+    assert np.isfinite(call("score", digits_run, "folder", "s.csv", "--samples", 2, "--json").json()["mean_nats"])
+    assert pyarrow.csv.read_csv("s.csv").column_names == ["nats"]
+    told = call("evidence", digits_run, "--samples", 2, "--json").json()
+    assert told["kind"] == "bound"
+    assert told["items"] == n
+    assert call("evidence", digits_run, "digits", "--samples", 2, "--json").json() == told
+    assert "nats" in call("evidence", digits_run, "folder", "--samples", 2).out
+    nothing_left(tmp_path)
+
+
+def test_tables(call: Ladle, table_run: Path, tmp_path: Path) -> None:
+    rows = table_run.parent / "rows.csv"
+    for name in ("r.csv", "r.parquet"):
+        assert call("reconstruct", table_run, rows, name, "--json").json()["items"] == 300
+    assert pyarrow.csv.read_csv("r.csv").column_names == ["a", "b", "c", "d"]
+    call("reconstruct", table_run, rows, "d.csv", "--draws", 2)
+    assert pyarrow.csv.read_csv("d.csv").num_rows == 600
+    call("interpolate", table_run, rows, rows, "line.csv", "--steps", 3)
+    assert pyarrow.csv.read_csv("line.csv").num_rows == 900
+    assert call("encode", table_run, "d.csv", "z.csv", "--json").json()["items"] == 600
+    call("sample", table_run, "s.csv", "-n", 5)
+    assert pyarrow.csv.read_csv("s.csv").column_names == ["a", "b", "c", "d"]
+    refused(call("sample", table_run, "s.png"), "images must be")
+    refused(call("evidence", table_run), "DATA must be given: 'rows.csv'")
+    holes = np.full((2, 4), np.nan, np.float32)
+    holes[:, 0] = 1e4
+    np.save("holes.npy", holes)  # the model knows what NaN means
+    assert call("score", table_run, "holes.npy", "s.npy", "--samples", 2).status == 0
+
+
+def test_parts_and_version_and_help(call: Ladle) -> None:
+    told = call("parts", "--json").json()
+    assert {"recipe", "family", "prior", "net", "objective", "format"} <= set(told)
+    assert "learned_prior" in call("parts").out
+    assert call("--version").out == f"ladle {ladle.__version__}\n"
+    for verb in ((), ("--help",), ("fit", "-h")):
+        left = call(*verb)
+        assert left.status == 0
+        assert left.out.startswith("Usage: ladle")
+    for verb in call("--help").out.split("Commands:\n")[1].splitlines():
+        assert "..." not in verb, "the first line of a docstring is cut"
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+REFUSED = {
+    "no such data": ("fit nowhere.npy --out r", "no such file or folder"),
+    "an empty folder": ("fit empty --out r", "an empty folder"),
+    "a folder of garbage": ("fit garbage --out r", "1 unreadable: a.png"),
+    "garbage, strictly": ("fit half --out r --strict", "b.png"),
+    "an unknown format": ("fit a.xyz --out r", "must end in one of"),
+    "a model as data": ("encode {run} {run} o.npy", "must hold data"),
+    "an unknown recipe": ("fit digits --out r --recipe best", "unknown recipe 'best'; known: ae"),
+    "an unknown size": ("fit digits --out r --size xxl", "unknown size 'xxl'; known: xs"),
+    "NaN": ("fit nan.npy --out r", "--missing nan"),
+    "an unknown --missing": ("fit nan.npy --out r --missing 0", "--missing must be nan"),
+    "an unknown --binarize": ("fit digits --out r --binarize often", "--binarize must be one of"),
+    "two budgets": ("fit digits --out r --minutes 1 --epochs 1", "not both"),
+    "no time": ("fit digits --out r --minutes 0", "above 0"),
+    "endless time": ("fit digits --out r --minutes inf", "above 0"),
+    "NaN epochs": ("fit digits --out r --epochs nan", "above 0"),
+    "an unknown device": ("fit digits --out r --device tpu", "device must be auto, cpu or cuda"),
+    "sigma_vae of bits": ("fit digits --out r --binarize threshold --recipe sigma_vae", "recipes that fit"),
+    "too few items": ("fit two.npy --out r", "at least 3 items"),
+    "out is a file": ("fit digits --out a.xyz", "must be a folder"),
+    "out is below a file": ("fit digits --out a.xyz/r --epochs 1", "a.xyz"),
+    "out holds other things": ("fit digits --out half", "not empty"),
+    "no out": ("fit digits", "--out"),
+    "an unknown verb": ("frob", "frob"),
+    "an unknown option": ("parts --frob", "--frob"),
+    "no number": ("sample {run} o.npy -n many", "-n"),
+    "no items": ("sample {run} o.npy -n 0", "at least 1"),
+    "no temperature": ("sample {run} o.npy --temperature -1", "above 0"),
+    "no run": ("sample nowhere o.npy", "no model folder 'nowhere'"),
+    "a run that is none": ("sample empty o.npy", "no config.json"),
+    "no folder to write into": ("sample {run} nowhere/o.npy", "must exist"),
+    "an unknown output": ("sample {run} o.xyz", "must end in .csv"),
+    "latents as a picture": ("encode {run} digits z.png", "images must be"),
+    "images as a table": ("decode {run} z.npy x.csv", "a table must be"),
+    "an existing output": ("sample {run} a.xyz", "--force"),
+    "an existing output, always": ("encode nowhere digits z.npy", "--force"),
+    "a folder that is not replaced": ("sample {run} garbage --force", "not replaced"),
+    "another shape": ("encode {run} nine.npy o.npy", "as the model's"),
+    "other columns": ("encode {run} nan.npy o.npy", "NaN"),
+    "an unknown split": ("encode {run} digits o.npy --split nonsense", "unknown split 'nonsense'; known"),
+    "latents of another size": ("decode {run} nine-z.npy o.npy", "(N, 3)"),
+    "latents of NaN": ("decode {run} nan.npy o.npy", "NaN"),
+    "missing latents": ("decode {run} holes.csv o.npy", "missing"),
+    "a name for latents": ("decode {run} digits o.npy", "no such file or folder"),
+    "no steps": ("interpolate {run} digits digits o.npy --steps 1", "at least 2"),
+    "ends of two sizes": ("interpolate {run} two-images.npy nine-images.npy o.npy", "same number"),
+    "negative draws": ("reconstruct {run} digits o.npy --draws -1", "at least 0"),
+    "no samples": ("score {run} digits o.npy --samples 0", "at least 1"),
+    "an unknown method": ("evidence {run} --method exactly", "known: iwae"),
+}
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("things")
+    rng = np.random.default_rng(0)
+    for name in ("empty", "garbage", "half"):
+        (folder / name).mkdir()
+    (folder / "garbage" / "a.png").write_bytes(b"garbage")
+    (folder / "garbage" / "notes.txt").write_text("no picture")
+    (folder / "half" / "b.png").write_bytes(b"garbage")
+    for i in range(4):
+        Image.fromarray(rng.integers(0, 255, (8, 8), np.uint8)).save(folder / "half" / f"{i}.png")
+    (folder / "a.xyz").write_text("what?")
+    (folder / "holes.csv").write_text("z0,z1,z2\n1.5,,0.5\n1.5,2.5,0.5\n")
+    arrays = {
+        "nan": np.array([[0.5, np.nan, 1.0]] * 9, np.float32),
+        "two": np.zeros((2, 3), np.float32),
+        "nine": np.zeros((4, 9, 9), np.uint8),
+        "z": np.zeros((4, 3), np.float32),
+        "nine-z": np.zeros((4, 9), np.float32),
+        "two-images": np.zeros((2, 8, 8), np.uint8),
+        "nine-images": np.zeros((9, 8, 8), np.uint8),
+    }
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    return folder
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(call: Ladle, things: Path, digits_run: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(things)
+    before = sorted(things.rglob("*"))
+    line, told = REFUSED[name]
+    refused(call(*(str(digits_run) if word == "{run}" else word for word in line.split())), told)
+    assert sorted(things.rglob("*")) == before, "something was left behind"
+
+
+def test_a_gpu_that_is_not_there(call: Ladle, digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    refused(call("sample", digits_run, "o.npy", "--device", "cuda"), "no GPU here; --device cpu will do")
+
+
+def test_what_a_plain_autoencoder_cannot_do(call: Ladle, tmp_path: Path) -> None:
+    assert call("fit", "digits", "--out", "ae", *TINY, "--recipe", "ae").status == 0
+    refused(call("sample", "ae", "o.npy"), "no prior")
+    refused(call("score", "ae", "digits", "o.npy"), "no prior")
+    refused(call("evidence", "ae"), "no prior")
+    assert call("reconstruct", "ae", "digits", "o.npy").status == 0
+    nothing_left(tmp_path)
+
+
+def test_a_folder_called_like_a_known_set_is_not_taken_for_it(call: Ladle) -> None:
+    os.mkdir("digits")
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 255, (8, 8), np.uint8)).save(f"digits/{i}.png")
+    assert call("fit", "./digits", "--out", "run", *TINY).status == 0
+    refused(call("evidence", "run"), "DATA must be given")
+
+
+def test_force_replaces_and_seeds_may_be_negative(call: Ladle, digits_run: Path) -> None:
+    np.save("x.npy", np.zeros((3, 8, 8), np.uint8))
+    for seed in (-1, 2**63):
+        assert call("sample", digits_run, "o.npy", "--seed", seed, "--force").status == 0
+        assert call("fit", "digits", "--out", f"run{seed}", *TINY, "--seed", seed).status == 0
+        assert call("score", digits_run, "x.npy", f"s{seed}.npy", "--seed", seed, "--samples", 1).status == 0
+    refused(call("sample", digits_run, "o.npy"), "--force")
+
+
+def test_paths_with_brackets_are_no_markup(call: Ladle) -> None:
+    np.save("[red]x.npy", np.random.default_rng(0).normal(size=(30, 3)))
+    left = call("fit", "[red]x.npy", "--out", "[bold]", *TINY)
+    assert left.status == 0
+    assert "[red]x.npy" in left.err
+    assert "[bold]" in left.err
+
+
+# ------------------------------------------------------------------------------------------------- how it is left
+
+FIT = ("fit", "digits", "--out", "run", "--size", "xs", "--recipe", "vae", "--resume")
+
+
+def test_sigterm_in_the_middle_saves_the_run(call: Ladle, tmp_path: Path) -> None:
+    """In a process of its own, as a batch system would: status 143, a run to go on with, and no trace."""
+    ladle_ = [sys.executable, "-m", "ladle", *FIT, "--epochs", "10000"]
+    process = subprocess.Popen(ladle_, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    started = time.monotonic()
+    while not list(tmp_path.glob("run/log.jsonl")) and time.monotonic() - started < 60:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert out == ""
+    assert "go on with --resume" in err
+    assert "Traceback" not in err
+    assert "arning" not in err
+    assert len(err.splitlines()) < 30
+    tensors, state = Checkpoints(tmp_path / "run").latest()
+    assert tensors
+    assert f"saved at step {state['step']}" in err
+    assert not (tmp_path / "run/model.safetensors").exists()
+    nothing_left(tmp_path)
+    refused(call("sample", "run", "o.npy"), "training has not ended")
+    refused(call(*FIT, "--epochs", 9999), "other settings")
+
+
+def test_a_signal_between_steps_and_going_on(call: Ladle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ladle import cli
+
+    class Interrupting(cli.Show):
+        def __call__(self, step: ladle.Step) -> None:
+            if step.step == 3 and step.kind == "train":
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(cli, "Show", Interrupting)
+    left = call(*FIT, "--epochs", 0.6)
+    assert left.status == 130
+    assert "saved at step 3" in left.err
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    steps = call(*FIT, "--epochs", 0.6, "--json").json()["steps"]
+    assert steps > 3
+    assert call(*FIT, "--epochs", 0.6, "--json").json()["steps"] == steps
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "the handlers are put back"
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_writing_leaves_nothing(
+    call: Ladle, digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, status: int
+) -> None:
+    kept = ladle.write
+
+    def interrupted(*arguments: Any, **options: Any) -> Path:
+        monkeypatch.setattr("numpy.lib.format.write_array_header_1_0", lambda *_, **__: os.kill(os.getpid(), number))
+        return kept(*arguments, **options)
+
+    monkeypatch.setattr("ladle.write", interrupted)
+    assert call("sample", digits_run, "o.npy").status == status
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]).returncode:
+        pytest.skip("mounting a small file system needs rights that are not there")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_is_really_full(call: Ladle, digits_run: Path, small_disk: Path) -> None:
+    refused(call("sample", digits_run, small_disk / "o.npy", "-n", 10_000), "no space left", 1)
+    assert list(small_disk.iterdir()) == []
+    refused(call("fit", "digits", "--out", small_disk / "run", *TINY), "no space left", 1)
+    nothing_left(small_disk)
+
+
+def test_a_disk_that_fills_up(call: Ladle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint that cannot be written leaves the one before it as it was, and the run can be gone on with."""
+    full = [False]
+    real = Path.write_bytes
+
+    def write_bytes(path: Path, content: bytes) -> int:
+        if not full[0]:
+            return real(path, content)
+        real(path, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    monkeypatch.setattr("ladle.train.CHECKPOINT_SECONDS", 0.0)
+    from ladle import cli
+
+    class Filling(cli.Show):
+        def __call__(self, step: ladle.Step) -> None:
+            full[0] = step.step >= 3
+
+    monkeypatch.setattr(cli, "Show", Filling)
+    refused(call(*FIT, "--epochs", 0.6), "no space left", 1)
+    tensors, state = Checkpoints(tmp_path / "run").latest()
+    assert state["step"] == 3
+    assert tensors
+    nothing_left(tmp_path)
+    full[0] = False
+    monkeypatch.setattr(cli, "Show", lambda: lambda step: None)
+    assert call(*FIT, "--epochs", 0.6, "--json").json()["steps"] > 3
+
+
+def test_a_log_line_is_whole_or_not_there(tmp_path: Path) -> None:
+    """A small file system holds some lines; the one that does not fit is taken back."""
+    import resource
+
+    from ladle.records import Log, Step
+
+    record = Step("note", *[1] * 11, message="x" * 1000)  # type: ignore[arg-type]
+    log, before = Log(tmp_path / "log.jsonl"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+    try:
+        log.write(record)
+        log.write(record)
+        with pytest.raises(OSError, match="large"):
+            log.write(record)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert [len(json.loads(line)["message"]) for line in log.path.read_text().splitlines()] == [1000, 1000]

@@ -1,0 +1,40 @@
+"""Tiny data sets of every kind, and plans of recipes so narrow that they train in no time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import ladle
+
+
+def narrow(recipe: str, schema: ladle.Schema, latents: int = 3, width: int = 16) -> dict[str, Any]:
+    """A recipe's plan with nets so narrow that it trains in no time."""
+    plan = ladle.recipe(recipe, schema, "xs")
+    plan["latents"] = {**plan["latents"], "size": latents}
+    for net in ("encoder", "decoder"):
+        small = {"width": width} if plan[net]["part"] == "net/mlp" else {"width": 4, "blocks": 1}
+        plan[net] = {**plan[net], **small}
+    prior = plan["latents"]["prior"]
+    if prior is not None and prior["part"] == "prior/autoregressive":
+        plan["latents"]["prior"] = {**prior, "width": 12, "components": 2}
+    return plan
+
+
+def toy_data() -> dict[str, ladle.Dataset]:
+    """One tiny data set of every kind that a recipe tells apart, generated from fixed seeds."""
+    rng = np.random.default_rng(7)
+    table = rng.normal([1e4, 0.0, -3.0, 0.5], [1e3, 1.0, 1e-2, 2.0], (300, 4)).astype(np.float32)
+    table[:, 3] += table[:, 1]
+    holed = np.where(rng.random(table.shape) < 0.15, np.nan, table).astype(np.float32)
+    colour = rng.integers(0, 256, (90, 3, 20, 17), dtype=np.uint8)
+    colour[:, 1] = colour[:, 0] // 2
+    bits = rng.random((200, 1, 5, 4)) < rng.random((200, 1, 1, 1))
+    return {
+        "digits": ladle.read("digits"),
+        "grey": ladle.read("digits", binarize="dynamic"),
+        "table": ladle.read(holed, missing="nan"),
+        "bits": ladle.read(bits[:, 0]),
+        "colour": ladle.read(colour),
+    }
