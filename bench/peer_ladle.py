@@ -5,11 +5,13 @@
 Prints the training items per second of every epoch but the first, as JSON.
 """
 
+import itertools
 import json
 import sys
 import time
 
 import numpy as np
+
 from ladle_command import prepare
 
 prepare()  # as the ``ladle`` command does, before torch is loaded
@@ -41,7 +43,7 @@ def main(kind, images, epochs, batch, threads):
     items = steps_per_epoch * int(batch)
     print(json.dumps({
         "parameters": sum(p.numel() for p in assembly.model.parameters()),
-        "items_per_s": [items / (b - a) for a, b in zip(marks, marks[1:], strict=False)],
+        "items_per_s": [items / (b - a) for a, b in itertools.pairwise(marks)],
     }))  # fmt: skip
 
 

@@ -12,13 +12,14 @@ import time
 
 import numpy as np
 import torch
-from peer_nets import LATENTS, make
 from pythae.models import VAE, VAEConfig
 from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn import BaseDecoder, BaseEncoder
 from pythae.pipelines import TrainingPipeline
 from pythae.trainers import BaseTrainerConfig
 from pythae.trainers.training_callbacks import TrainingCallback
+
+from peer_nets import LATENTS, make
 
 
 class Encoder(BaseEncoder):

@@ -17,7 +17,7 @@ from ladle.objectives import bound
 from ladle.vae import VAE
 
 BLOCK = 100  # samples drawn under one key: part of what a seed means
-ROWS = 20_000  # decoded at a time
+ROWS = 5_000  # decoded at a time
 
 
 class Evidence(NamedTuple):

@@ -23,7 +23,12 @@ from ladle.spec import part
 
 
 class Bernoulli(td.Bernoulli):
-    """torch's Bernoulli, with a KL computed from logits, finite also where a probability rounds to 0 or 1."""
+    """torch's Bernoulli, with a KL computed from logits, finite also where a probability rounds to 0 or 1, and a
+    density in two passes over the pixels where torch's takes six."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """``x l - log(1 + e^l)``."""
+        return value * self.logits - F.softplus(self.logits)
 
 
 @td.register_kl(Bernoulli, Bernoulli)

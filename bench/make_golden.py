@@ -1,0 +1,58 @@
+"""Make tests/golden/vN: a tiny model folder of the present format, and what it says.
+
+    python bench/make_golden.py tests/golden/v1
+
+Made once for each format and then kept as it is: every later version must open it and say the same.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import ladle
+
+NARROW = {"part": "net/mlp", "width": 24, "depth": 1}
+
+
+def plan(schema: ladle.Schema) -> dict[str, Any]:
+    spec = ladle.recipe("learned_prior", schema, "xs")
+    prior = {"part": "prior/autoregressive", "width": 12, "components": 2}
+    return {
+        **spec,
+        "latents": {**spec["latents"], "size": 4, "prior": prior},
+        "encoder": NARROW,
+        "decoder": NARROW,
+        "likelihood": {"part": "family/discretised_logistic_mixture", "components": 2},
+    }
+
+
+def expected(model: ladle.Model) -> dict[str, Any]:
+    """What the model says of the first test items of the digits: the numbers that must not change."""
+    items = ladle.read("digits").test.take(np.arange(4))
+    z = ladle.encode(model, items)
+    return {
+        "encode": z.tolist(),
+        "decode": ladle.decode(model, z[:1]).tolist(),
+        "score": ladle.score(model, items, samples=20, seed=1).tolist(),
+        "sample": ladle.sample(model, 1, seed=1).tolist(),
+    }
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    data = ladle.read("digits")
+    assembly = ladle.assemble(data.schema, plan(data.schema), seed=0)
+    settings = {"recipe": "learned_prior", "size": "xs"}
+    for _ in ladle.fit(assembly, data, epochs=60, run=folder, settings=settings, device="cpu"):
+        pass
+    (folder / "log.jsonl").unlink()
+    (folder / "expected.json").write_text(json.dumps(expected(ladle.load(folder, "cpu"))) + "\n")
+
+
+if __name__ == "__main__":
+    main()
