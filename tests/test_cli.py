@@ -467,7 +467,7 @@ def test_a_log_line_is_whole_or_not_there(tmp_path: Path) -> None:
     try:
         log.write(record)
         log.write(record)
-        with pytest.raises(OSError, match="large"):
+        with pytest.raises(OSError, match="No space left"):
             log.write(record)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -1,0 +1,56 @@
+"""Model folders of every format there ever was open, and say what they said when they were written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ladle
+from ladle.folder import FORMAT
+
+FOLDERS = sorted(Path(__file__).parent.glob("v*"))
+# Another processor sums in another order. Pixels (0..255) and nats (about 180) are good to float32; a score and a
+# sample rest on torch's generator on the CPU too, which gives the same numbers on every machine.
+TOLERANCES = {"encode": 1e-4, "decode": 1e-2, "score": 1e-2, "sample": 1e-2}
+
+
+def test_there_is_one_of_every_format() -> None:
+    assert [folder.name for folder in FOLDERS] == [f"v{n}" for n in range(1, FORMAT + 1)]
+
+
+def said(folder: Path) -> dict[str, np.ndarray]:
+    model, items = ladle.load(folder, "cpu"), ladle.read("digits").test.take(np.arange(4))
+    z = ladle.encode(model, items)
+    return {
+        "encode": z,
+        "decode": ladle.decode(model, z[:1]),
+        "score": ladle.score(model, items, samples=20, seed=1),
+        "sample": ladle.sample(model, 1, seed=1),
+    }
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
+def test_it_says_what_it_said(folder: Path) -> None:
+    expected, found = json.loads((folder / "expected.json").read_text()), said(folder)
+    for name, atol in TOLERANCES.items():
+        np.testing.assert_allclose(found[name], np.array(expected[name]), atol=atol, rtol=1e-4, err_msg=name)
+    assert ladle.load(folder, "cpu").config["format"] == int(folder.name[1:])
+    assert sum(p.stat().st_size for p in folder.iterdir()) < 150_000
+
+
+def test_the_tolerance_tells_a_changed_model(tmp_path: Path) -> None:
+    """A thousandth more of every weight is found."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(FOLDERS[0], tmp_path / "v1")
+    path = tmp_path / "v1" / "model.safetensors"
+    constant = ("mask", "loc", "scale")
+    tensors = {k: v if k.endswith(constant) else v * 1.001 for k, v in load_file(path).items()}
+    save_file(tensors, path)
+    with pytest.raises(AssertionError, match="encode"):
+        test_it_says_what_it_said(tmp_path / "v1")
