@@ -1,0 +1,125 @@
+"""What the parts beside the families must keep, as plain functions that raise ``AssertionError`` where one does not.
+
+``test_part_faults.py`` shows for each check a fault that it finds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from ladle.assemble import Assembly
+from ladle.data import Batch
+from ladle.latents import Level
+from ladle.objectives import Progress
+from ladle.priors import Prior
+from ladle.seeds import seeded
+from ladle.shapes import sum_event
+from ladle.spec import build, to_spec
+
+FALSE_ALARM = 1e-6  # of each test of a sampler, at one seed
+
+
+def stirred(module: nn.Module, by: float = 0.3, seed: int = 1) -> nn.Module:
+    """The module a small step away from where it was initialised: zeros hide what they multiply."""
+    with seeded(seed, "stirred"), torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(
+                by * torch.randn_like(parameter) / math.sqrt(max(1, parameter[0].numel() if parameter.dim() else 1))
+            )
+    return module
+
+
+def spec_round_trips(thing: Any, says: Any) -> None:
+    """What is built from the JSON of a part's spec has the same spec and the same parameters' shapes, and with the
+    same values ``says`` the same."""
+    text = json.dumps(to_spec(thing), allow_nan=False)
+    again = build(json.loads(text))
+    assert type(again) is type(thing)
+    assert json.loads(json.dumps(to_spec(again))) == json.loads(text)
+    again.load_state_dict(thing.state_dict())
+    with seeded(0):
+        one = says(thing)
+    with seeded(0):
+        other = says(again)
+    assert torch.equal(one, other), "the spec forgets something"
+
+
+def gradients_reach_every_parameter(assembly: Assembly, batch: Batch) -> None:
+    """One step's gradient to every parameter exists, is finite and somewhere not zero."""
+    model = stirred(assembly.model)
+    with seeded(0):
+        terms = model(batch, assembly.objective.samples)
+    assembly.objective(terms, Progress(1.0, 100)).scalar.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"no gradient reaches {name}"
+        assert bool(parameter.grad.isfinite().all()), f"the gradient to {name} is not finite"
+        assert bool(parameter.grad.any()), f"the gradient to {name} is zero"
+
+
+def grid(dims: int, reach: float, points: int) -> tuple[Tensor, float]:
+    """Points ``(N, dims)`` of an even grid over ``[-reach, reach]^dims``, and the volume of a cell."""
+    line = torch.linspace(-reach, reach, points, dtype=torch.float64)
+    cell = float(line[1] - line[0]) ** dims
+    return torch.cartesian_prod(*[line] * dims).reshape(-1, dims), cell
+
+
+def mass(d: Distribution, z: Tensor, cell: float) -> Tensor:
+    """The probability of each cell."""
+    return sum_event(d.log_prob(z), 1).exp() * cell
+
+
+def prior_density_sums_to_one(prior: Prior, reach: float = 30.0) -> None:
+    """In one or two dimensions, by quadrature on an even grid in float64."""
+    dims = prior.event[0]
+    z, cell = grid(dims, reach, 20_001 if dims == 1 else 1201)
+    with torch.no_grad():
+        total = float(mass(prior.double()(len(z), {}), z, cell).sum())
+    assert abs(total - 1) < 1e-3, f"the density integrates to {total:.4f}"
+
+
+def prior_sampler_agrees_with_density(prior: Prior, n: int = 20_000, seed: int = 0, reach: float = 30.0) -> None:
+    """The distribution function of n samples, of each dimension and of the sum of them all, keeps within the
+    Dvoretzky-Kiefer-Wolfowitz bound of the one integrated from the density."""
+    dims = prior.event[0]
+    z, cell = grid(dims, reach, 20_001 if dims == 1 else 1201)
+    with torch.no_grad(), seeded(seed):
+        prior = prior.double()
+        masses = mass(prior(len(z), {}), z, cell).numpy()
+        samples = prior(n, {}).sample().double()
+    assert samples.shape == (n, dims)
+    bound = math.sqrt(math.log(2 * (dims + 1) / FALSE_ALARM) / (2 * n))
+    directions = [*torch.eye(dims, dtype=torch.float64), torch.ones(dims, dtype=torch.float64)]
+    for direction in directions:
+        edges, values = (z @ direction).numpy(), np.sort((samples @ direction).numpy())
+        order = np.argsort(edges, kind="stable")
+        cumulative = np.cumsum(masses[order])
+        width = float(direction.abs().sum()) * cell ** (1 / dims) / 2  # a sample lies within half a cell of its point
+        low, high = (np.searchsorted(edges[order], values + side * width) for side in (-1, 1))
+        reached = np.concatenate([[0.0], cumulative])
+        steps = np.arange(1, n + 1) / n
+        gap = np.maximum(reached[low] - steps, steps - 1 / n - reached[high]).max()
+        assert gap < bound + 1e-3, "the sampler follows another distribution"
+
+
+def kl_is_the_mean_of_its_estimate(levels: Any, n: int) -> None:
+    """``Level.kl`` over n draws agrees with the mean of ``log q - log p``, to 4.5 standard errors for each item (a
+    false alarm in 100,000 items).
+
+    Args:
+        levels: from a walk with ``samples=(n,)``.
+        n: the number of draws.
+    """
+    for level in levels:
+        assert isinstance(level, Level)
+        ratio = (level.log_q - level.log_p).double()
+        assert level.kl.shape == ratio.shape
+        error = ratio.std(0) / math.sqrt(n)
+        difference = (level.kl.double().mean(0) - ratio.mean(0)).abs()
+        assert bool((difference <= 4.5 * error + 1e-5).all()), "the KL is not the mean of log q - log p"
