@@ -85,3 +85,24 @@ def test_every_part_says_what_it_is() -> None:
     for kind, things in parts().items():
         for name, thing in things.items():
             assert (thing.__doc__ or "").strip(), f"{kind}/{name} has no docstring"
+
+
+def yields_inside(source: str, scopes: set[str]) -> list[int]:
+    """Lines of ``with`` blocks of these scopes around a ``yield``."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.With):
+            called = {ast.unparse(item.context_expr).split("(")[0].split(".")[-1] for item in node.items}
+            if called & scopes and any(isinstance(n, ast.Yield | ast.YieldFrom) for n in ast.walk(node)):
+                found.append(node.lineno)
+    return found
+
+
+SCOPES = {"no_grad", "enable_grad", "inference_mode", "seeded", "autocast"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_no_generator_waits_inside_a_global_scope(path: Path) -> None:
+    """One that is left early closes at any later time, and puts back what was long over."""
+    assert not yields_inside(path.read_text(), SCOPES)
+    assert yields_inside("def f():\n    with torch.no_grad(), a:\n        yield 1", SCOPES) == [2]

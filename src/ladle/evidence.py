@@ -97,12 +97,13 @@ def importance(
         Burda, Grosse, Salakhutdinov: "Importance Weighted Autoencoders", 2016.
     """
     check_density(vae)
-    with torch.no_grad():
-        for batch in batches:
+    for batch in batches:
+        with torch.no_grad():  # not around the yield: a generator that is left early would leave gradients off
             log_w = log_weights(vae, batch, samples, seed).double()
             weights = log_w.softmax(dim=0)
             ess = 1 / weights.square().sum(dim=0) / samples
-            yield (-bound(log_w)).cpu().numpy(), ess.cpu().numpy()
+            nats = -bound(log_w)
+        yield nats.cpu().numpy(), ess.cpu().numpy()
 
 
 def rows(samples: int) -> int:

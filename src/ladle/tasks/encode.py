@@ -35,7 +35,8 @@ def encode(
     """
     rows = []
     for b in each_batch(model, items(model, data, split), batch, progress):
-        trace = model.vae.latents.walk(centres, b, context=b.context)
+        with torch.no_grad():
+            trace = model.vae.latents.walk(centres, b, context=b.context)
         rows.append(torch.cat([level.z.flatten(1) for level in trace.levels], dim=1).float().cpu().numpy())
     return np.concatenate(rows)
 

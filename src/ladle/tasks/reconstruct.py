@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from ladle import families
 from ladle.data import DataError
@@ -44,7 +45,8 @@ def reconstruct(
     samples = (draws,) if draws else ()
     for b in each_batch(model, items(model, data, split), batch, progress):
         draw = keyed(seed, b.index.tolist(), samples) if draws else centres
-        trace = model.vae.latents.walk(draw, b, context=b.context, samples=samples)
-        x = families.mean(model.vae.explain(trace.h, b.context)).float().cpu().numpy()
+        with torch.no_grad():
+            trace = model.vae.latents.walk(draw, b, context=b.context, samples=samples)
+            x = families.mean(model.vae.explain(trace.h, b.context)).float().cpu().numpy()
         rows.append(np.moveaxis(x, 0, 1) if draws else x)
     return np.concatenate(rows)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ladle.data import Batch, DataError, Dataset, Split, as_held, batches, read
 from ladle.folder import Model
@@ -45,11 +44,10 @@ def items(model: Model, data: Source, split: str | None = None) -> Split:
 
 
 def each_batch(model: Model, split: Split, size: int = BATCH, progress: Progress | None = None) -> Iterator[Batch]:
-    """The items in order, on the model's device, without gradients, in evaluation mode."""
+    """The items in order, on the model's device."""
     done = 0
-    with torch.no_grad():
-        for batch in batches(split, model.schema, size):
-            yield batch.to(model.device)
-            done += len(batch.x)
-            if progress:
-                progress(done, len(split))
+    for batch in batches(split, model.schema, size):
+        yield batch.to(model.device)
+        done += len(batch.x)
+        if progress:
+            progress(done, len(split))
