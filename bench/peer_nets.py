@@ -20,9 +20,14 @@ class Block(nn.Module):
         return F.relu(self.second(F.relu(self.first(x))) + x)
 
 
+class Layer(nn.Linear):
+    def forward(self, x):
+        return x + F.relu(super().forward(x))
+
+
 def mlp(inputs, outputs, width=512):
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs)
+        nn.Flatten(), nn.Linear(inputs, width), nn.ReLU(), Layer(width, width), nn.Linear(width, outputs)
     )
 
 

@@ -30,7 +30,7 @@ class Training(NamedTuple):
 
     batch: int = 128
     optimizer: str = "adamw"
-    rate: float = 1e-3
+    rate: float = 1.5e-3
     warmup: float = 0.02
     final: float = 0.01
     weight_decay: float = 1e-4
@@ -120,9 +120,12 @@ def _arguments(name: str) -> tuple[str, ...]:
 
 
 def _units(schema: Schema) -> tuple[Any, Any]:
-    """Location and scale of what the encoder reads."""
-    units = {"binary": (0.5, 0.5), "bytes": (127.5, 127.5)}
-    return units.get(schema.support) or (list(schema.loc), list(schema.scale))
+    """Location and scale of what the encoder reads. Centred inputs are worth nats in a short run."""
+    if not schema.loc:
+        return (0.5, 0.5) if schema.support == "binary" else (127.5, 127.5)
+    if schema.kind == "image":
+        return schema.loc[0], schema.scale[0]
+    return list(schema.loc), list(schema.scale)
 
 
 def explained(family: Family) -> str:

@@ -35,7 +35,7 @@ class Amortised(Conditional):
         given (*lead, *inputs) --net--> features --head--> raw (*lead, *raw_size) --family--> distribution
 
     Where the net's features are a map over the same pixels as the event, the head is a 1x1 convolution;
-    otherwise it is linear. The head starts small, so that training starts near the family's standard member.
+    otherwise it is linear.
 
     Args:
         net: the features.
@@ -55,9 +55,7 @@ class Amortised(Conditional):
             head = nn.Conv2d(net.features[0], outputs, 1)
         else:
             head = nn.Linear(numel(net.features), sum(numel(size) for size in self.sizes))
-        with torch.no_grad():
-            head.weight.mul_(0.1)
-            nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(head.bias)  # type: ignore[arg-type]
         self.head = head
 
     def raw(self, given: Tensor) -> list[Tensor]:

@@ -120,7 +120,7 @@ def skeleton(config: Mapping[str, Any], schema: Schema) -> VAE:
     """The model that a config describes, without memory for its weights, and tried out on items of the schema."""
     _check_bounds(config["model"])
     try:
-        with torch.device("meta"), _Trial(), torch.no_grad():
+        with torch.no_grad(), torch.device("meta"), _Trial():  # in this order: leaving a scope is a call too
             vae = build(config["model"])
             if not isinstance(vae, VAE):
                 raise SpecError(f"it must be a 'model/vae', got {type(vae).__name__}")
@@ -148,7 +148,7 @@ class _Trial(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         self.calls += 1
-        if self.calls > MOST_CALLS:
+        if self.calls == MOST_CALLS:  # once: the scopes that are then left make calls of their own
             raise SpecError(f"it must take at most {MOST_CALLS} operations to build and try out, but takes more")
         if func in _TRUTHS:
             return True

@@ -358,9 +358,14 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _optimizer(training: Training, model: torch.nn.Module) -> torch.optim.Optimizer:
+    settings: dict[str, Any] = {
+        "lr": training.rate,
+        "betas": (0.9, 0.99),  # a shorter memory than usual: runs are short
+        "weight_decay": training.weight_decay,
+    }
     known = {
-        "adamw": lambda p: torch.optim.AdamW(p, lr=training.rate, weight_decay=training.weight_decay, fused=True),
-        "adamax": lambda p: torch.optim.Adamax(p, lr=training.rate, weight_decay=training.weight_decay),
+        "adamw": lambda p: torch.optim.AdamW(p, **settings, fused=True),
+        "adamax": lambda p: torch.optim.Adamax(p, **settings),
     }
     if training.optimizer not in known:
         raise ValueError(f"unknown optimizer '{training.optimizer}'; known: {', '.join(known)}")

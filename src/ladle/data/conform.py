@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -47,11 +48,11 @@ def _schema(content: Content, source: str, binarize: str | None, members: dict[s
         if support != "bytes":
             raise DataError(f"--binarize must be given 8-bit values (0..255), but '{source}' holds {support} values")
         support = "binary"
-    loc: tuple[float, ...] = ()
-    scale: tuple[float, ...] = ()
-    if support == "real":
-        learned = content.items.take(members["train"]) if members else content.items
-        loc, scale = moments(content.kind, learned.x, learned.observed)
+    learned = content.items.take(members["train"]) if members else content.items
+    loc, scale = moments(content.kind, learned.x, learned.observed)
+    if binarize is not None:  # the moments of what is drawn, not of the grey values
+        loc = tuple(m / 255 for m in loc)
+        scale = tuple(math.sqrt(m * (1 - m)) or 1.0 for m in loc)
     return Schema(
         content.kind,
         content.items.x.shape[1:],

@@ -30,8 +30,8 @@ class Schema:
         binarize: ``None``, or how 8-bit values become the {0, 1} of ``support="binary"``: ``"dynamic"`` (drawn anew
             with probability x / 255) or ``"threshold"`` (x >= 128). The splits then hold the 8-bit values.
         names: the columns' names (tables) or ``()``.
-        loc: for real data the mean of the observed training values: one number for each column of a table, a
-            single one for images. Otherwise ``()``.
+        loc: the mean of the observed training values, of what a batch holds: one number for each column of a table,
+            a single one for images. It may be left out, ``()``, unless the data is real.
         scale: likewise the standard deviation; a constant column gets scale 1.
         label_names: the classes' names, or ``()``.
         source: a short name for people; never a path.
@@ -71,10 +71,11 @@ class Schema:
         columns = self.shape[0] if self.kind == "table" else 0
         _texts("names", self.names, (0, columns))
         _texts("label_names", self.label_names, None)
-        count = (columns or 1) if self.support == "real" else 0
+        count = columns or 1
+        needed = self.support == "real" or bool(self.loc or self.scale)
         for field, values in (("loc", self.loc), ("scale", self.scale)):
             numbers = isinstance(values, tuple) and all(type(v) is float and math.isfinite(v) for v in values)
-            _need(numbers and len(values) == count, field, f"{count} finite numbers", values)
+            _need(numbers and len(values) == count * needed, field, f"{count} finite numbers", values)
         _need(all(v > 0 for v in self.scale), "scale", "positive", self.scale)
         for field, text in (("source", self.source), ("policy", self.policy)):
             _need(isinstance(text, str) and len(text) <= _LONGEST_TEXT, field, "a short text", text)
@@ -145,6 +146,10 @@ def moments(kind: str, x: np.ndarray, observed: np.ndarray | None) -> tuple[tupl
         >>> moments("table", np.array([[1.0, 5.0], [3.0, 5.0]]), None)
         ((2.0, 5.0), (1.0, 1.0))
     """
+    if kind == "image" and x.dtype == np.uint8 and observed is None:  # by the histogram: there may be many
+        counts = np.bincount(x.reshape(-1), minlength=256) / max(x.size, 1)
+        middle = float(counts @ np.arange(256))
+        return (middle,), (math.sqrt(float(counts @ np.square(np.arange(256) - middle))) or 1.0,)
     axis = 0 if kind == "table" else None
     seen = np.ones(x.shape, bool) if observed is None else observed
     n = np.maximum(seen.sum(axis), 1)

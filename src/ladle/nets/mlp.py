@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ladle.nets.net import Net
 from ladle.shapes import numel
@@ -11,7 +12,8 @@ from ladle.spec import part
 
 @part("net", "mlp")
 class MLP(Net):
-    """Fully connected layers with ReLU; reads events of any shape, flattened.
+    """Fully connected layers with ReLU, each but the first added to what it reads: ``h_1 = relu(W_1 x)``,
+    ``h_i = h_{i-1} + relu(W_i h_{i-1})``. It reads events of any shape, flattened.
 
     Args:
         inputs: the shape of one input.
@@ -25,17 +27,18 @@ class MLP(Net):
 
     def __init__(self, inputs: list[int], width: int = 512, depth: int = 2) -> None:
         super().__init__()
+        if width < 1 or depth < 1:
+            raise ValueError(f"width and depth must be at least 1, got {width} and {depth}")
         self.inputs, self.features = tuple(inputs), (width,)
-        layers: list[nn.Module] = []
-        size = numel(inputs)
-        for _ in range(depth):
-            layer = nn.Linear(size, width)
-            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
-            layers += [layer, nn.ReLU(inplace=True)]
-            size = width
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.ModuleList(nn.Linear(width if i else numel(inputs), width) for i in range(depth))
+        for layer in self.layers:
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, *inputs) -> (N, width)``."""
-        return self.layers(x.flatten(1))
+        first, *more = self.layers
+        h = F.relu_(first(x.flatten(1)))
+        for layer in more:
+            h = h + F.relu_(layer(h))
+        return h
