@@ -16,7 +16,7 @@ import numpy as np
 
 import ladle
 
-NARROW = {"part": "net/mlp", "width": 24, "depth": 1}
+NARROW = {"part": "net/mlp", "width": 24, "depth": 2}
 
 
 def plan(schema: ladle.Schema) -> dict[str, Any]:

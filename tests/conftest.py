@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import ladle
 from toys import narrow, toy_data
@@ -26,3 +28,10 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory, toys: dict[str, ladle.D
     for _ in ladle.fit(assembly, data, epochs=1, seed=3, run=folder, settings=settings):
         pass
     return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_global_is_changed() -> Iterator[None]:
+    """No test, and nothing that it calls, leaves gradients off."""
+    yield
+    assert torch.is_grad_enabled(), "gradients were left off"

@@ -5,9 +5,9 @@ constructor arguments plus ``{"part": "kind/name"}``; specs nest, and are plain 
 name up in the registry; nothing in a spec is ever imported.
 
     >>> from ladle.spec import build, to_spec
-    >>> family = build({"part": "family/student_t", "df": 5.0})
+    >>> family = build({"part": "family/categorical", "classes": 3})
     >>> to_spec(family)
-    {'part': 'family/student_t', 'df': 5.0}
+    {'part': 'family/categorical', 'classes': 3}
 """
 
 from __future__ import annotations

@@ -116,7 +116,8 @@ def disk_full(*args, **kwargs):
 
 @pytest.mark.parametrize(
     "name, writer",
-    [("a.npy", "numpy.save"), ("a.npz", "numpy.savez_compressed"), ("a.csv", "pyarrow.csv.write_csv"),
+    [("a.npy", "numpy.lib.format.write_array_header_1_0"), ("a.npz", "numpy.savez_compressed"),
+     ("a.csv", "pyarrow.csv.write_csv"),
      ("a.parquet", "pyarrow.parquet.write_table"), ("a.png", "PIL.Image.Image.save"), ("a", "PIL.Image.Image.save"),
      ("a.npy", "os.fsync"), ("a.npy", "os.replace")],
 )  # fmt: skip
