@@ -32,6 +32,8 @@ def model(schema: Schema, prior: str, latents: int) -> ladle.Assembly:
     assembly = ladle.assemble(schema, plan, seed=3)
     with seeded(5), torch.no_grad():
         vae = assembly.model
+        vae.latents.posterior.head.weight.mul_(0.1)
+        vae.latents.posterior.head.bias[latents:].add_(1.5)  # the raw scales
         for parameter in [*vae.likelihood.parameters(), *vae.latents.prior.parameters()]:
             parameter.add_(0.2 * torch.randn_like(parameter))
     assembly.model.double().eval()
