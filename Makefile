@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 .PHONY: demo test lint install clean
 
 demo: $(VENV)/.run  ## Fit a VAE to the bundled images and draw what it learned, in under 8 minutes.
-	$(BIN)/ladle fit fashion-mnist-mini --minutes 4 --out $(DEMO) --resume
+	$(BIN)/ladle fit fashion-mnist-mini --minutes 3 --out $(DEMO) --resume
 	$(BIN)/ladle evidence $(DEMO) --samples 100
 	@echo "Look at $(DEMO)/reconstructions.png, $(DEMO)/samples.png and $(DEMO)/training.png"
 

@@ -8,10 +8,10 @@ from PIL import Image
 
 def main(run: str, out: str) -> None:
     left, right = (Image.open(Path(run, f"{name}.png")).convert("RGB") for name in ("reconstructions", "samples"))
-    height = min(left.height, right.height)
+    height = max(left.height, right.height)
     page = Image.new("RGB", (left.width + right.width, height), "white")
-    page.paste(left.crop((0, 0, left.width, height)), (0, 0))
-    page.paste(right.crop((0, 0, right.width, height)), (left.width, 0))
+    page.paste(left, (0, 0))
+    page.paste(right, (left.width, 0))
     page.save(out, optimize=True)
 
 

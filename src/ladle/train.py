@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -129,6 +130,7 @@ class _Run:
         self.model, self.optimizer = self.fabric.setup(self.plain, self.optimizer)
         self.average, self.guard = Average(self.plain.parameters()), Guard()
         self.best: list[Tensor] | None = None
+        self.ordered: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))  # an epoch and the order of its items
         self.state: dict[str, Any] = {
             "step": 0, "seconds": 0.0, "brake": 1.0, "rollbacks": 0, "next_validation": 1 / VALIDATIONS,
             "best": None, "worse": 0, "ended": False, "log_bytes": 0, "sum_nats": 0.0, "sum_kl": 0.0, "count": 0,
@@ -144,6 +146,8 @@ class _Run:
         """Train until the budget is spent; returns the last record. See :func:`fit`."""
         self._restore()
         state = self.state
+        self.plain.train()
+        self.objective.train()
         self.started = time.perf_counter() - state["seconds"]
         self.saved_at = time.perf_counter()
         mark, mark_step = time.perf_counter(), state["step"]
@@ -186,8 +190,6 @@ class _Run:
         rate = learning_rate(training, fraction) * state["brake"]
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.plain.train()
-        self.objective.train()
         batch = self._batch(step)
         with seeded(self.seed, "step", step):
             terms = self.model(batch, self.objective.samples)
@@ -211,9 +213,9 @@ class _Run:
     def _batch(self, step: int) -> Batch:
         epoch, place = divmod(step, self.budget.steps_per_epoch)
         train = self.data.train
-        if getattr(self, "_ordered", None) != epoch:
-            self._ordered, self._order = epoch, order(len(train), self.seed, epoch)
-        index = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+        if self.ordered[0] != epoch:
+            self.ordered = epoch, order(len(train), self.seed, epoch)
+        index = self.ordered[1][place * self.batch_size : (place + 1) * self.batch_size]
         batch = make_batch(train, self.assembly.schema, index, seed=self.seed, epoch=epoch)
         return batch.to(self.fabric.device)
 
@@ -262,10 +264,7 @@ class _Run:
 
     def _validation_due(self) -> bool:
         state = self.state
-        fraction = self.budget.fraction(state["step"], state["seconds"])
-        if fraction >= 1.0:
-            return True
-        return fraction >= state["next_validation"]
+        return self.budget.fraction(state["step"], state["seconds"]) >= min(1.0, state["next_validation"])
 
     def _validate(self, pace: float) -> Step:
         """The bound of the averaged weights on the validation split, with noise that never changes."""
@@ -276,7 +275,7 @@ class _Run:
         self.objective.eval()
         sums, items = [0.0, 0.0], 0
         with torch.no_grad(), seeded("validation"):
-            for batch in batches(self.data.valid, self.assembly.schema, 500):
+            for batch in batches(self.data.valid, self.assembly.schema, self.batch_size):
                 terms = self.model(batch.to(self.fabric.device), self.objective.samples)
                 loss = self.objective(terms, Progress(1.0, state["step"]))
                 sums[0] += float(loss.per_item.sum())
@@ -287,6 +286,8 @@ class _Run:
         nats, kl = sums[0] / items, sums[1] / items
         self._keep_best(nats)
         self.average.swap()
+        self.plain.train()
+        self.objective.train()
         state["seconds"] = time.perf_counter() - self.started
         return self._record("valid", nats, kl, pace)
 
@@ -294,8 +295,8 @@ class _Run:
         """Called with the averaged weights in the model."""
         state = self.state
         if not self.objective.comparable:
-            state["best"], self.best = nats, None
-        elif state["best"] is None or nats < state["best"]:
+            state["best"] = nats if math.isfinite(nats) else None
+        elif math.isfinite(nats) and (state["best"] is None or nats < state["best"]):
             state["best"], state["worse"] = nats, 0
             self.best = [p.detach().clone() for p in self.plain.parameters()]
         else:
