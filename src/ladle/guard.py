@@ -78,6 +78,16 @@ class Guard:
         return "step"
 
 
+def total_norm(gradients: Sequence[Tensor]) -> float:
+    """The norm of all gradients together, by one product each: several times faster than a norm of each.
+
+    >>> total_norm([torch.tensor([3.0]), torch.tensor([[0.0, 4.0]])])
+    5.0
+    """
+    flat = [gradient.flatten() for gradient in gradients]
+    return float(torch.stack([torch.dot(g, g) for g in flat]).sum().sqrt())
+
+
 def blame(terms: Terms, model: nn.Module) -> str:
     """Which number is not finite, in words."""
     named: list[tuple[str, Tensor]] = [("log p(x|z)", terms.log_px)]
@@ -99,8 +109,3 @@ def reset_moments(state: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
         for name, value in moments.items():
             if name != "step":
                 value.zero_()
-
-
-def pack(values: Sequence[Tensor], prefix: str) -> dict[str, Tensor]:
-    """Number tensors for a checkpoint: ``prefix.0``, ``prefix.1``, ..."""
-    return {f"{prefix}.{i}": value for i, value in enumerate(values)}

@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
 from ladle.assemble import Assembly, Training
 from ladle.checkpoint import Checkpoints
 from ladle.data import Batch, Dataset, batches, make_batch, order
 from ladle.folder import describe, open_run, save
-from ladle.guard import Average, Guard, blame, reset_moments
+from ladle.guard import Average, Guard, blame, reset_moments, total_norm
 from ladle.machine import Machine, choose
 from ladle.objectives import Progress
 from ladle.records import Log, Step
@@ -127,7 +126,7 @@ class _Run:
         if machine.channels_last:
             self.plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer: Any = _optimizer(assembly.training, self.plain)
-        self.model, self.optimizer = self.fabric.setup(self.plain, self.optimizer)
+        _, self.optimizer = self.fabric.setup(self.plain, self.optimizer)
         self.average, self.guard = Average(self.plain.parameters()), Guard()
         self.best: list[Tensor] | None = None
         self.ordered: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))  # an epoch and the order of its items
@@ -191,12 +190,12 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = self._batch(step)
-        with seeded(self.seed, "step", step):
-            terms = self.model(batch, self.objective.samples)
+        with seeded(self.seed, "step", step), self.fabric.autocast():
+            terms = self.plain(batch, self.objective.samples)
         loss = self.objective(terms, Progress(fraction, step))
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss.scalar)
-        norm = float(get_total_norm([p.grad for p in self.plain.parameters() if p.grad is not None], foreach=True))
+        norm = total_norm([p.grad for p in self.plain.parameters() if p.grad is not None])
         nats, kl = float(loss.per_item.detach().mean()), float(terms.kl.detach().mean())
         state["step"] = step + 1
         verdict = self.guard.judge(float(loss.scalar.detach()), norm)
@@ -274,9 +273,9 @@ class _Run:
         self.plain.eval()
         self.objective.eval()
         sums, items = [0.0, 0.0], 0
-        with torch.no_grad(), seeded("validation"):
+        with torch.no_grad(), seeded("validation"), self.fabric.autocast():
             for batch in batches(self.data.valid, self.assembly.schema, self.batch_size):
-                terms = self.model(batch.to(self.fabric.device), self.objective.samples)
+                terms = self.plain(batch.to(self.fabric.device), self.objective.samples)
                 loss = self.objective(terms, Progress(1.0, state["step"]))
                 sums[0] += float(loss.per_item.sum())
                 sums[1] += float(terms.kl.mean()) * len(batch.x)
