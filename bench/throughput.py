@@ -87,8 +87,7 @@ def main() -> None:
             peer, ours = (statistics.median(column) for column in zip(*speeds, strict=True))
             ratios = " ".join(f"{b / a:.2f}" for a, b in speeds)
             print(
-                f"{kind:8} {batch:5} {counts.pop():11,} {peer:10,.0f} {ours:10,.0f} "
-                f"{ours / peer:6.2f}  {ratios}",
+                f"{kind:8} {batch:5} {counts.pop():11,} {peer:10,.0f} {ours:10,.0f} {ours / peer:6.2f}  {ratios}",
                 flush=True,
             )
 
