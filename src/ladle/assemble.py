@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from ladle.objectives import Objective
 from ladle.recipes import recipe as recipe_spec
 from ladle.seeds import seeded
 from ladle.shapes import Size
-from ladle.spec import SpecError, build, parts
+from ladle.spec import SpecError, build, lookup, parts
 from ladle.vae import VAE
 
 
@@ -112,10 +113,6 @@ def _model(schema: Schema, plan: Mapping[str, Any]) -> VAE:
 
 
 def _arguments(name: str) -> tuple[str, ...]:
-    import inspect
-
-    from ladle.spec import lookup
-
     return tuple(inspect.signature(lookup(name)).parameters)
 
 

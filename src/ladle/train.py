@@ -227,9 +227,7 @@ class _Run:
                 f"the numbers broke {state['rollbacks']} times; the last time {reason}. Look at the data for "
                 "extreme values, or try a smaller learning rate"
             )
-        with torch.no_grad():
-            for parameter, value in zip(self.plain.parameters(), self.average.values, strict=True):
-                parameter.copy_(value)
+        self._take(self.average.values)
         reset_moments(self.optimizer.state)
         state["brake"] *= 0.5
         return (
@@ -303,11 +301,14 @@ class _Run:
             state["ended"] = state["worse"] >= PATIENCE
 
     def _finish(self) -> None:
-        values = self.best if self.best is not None else self.average.values
-        with torch.no_grad():
-            for parameter, value in zip(self.plain.parameters(), values, strict=True):
-                parameter.copy_(value)
+        self._take(self.best if self.best is not None else self.average.values)
         self.plain.eval()
+
+    @torch.no_grad()
+    def _take(self, values: list[Tensor]) -> None:
+        """Put these values in the place of the weights."""
+        for parameter, value in zip(self.plain.parameters(), values, strict=True):
+            parameter.copy_(value)
 
     # ------------------------------------------------------------------------------------- checkpoints
 
