@@ -4,6 +4,7 @@ from ladle.families.family import (
     Family,
     NotAvailable,
     centre,
+    chain,
     draw,
     frozen,
     mapped,
@@ -13,4 +14,16 @@ from ladle.families.family import (
     tempered,
 )
 
-__all__ = ["Family", "NotAvailable", "centre", "draw", "frozen", "mapped", "mean", "positive", "quantile", "tempered"]
+__all__ = [
+    "Family",
+    "NotAvailable",
+    "centre",
+    "chain",
+    "draw",
+    "frozen",
+    "mapped",
+    "mean",
+    "positive",
+    "quantile",
+    "tempered",
+]

@@ -92,6 +92,15 @@ def draw(d: Distribution) -> Tensor:
     raise NotAvailable(f"{type(d).__name__} has no gradient estimator, so it cannot be a posterior in training")
 
 
+@singledispatch
+def chain(d: Distribution, z: Tensor) -> Tensor:
+    """log p of every element given the ones before it, ``(*lead, *event)``: by the chain rule it sums to log p(z).
+    For a factorised distribution these are its element-wise log-probabilities."""
+    if d.event_shape:
+        raise NotAvailable(f"{type(d).__name__} is a joint distribution without a chain of conditionals")
+    return d.log_prob(z)
+
+
 def positive(raw: Tensor, floor: float) -> Tensor:
     """A positive number from a real one: ``floor + (1 - floor) * softplus(ln(2) * raw) / ln(2)``.
 

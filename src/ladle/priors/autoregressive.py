@@ -11,7 +11,7 @@ from torch.distributions import Distribution, constraints
 from torch.nn import functional as F
 
 from ladle.conditional import Conditional
-from ladle.families import centre, tempered
+from ladle.families import centre, chain, tempered
 from ladle.families.real import positive
 from ladle.priors.prior import Prior
 from ladle.shapes import Size, wide
@@ -101,11 +101,15 @@ class AutoregressiveMixture(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``(*lead, D) -> (*lead,)``."""
+        return self.conditionals_log_prob(value).sum(-1)
+
+    def conditionals_log_prob(self, value: Tensor) -> Tensor:
+        """log p(z_i | z_1 .. z_(i-1)): ``(*lead, D) -> (*lead, D)``."""
         log_weights, loc, scale = self.net.conditionals(value)
         scale = scale * self.temperature
         standard = (value.unsqueeze(-1) - loc) / scale
         log_normal = -0.5 * standard.square() - scale.log() - 0.5 * math.log(2 * math.pi)
-        return torch.logsumexp(log_weights + log_normal, dim=-1).sum(-1)
+        return torch.logsumexp(log_weights + log_normal, dim=-1)
 
     def sample(self, sample_shape: Size = ()) -> Tensor:  # type: ignore[override]
         """One dimension after the other: ``(*sample_shape, *batch, D)``."""
@@ -134,3 +138,8 @@ def _(d: AutoregressiveMixture) -> Tensor:
 @tempered.register
 def _(d: AutoregressiveMixture, t: float) -> Distribution:
     return AutoregressiveMixture(d.net, d.batch_shape, d.temperature * t)
+
+
+@chain.register
+def _(d: AutoregressiveMixture, z: Tensor) -> Tensor:
+    return d.conditionals_log_prob(z)
