@@ -114,7 +114,7 @@ def positive(raw: Tensor, floor: float) -> Tensor:
     >>> positive(torch.tensor([-100.0, 0.0, 100.0]), floor=0.01)
     tensor([1.0000e-02, 1.0000e+00, 9.9010e+01])
     """
-    return floor + (1 - floor) * F.softplus(math.log(2) * raw) / math.log(2)
+    return floor + (1 - floor) * F.softplus(raw, beta=math.log(2))
 
 
 def checked_floor(floor: float) -> float:
