@@ -16,8 +16,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Each room may import from itself, from earlier tiers and, where one is named, from tier mates before it.
 ORDER = [
-    "spec", "shapes", "seeds", "machine", "extras", "data", "families", "nets", "conditional", "priors", "latents", "vae",
-    "objectives", "evidence", "recipes", "assemble", "schedule", "records", "guard",
+    "spec", "shapes", "seeds", "machine", "extras", "data", "families", "nets", "conditional", "priors", "latents",
+    "vae", "objectives", "evidence", "recipes", "assemble", "schedule", "records", "guard",
     "checkpoint", "hub", "folder", "loggers", "train", "tasks", "report",
     "__init__", "console", "cli", "__main__",
 ]  # fmt: skip

@@ -278,9 +278,11 @@ def card(config: Mapping[str, Any]) -> str:
         f"{result['nats'] / (numel(schema.shape) * 0.6931471805599453):.4f} bits per dimension "
         "(one sample per item; `ladle evidence` measures the tighter importance-weighted bound)\n"
     )  # fmt: skip
+    drawn = schema.kind == "image" and latents["prior"]
+    task = "pipeline_tag: unconditional-image-generation\n" if drawn else ""
     return f"""---
 library_name: ladle
-tags: [vae, generative-model, representation-learning]
+{task}tags: [vae, generative-model, representation-learning]
 ---
 
 # A Ladle model of {schema.source or "data"}
@@ -294,7 +296,7 @@ tags: [vae, generative-model, representation-learning]
 ```python
 import ladle
 
-model = ladle.load("path/to/this/folder")
+model = ladle.load("path/to/this/folder")  # or where it lies on the Hub: ladle.load("hub:user/name")
 x = ladle.sample(model, 16)
 ```
 """

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from ladle.checkpoint import ModelError
 from ladle.extras import need
@@ -43,32 +42,35 @@ class Repository:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        plain, at, revision = name.removeprefix(PREFIX).partition("@")
+        plain, at, self.revision = name.removeprefix(PREFIX).partition("@")
         self.id = checked(plain)
-        if at and not revision:
+        if at and not self.revision:
             raise ModelError(f"'{name}': the revision after '@' must be a branch, a tag or a commit")
+        self.revision = self.revision or "main"
         self.hub = need("huggingface_hub", "hub")
         self.cached: Path | None = None
         self.sizes: dict[str, int | None] = {}
-        with _told(name, self.hub):
+        with _told(name):
             try:
                 found = self.hub.HfApi().model_info(
-                    self.id, revision=revision or None, files_metadata=True, timeout=SECONDS
+                    self.id, revision=self.revision, files_metadata=True, timeout=SECONDS
                 )
             except Exception as error:
-                self.cached = self._cached(revision or None) if _out_of_reach(error) else None
+                self.cached = self._cached() if _out_of_reach(error) else None
                 if self.cached is None:
                     raise
             else:
                 self.commit = found.sha
                 self.sizes = {file.rfilename: file.size for file in found.siblings or []}
 
-    def _cached(self, revision: str | None) -> Path | None:
+    def _cached(self) -> Path | None:
         """What was fetched before, for when the Hub is out of reach."""
         try:
             wanted = ["config.json", "model.safetensors"]
             return Path(
-                self.hub.snapshot_download(self.id, revision=revision, allow_patterns=wanted, local_files_only=True)
+                self.hub.snapshot_download(
+                    self.id, revision=self.revision, allow_patterns=wanted, local_files_only=True
+                )
             )
         except Exception:  # nothing is there: what to tell people is why the Hub was not reached
             return None
@@ -87,8 +89,11 @@ class Repository:
         size = self.sizes[file]
         if size is None or size > most:
             raise ModelError(f"'{self.name}': {file} must be at most {most:,} bytes; the Hub says {size}")
-        with _told(self.name, self.hub):
-            return Path(self.hub.hf_hub_download(self.id, file, revision=self.commit))
+        with _told(self.name):
+            path = Path(self.hub.hf_hub_download(self.id, file, revision=self.revision))
+        if path.parent.name != self.commit:
+            raise ModelError(f"'{self.name}' was changed while it was fetched; try again")
+        return path
 
 
 def checked(name: str) -> str:
@@ -122,7 +127,7 @@ def upload(folder: Path, name: str, private: bool = False) -> str:
     checked(name)
     hub = need("huggingface_hub", "hub")
     model = sorted(p.name for p in folder.iterdir() if p.is_file() and (p.name in FILES or p.suffix == ".png"))
-    with _told(name, hub):
+    with _told(name):
         api = hub.HfApi()
         api.create_repo(name, private=private, exist_ok=True)
         commit = api.upload_folder(
@@ -140,9 +145,9 @@ def _out_of_reach(error: Exception) -> bool:
 
 
 @contextmanager
-def _told(name: str, hub: Any) -> Iterator[None]:
+def _told(name: str) -> Iterator[None]:
     """Say in one line what went wrong."""
-    errors = hub.errors
+    errors = need("huggingface_hub.errors", "hub")
     try:
         yield
     except errors.GatedRepoError:

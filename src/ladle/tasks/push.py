@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ladle.folder import load
-from ladle.hub import checked, upload
+from ladle.folder import ModelError, load
+from ladle.hub import checked, is_hub, upload
 
 
 def push(run: str | Path, name: str, *, private: bool = False) -> str:
@@ -24,5 +24,7 @@ def push(run: str | Path, name: str, *, private: bool = False) -> str:
         MissingPackage: without ``huggingface_hub``: ``pip install 'ladle[hub]'``.
     """
     checked(name)
+    if is_hub(run):
+        raise ModelError(f"what is pushed must be a folder of this machine, got '{run}'")
     load(Path(run), "cpu")
     return upload(Path(run), name, private)
