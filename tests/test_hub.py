@@ -98,9 +98,7 @@ def test_a_commit_is_kept_and_pushing_again_makes_another(hub: StandIn, digits_r
     assert weights[1].keys() == ladle.load(digits_run).vae.state_dict().keys() != weights[0].keys()
 
 
-def test_a_cached_model_opens_without_the_hub(
-    hub: StandIn, digits_run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cached_model_opens_without_the_hub(hub: StandIn, digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(hub, digits_run)
     ladle.load("hub:someone/else")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

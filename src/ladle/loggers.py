@@ -76,7 +76,7 @@ class Logger(Protocol):
 
 
 class TensorBoard:
-    """TensorBoard's event files in ``RUN/tensorboard``."""
+    """TensorBoard's event files in ``RUN/tensorboard``; it keeps numbers in single precision."""
 
     def __init__(self, run: Path, config: Mapping[str, Any], start: int) -> None:
         writer = need("torch.utils.tensorboard", "tensorboard").SummaryWriter
@@ -89,7 +89,7 @@ class TensorBoard:
     def __call__(self, record: Step) -> None:
         """See :class:`Logger`."""
         for name, value in scalars(record).items():
-            self.writer.add_scalar(name, value, record.step, new_style=True, double_precision=True)
+            self.writer.add_scalar(name, value, record.step)
         if record.message:
             self.writer.add_text("notes", record.message, record.step)
 
