@@ -425,11 +425,14 @@ def test_what_cannot_be_opened_is_refused_before_anything_is_written(
         monkeypatch.setitem(sys.modules, module, None)
         assert f"pip install 'ladle[{name}]'" in refused(capsys, *fit, name)
     assert not list(tmp_path.iterdir())
+
+
+def test_loggers_need_a_folder(recorder: Callable[..., list[Recorder]]) -> None:
+    recorder("good")
+    data = ladle.read("digits")
+    assembly = ladle.assemble(data.schema, narrow("vae", data.schema))
     with pytest.raises(ladle.LoggerError, match="run="):
-        data = ladle.read("digits")
-        monkeypatch.undo()
-        monkeypatch.setitem(LOGGERS, "good", Known(Recorder, "json"))
-        ladle.fit(ladle.assemble(data.schema, "vae", "xs"), data, epochs=1, loggers=["good"])
+        ladle.fit(assembly, data, epochs=1, loggers=["good"])
 
 
 def test_ctrl_c_closes_the_loggers(tmp_path: Path) -> None:
