@@ -68,16 +68,14 @@ def test_there_and_back_in_a_fresh_process(
     assert all(files[name] == (run / name).read_bytes() for name in public)
     assert hub.private == {"someone/digits"}
 
-    for name in ("hub:someone/digits", f"hub:someone/digits@{sha}"):
-        environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HUB_CACHE": str(tmp_path / "other")}
-        out = tmp_path / f"{len(name)}.npy"
-        subprocess.run(
-            [sys.executable, "-m", "ladle", "sample", name, out, "-n", "5", "--noise"],
-            env=environment, check=True, timeout=120, capture_output=True,
-        )  # fmt: skip
-        here = ladle.sample(ladle.load(run), 5, noise=True)
-        assert (np.load(out) == here).all()
-        assert here.any()
+    environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HUB_CACHE": str(tmp_path / "other")}
+    subprocess.run(
+        [sys.executable, "-m", "ladle", "sample", "hub:someone/digits", tmp_path / "x.npy", "-n", "5", "--noise"],
+        env=environment, check=True, timeout=120, capture_output=True,
+    )  # fmt: skip
+    here = ladle.sample(ladle.load(run), 5, noise=True)
+    assert (np.load(tmp_path / "x.npy") == here).all()
+    assert here.any()
     fetched = {p.name for p in (tmp_path / "other").rglob("snapshots/*/*")}
     assert fetched == {"config.json", "model.safetensors"}, "nothing else is fetched"
 
