@@ -16,9 +16,9 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Each room may import from itself, from earlier tiers and, where one is named, from tier mates before it.
 ORDER = [
-    "spec", "shapes", "seeds", "machine", "data", "families", "nets", "conditional", "priors", "latents", "vae",
-    "objectives", "evidence", "recipes", "assemble", "schedule", "records", "guard",
-    "checkpoint", "folder", "train", "tasks", "measures", "report",
+    "spec", "shapes", "seeds", "machine", "extras", "data", "families", "nets", "conditional", "priors", "latents",
+    "vae", "objectives", "evidence", "recipes", "assemble", "schedule", "records", "guard",
+    "checkpoint", "hub", "folder", "loggers", "train", "tasks", "measures", "report",
     "__init__", "console", "cli", "__main__",
 ]  # fmt: skip
 DATA_KNOWS = {"spec", "shapes", "seeds", "data"}

@@ -13,14 +13,17 @@ __version__ = "0.1.0"
 from ladle.assemble import Assembly, Training, assemble
 from ladle.data import DataError, Dataset, Schema, Split, read, write
 from ladle.evidence import Evidence
+from ladle.extras import MissingPackage
 from ladle.families import NotAvailable
 from ladle.folder import Model, ModelError, load
+from ladle.loggers import LoggerError
 from ladle.machine import MachineError
 from ladle.recipes import recipe
 from ladle.records import Step
 from ladle.spec import SpecError, build, parts, to_spec
 from ladle.tasks.encode import decode, encode
 from ladle.tasks.interpolate import interpolate
+from ladle.tasks.push import push
 from ladle.tasks.reconstruct import reconstruct
 from ladle.tasks.sample import sample
 from ladle.tasks.score import evidence, score
@@ -31,7 +34,9 @@ __all__ = [
     "DataError",
     "Dataset",
     "Evidence",
+    "LoggerError",
     "MachineError",
+    "MissingPackage",
     "Model",
     "ModelError",
     "NotAvailable",
@@ -50,6 +55,7 @@ __all__ = [
     "interpolate",
     "load",
     "parts",
+    "push",
     "read",
     "recipe",
     "reconstruct",

@@ -30,12 +30,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-BAD_INPUT = (ladle.DataError, ladle.ModelError, ladle.SpecError, ladle.MachineError, ladle.NotAvailable)
+BAD_INPUT = (
+    ladle.DataError, ladle.ModelError, ladle.SpecError, ladle.MachineError, ladle.NotAvailable,
+    ladle.LoggerError, ladle.MissingPackage,
+)  # fmt: skip
 CommandLineError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 OURS = (None, errno.ENOSPC, errno.EDQUOT, errno.EIO)  # of the failures of files, those that are no bad input
 DEFAULT_MINUTES = 5.0
 
-Run = Annotated[Path, typer.Argument(help="A model folder, as `ladle fit` writes.", metavar="RUN")]
+Run = Annotated[str, typer.Argument(help="A model folder, as `ladle fit` writes, or hub:user/name.", metavar="RUN")]
 Data = Annotated[str, typer.Argument(help="A folder, a file or the name of a data set.", metavar="DATA")]
 Out = Annotated[Path, typer.Argument(help="Where to write; the suffix says how.", metavar="OUT")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -118,6 +121,9 @@ def fit(
     binarize: Annotated[str | None, typer.Option(help="dynamic or threshold, for 8-bit images.")] = None,
     missing: Annotated[str | None, typer.Option(help="nan: NaN in an array means missing.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable file.")] = False,
+    logger: Annotated[
+        list[str] | None, typer.Option(help="tensorboard, wandb or mlflow, fed with the log; may be repeated.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and leave.")] = False,
     force: Force = False,
     json: Json = False,
@@ -148,7 +154,7 @@ def fit(
     budget = f"{minutes:g} minutes" if minutes is not None else f"{epochs:g} epochs"
     steps = ladle.fit(
         assembly, dataset, minutes=minutes, epochs=epochs, seed=seed, device=device, run=out,
-        settings={"recipe": recipe, "size": size}, resume=resume, force=force,
+        settings={"recipe": recipe, "size": size}, resume=resume, force=force, loggers=logger or (),
     )  # fmt: skip
     err.print(f"training for {budget} into {out}")
     last, show = None, Show()
@@ -180,7 +186,7 @@ def _read(data: str | Path, **options: Any) -> ladle.Dataset:
     return dataset
 
 
-def _open(run: Path, device: str, out: Path, force: bool) -> ladle.Model:
+def _open(run: str, device: str, out: Path, force: bool) -> ladle.Model:
     """The model; an output that is in the way is refused before it is loaded."""
     if not force and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ladle.DataError(f"'{out}' exists; --force replaces it")
@@ -353,6 +359,18 @@ def score(
     )
     ladle.write(nats[:, None], out, names=["nats"], force=force)
     _wrote(out, len(nats), json, start, mean_nats=float(nats.mean()))
+
+
+@app.command()
+def push(
+    run: Run,
+    name: Annotated[str, typer.Argument(help="Where to, on the Hugging Face Hub.", metavar="USER/NAME")],
+    private: Annotated[bool, typer.Option("--private", help="Others cannot see it, if it is made now.")] = False,
+    json: Json = False,
+) -> None:
+    """Upload the model to the Hugging Face Hub."""
+    address = ladle.push(run, name, private=private)
+    tell({"name": f"hub:{name}", "commit": address}, json, f"hub:{name}: {address}")
 
 
 @app.command()

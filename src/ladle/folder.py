@@ -18,8 +18,9 @@ from torch.overrides import TorchFunctionMode
 
 from ladle import __version__
 from ladle.assemble import Assembly, check_support
-from ladle.checkpoint import ModelError, read_json, read_tensors, write_json, write_tensors
+from ladle.checkpoint import LARGEST_CONFIG, ModelError, read_json, read_tensors, write_json, write_tensors
 from ladle.data import Batch, DataError, Dataset, Schema, atomic_file
+from ladle.hub import Repository, is_hub
 from ladle.latents import centres
 from ladle.machine import choose
 from ladle.seeds import seeded
@@ -30,6 +31,7 @@ from ladle.vae import VAE
 FORMAT = 1
 MOST_VALUES, MOST_CALLS = 1_000_000, 40_000
 LARGEST_NUMBER = {bool: 1, int: 1 << 24, float: 3.4e38}  # the floats are data's units, as float32
+HEADER = 4096  # bytes, the most that a file of weights needs to name one tensor
 KINDS = ("model", "latents", "conditional", "prior", "family", "net")
 
 
@@ -58,13 +60,13 @@ def load(folder: str | Path, device: str = "auto") -> Model:
     """Open a model folder.
 
     Args:
-        folder: what ``fit`` wrote.
+        folder: what ``fit`` wrote, or ``hub:user/name`` for one on the Hugging Face Hub.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        ModelError: for a missing, truncated, hostile or newer folder.
+        ModelError: for a missing, truncated, hostile or newer folder, or one that the Hub does not give.
     """
-    folder = Path(folder)
+    folder = _fetched(str(folder)) if is_hub(folder) else Path(folder)
     config = read_config(folder)
     schema = _schema(config)
     wanted = {name: (t.shape, t.dtype) for name, t in skeleton(config, schema).state_dict().items()}
@@ -75,6 +77,16 @@ def load(folder: str | Path, device: str = "auto") -> Model:
     vae = _filled(folder, config, tensors)
     where = choose(device).device
     return Model(vae.to(where).eval().requires_grad_(False), schema, config, where)
+
+
+def _fetched(name: str) -> Path:
+    """The local copy of a model folder on the Hub: weights no larger than ``config.json`` describes."""
+    repository = Repository(name)
+    folder = repository.fetch("config.json", LARGEST_CONFIG).parent
+    config = read_config(folder)
+    described = skeleton(config, _schema(config)).state_dict().values()
+    repository.fetch("model.safetensors", sum(t.nbytes + HEADER for t in described) + HEADER)
+    return folder
 
 
 def _filled(folder: Path, config: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> VAE:
@@ -217,6 +229,8 @@ def open_run(folder: Path, config: Mapping[str, Any], *, resume: bool = False, f
         ModelError: for a folder that holds something else, a run that was not to be resumed, or one that was
             started with other settings.
     """
+    if is_hub(folder):
+        raise ModelError(f"a run is written to a folder of this machine, got '{folder}'; `ladle push` publishes it")
     if folder.exists() and not folder.is_dir():
         raise ModelError(f"'{folder}' must be a folder, got a file")
     if folder.is_dir() and any(folder.iterdir()):
@@ -264,9 +278,11 @@ def card(config: Mapping[str, Any]) -> str:
         f"{result['nats'] / (numel(schema.shape) * 0.6931471805599453):.4f} bits per dimension "
         "(one sample per item; `ladle evidence` measures the tighter importance-weighted bound)\n"
     )  # fmt: skip
+    drawn = schema.kind == "image" and latents["prior"]
+    task = "pipeline_tag: unconditional-image-generation\n" if drawn else ""
     return f"""---
 library_name: ladle
-tags: [vae, generative-model, representation-learning]
+{task}tags: [vae, generative-model, representation-learning]
 ---
 
 # A Ladle model of {schema.source or "data"}
@@ -280,7 +296,7 @@ tags: [vae, generative-model, representation-learning]
 ```python
 import ladle
 
-model = ladle.load("path/to/this/folder")
+model = ladle.load("path/to/this/folder")  # or where it lies on the Hub: ladle.load("hub:user/name")
 x = ladle.sample(model, 16)
 ```
 """

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ladle.checkpoint import Checkpoints
 from ladle.data import Batch, Dataset, batches, make_batch, order
 from ladle.folder import describe, open_run, save
 from ladle.guard import Average, Guard, blame, reset_moments, total_norm
+from ladle.loggers import Loggers, check
 from ladle.machine import Machine, choose
 from ladle.objectives import Progress
 from ladle.records import Log, Step
@@ -53,6 +55,7 @@ def fit(
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
     force: bool = False,
+    loggers: Iterable[str] = (),
 ) -> Iterator[Step]:
     """Train a model; a record is yielded after every step, so progress is there from the first second.
 
@@ -70,13 +73,16 @@ def fit(
         settings: what else ``config.json`` should remember, such as the recipe's name.
         resume: go on with the run in ``run`` from its last checkpoint; a finished one yields nothing.
         force: replace the run in ``run``.
+        loggers: ``tensorboard``, ``wandb``, ``mlflow``: what else is to be told what ``log.jsonl`` holds.
 
     Raises:
         ValueError: for a budget that is not one positive number.
+        LoggerError, MissingPackage: for a logger that is unknown, not installed, or without a ``run``.
         TrainingError: when the numbers stay NaN after several roll-backs.
     """
     if (minutes is None) == (epochs is None) or not 0 < (minutes or epochs or 0) < math.inf:
         raise ValueError(f"give one budget, minutes or epochs, above 0; got minutes={minutes}, epochs={epochs}")
+    loggers = check(loggers, run)
     training = assembly.training
     batch_size = min(training.batch, len(data.train))
     budget = Budget(minutes, epochs, max(1, len(data.train) // batch_size))
@@ -89,20 +95,25 @@ def fit(
     if open_run(folder, config, resume=resume, force=force) == "finished":
         Checkpoints(folder).remove()
         return iter(())
-    return _into(folder, config, _Run(assembly, data, budget, batch_size, seed, machine, folder), machine)
+    return _into(folder, config, _Run(assembly, data, budget, batch_size, seed, machine, folder), machine, loggers)
 
 
 def _alone(run: _Run) -> Iterator[Step]:
     yield (yield from run.steps())
 
 
-def _into(folder: Path, config: Mapping[str, Any], run: _Run, machine: Machine) -> Iterator[Step]:
+def _into(folder: Path, config: Mapping[str, Any], run: _Run, machine: Machine, loggers: list[str]) -> Iterator[Step]:
     """Train, and write the model folder when training has ended."""
-    last = yield from run.steps()
-    result = {"steps": last.step, "seconds": last.seconds, "nats": last.nats, "skipped": last.skipped,
-              "rollbacks": run.state["rollbacks"], "machine": machine._asdict()}  # fmt: skip
-    save(folder, run.assembly, config, {k: None if v != v else v for k, v in result.items()})
+    run.restore()
+    run.loggers = Loggers(loggers, folder, config, run.state["step"])
+    with closing(run.loggers):
+        last = yield from run.steps()
+        result = {"steps": last.step, "seconds": last.seconds, "nats": last.nats, "skipped": last.skipped,
+                  "rollbacks": run.state["rollbacks"], "machine": machine._asdict()}  # fmt: skip
+        save(folder, run.assembly, config, {k: None if v != v else v for k, v in result.items()})
+        run.loggers(last)
     Checkpoints(folder).remove()
+    yield from run.failures(last.items_per_s)
     yield last
 
 
@@ -136,6 +147,7 @@ class _Run:
         }  # fmt: skip
         self.log = Log(Path(folder) / "log.jsonl") if folder else None
         self.checkpoints = Checkpoints(Path(folder)) if folder else None
+        self.loggers: Loggers | None = None
         self.saved_at = 0.0
         self.dims = numel(assembly.schema.shape) * math.log(2)
 
@@ -143,7 +155,6 @@ class _Run:
 
     def steps(self) -> Generator[Step, None, Step]:
         """Train until the budget is spent; returns the last record. See :func:`fit`."""
-        self._restore()
         state = self.state
         self.plain.train()
         self.objective.train()
@@ -166,6 +177,7 @@ class _Run:
             if self._validation_due():
                 records.append(self._logged(self._validate(pace)))
                 mark, mark_step = time.perf_counter(), state["step"]
+            records.extend(self.failures(pace))
             if time.perf_counter() - self.saved_at > CHECKPOINT_SECONDS:
                 self._save()
             try:  # between steps the state is whole: here, and only here, the run can be left and taken up again
@@ -249,7 +261,14 @@ class _Run:
     def _logged(self, record: Step) -> Step:
         if self.log:
             self.log.write(record)
+        if self.loggers:
+            self.loggers(record)
         return record
+
+    def failures(self, pace: float) -> Iterator[Step]:
+        """A note on each logger that has failed since it was last asked."""
+        while self.loggers and self.loggers.failed:
+            yield self._logged(self._record("note", math.nan, math.nan, pace, self.loggers.failed.pop(0)))
 
     def _log_mean(self, pace: float) -> None:
         state = self.state
@@ -326,7 +345,8 @@ class _Run:
         extra = {"norms": list(self.guard.norms), "skipped": self.guard.skipped, "averaged": self.average.last}
         self.checkpoints.save(self.state["step"], tensors, {**self.state, **extra})
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Take up the state of the last checkpoint, where there is one."""
         found = self.checkpoints.latest() if self.checkpoints else None
         if found is None:
             if self.log:
