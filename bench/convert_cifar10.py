@@ -15,7 +15,7 @@ N = 10_000
 
 def unpack(path: Path) -> np.ndarray:
     """One batch as records of the official release: ``(10000, 3073)`` uint8, the label first, then R, G and B."""
-    raw = np.frombuffer(lzma.open(path).read(), np.uint8)
+    raw = np.frombuffer(lzma.decompress(path.read_bytes()), np.uint8)
     planes = raw[N:].reshape(3, N, 32, 32).cumsum(2, dtype=np.uint8).cumsum(3, dtype=np.uint8)
     green, red, blue = planes[0], planes[1] + planes[0], planes[2] + planes[0]
     return np.concatenate([raw[:N, None], *(plane.reshape(N, -1) for plane in (red, green, blue))], axis=1)
