@@ -43,7 +43,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
 
         X --transform--> z --inverse_transform--> E[x|z]          score_samples: log p(x)          sample: x ~ p
 
-    Everything is computed, and given back, in 32-bit floating point.
+    Everything is computed, and given back, in 32-bit floating point. The columns may have any units. After a
+    ``StandardScaler``, which blows up columns that hardly vary, ``recipe="sigma_vae"``, with one scale for all of them,
+    tends to give better embeddings: the others spend their latents where they can be most exact.
 
     Args:
         n_components: the number of latents; ``None`` takes the recipe's, at most as many as there are columns.
@@ -54,7 +56,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
             where nothing but 0 and 1 is seen in ``fit``, bytes for other arrays of type uint8, and real for the rest.
         missing: ``"nan"`` to read NaN as missing: what is encoded and scored is then the part of a row that is there,
             and ``inverse_transform(transform(X))`` fills in the rest. ``None`` refuses NaN.
-        epochs: passes over the training rows. The learning rate falls to its end over them; training ends sooner
+        epochs: passes over the training rows, in batches of 128: few rows want more passes. The learning rate falls to its end over them; training ends sooner
             where the validation rows have long stopped gaining.
         validation_fraction: of the rows; they are held out of ``fit`` to choose the best weights. At least one is.
         importance_samples: draws per row for ``score_samples``; more make its bound tighter.
@@ -130,8 +132,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
             if show:
                 show(step)
 
-        name = self.recipe if isinstance(self.recipe, str) else self.recipe.__name__
-        told = {"recipe": name, "size": self.size, "epochs": float(self.epochs), "seed": seed}
+        told = {"recipe": self._recipe_name(), "size": self.size, "epochs": float(self.epochs), "seed": seed}
         vae = assembly.model.eval().requires_grad_(False)
         self.model_ = Model(vae, schema, describe(assembly, data, told), choose(self.device).device)
         self.bound_, self.n_iter_ = -step.nats, int(np.ceil(step.epoch))
@@ -228,12 +229,15 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
             return plan
         return {**plan, "latents": {**plan["latents"], "size": int(self.n_components)}}
 
+    def _recipe_name(self) -> str:
+        return self.recipe if isinstance(self.recipe, str) else getattr(self.recipe, "__name__", "a function")
+
     def _checked(self, X: Any, reset: bool = False) -> np.ndarray:
         """Rows that scikit-learn's rules allow; with ``reset``, the parameters of ``fit`` too."""
         if reset:
             if self.n_components is not None:
                 check_scalar(self.n_components, "n_components", Integral, min_val=1)
-            check_scalar(self.validation_fraction, "validation_fraction", Real, min_val=0, max_val=1)
+            check_scalar(self.validation_fraction, "validation_fraction", Real, min_val=0, max_val=1, include_boundaries="neither")
             if self.missing not in MISSING:
                 raise DataError(f"missing must be None or 'nan', got {self.missing!r}")
         else:
