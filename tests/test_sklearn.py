@@ -182,6 +182,7 @@ def test_missing_values_are_filled_in() -> None:
         ({"support": "binary"}, r"whole numbers 0\.\.1"),
         ({"missing": "none"}, "missing must be None or 'nan'"),
         ({"epochs": 0}, "above 0"),
+        ({"batch_size": 0}, "batch_size == 0, must be >= 1"),
         ({"validation_fraction": 1.0}, "validation_fraction"),
         ({"device": "tpu"}, "device must be auto"),
     ],
@@ -229,6 +230,14 @@ def test_a_recipe_may_be_a_function() -> None:
     assert again.model_.config["training"]["rate"] == 1e-3
 
 
+def test_the_batch_follows_the_rows() -> None:
+    def batch(n: int, **settings: Any) -> int:
+        return VAE(2, **{**TINY, "epochs": 0.01, **settings}).fit(plane(n)).model_.config["training"]["batch"]
+
+    assert [batch(n) for n in (20, 1000, 4000)] == [16, 56, 128]
+    assert batch(1000, batch_size=10) == 10
+
+
 def test_progress_is_shown_when_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
     VAE(2, **TINY).fit(plane(40))
     assert capfd.readouterr() == ("", "")
@@ -248,7 +257,7 @@ def test_a_pipeline() -> None:
 
 
 def test_a_grid_search_finds_how_many_latents_there_are() -> None:
-    search = GridSearchCV(VAE(**SMALL, epochs=40, random_state=0), {"n_components": [1, 5]}, cv=3).fit(plane())
+    search = GridSearchCV(VAE(**SMALL, epochs=30, random_state=0), {"n_components": [1, 5]}, cv=3).fit(plane())
     one, five = search.cv_results_["mean_test_score"]
     assert search.best_params_ == {"n_components": 5}
     assert five > one + 1

@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Density
 from sklearn.utils import Tags, check_array, check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ladle.assemble import assemble
+from ladle.assemble import Training, assemble
 from ladle.console import Show
 from ladle.data import Batch, DataError, Dataset, Schema, read
 from ladle.data.arrays import arrange
@@ -34,6 +34,7 @@ from ladle.tasks.sample import sample
 from ladle.train import fit
 
 MISSING = (None, "nan")
+SMALLEST_BATCH = 16
 
 
 class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
@@ -56,8 +57,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
             where nothing but 0 and 1 is seen in ``fit``, bytes for other arrays of type uint8, and real for the rest.
         missing: ``"nan"`` to read NaN as missing: what is encoded and scored is then the part of a row that is there,
             and ``inverse_transform(transform(X))`` fills in the rest. ``None`` refuses NaN.
-        epochs: passes over the training rows, in batches of 128: few rows want more passes. The learning rate falls to its end over them; training ends sooner
+        epochs: passes over the training rows. The learning rate falls to its end over them; training ends sooner
             where the validation rows have long stopped gaining.
+        batch_size: rows per step; ``None`` takes the recipe's, where it names one, or else a sixteenth of the training
+            rows, but from 16 to 128: so 100 epochs are steps enough where rows are few.
         validation_fraction: of the rows; they are held out of ``fit`` to choose the best weights. At least one is.
         importance_samples: draws per row for ``score_samples``; more make its bound tighter.
         random_state: of the weights, the held-out rows, the training and ``sample``: an int to repeat them, a
@@ -95,6 +98,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
         support: str = "auto",
         missing: str | None = None,
         epochs: float = 100,
+        batch_size: int | None = None,
         validation_fraction: float = 0.1,
         importance_samples: int = 100,
         random_state: int | np.random.RandomState | None = None,
@@ -103,7 +107,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
     ) -> None:
         self.n_components, self.recipe, self.size = n_components, recipe, size
         self.support, self.missing = support, missing
-        self.epochs, self.validation_fraction = epochs, validation_fraction
+        self.epochs, self.batch_size, self.validation_fraction = epochs, batch_size, validation_fraction
         self.importance_samples, self.random_state = importance_samples, random_state
         self.device, self.verbose = device, verbose
 
@@ -126,7 +130,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
         schema = self._schema(arrange(X, "X", Request(missing=self.missing)), train)
         whole = read(X, like=schema).all
         data = Dataset(schema, {"train": whole.take(train), "valid": whole.take(valid)})
-        assembly = assemble(schema, self._plan(schema), seed=seed)
+        assembly = assemble(schema, self._plan(schema, len(train)), seed=seed)
         show = Show() if self.verbose else None
         for step in fit(assembly, data, epochs=self.epochs, seed=seed, device=self.device):
             if show:
@@ -222,12 +226,16 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
         missing = self.missing is not None
         return Schema("table", found.x.shape[1:], support, loc=loc, scale=scale, source="array", missing=missing)
 
-    def _plan(self, schema: Schema) -> Mapping[str, Any]:
-        """The recipe's plan for this data, with the latents asked for."""
+    def _plan(self, schema: Schema, n: int) -> Mapping[str, Any]:
+        """The recipe's plan for ``n`` training rows of this data, with the latents and the batches asked for."""
         plan = self.recipe(schema, self.size) if callable(self.recipe) else recipe_spec(self.recipe, schema, self.size)
-        if self.n_components is None:
-            return plan
-        return {**plan, "latents": {**plan["latents"], "size": int(self.n_components)}}
+        latents, training = dict(plan["latents"]), dict(plan.get("training", {}))
+        if self.n_components is not None:
+            latents["size"] = int(self.n_components)
+        if self.batch_size is not None:
+            training["batch"] = int(self.batch_size)
+        training.setdefault("batch", min(max(SMALLEST_BATCH, n // 16), Training().batch))
+        return {**plan, "latents": latents, "training": training}
 
     def _recipe_name(self) -> str:
         return self.recipe if isinstance(self.recipe, str) else getattr(self.recipe, "__name__", "a function")
@@ -235,8 +243,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
     def _checked(self, X: Any, reset: bool = False) -> np.ndarray:
         """Rows that scikit-learn's rules allow; with ``reset``, the parameters of ``fit`` too."""
         if reset:
-            if self.n_components is not None:
-                check_scalar(self.n_components, "n_components", Integral, min_val=1)
+            for name in ("n_components", "batch_size"):
+                if getattr(self, name) is not None:
+                    check_scalar(getattr(self, name), name, Integral, min_val=1)
             check_scalar(self.validation_fraction, "validation_fraction", Real, min_val=0, max_val=1, include_boundaries="neither")
             if self.missing not in MISSING:
                 raise DataError(f"missing must be None or 'nan', got {self.missing!r}")
