@@ -246,7 +246,14 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
             for name in ("n_components", "batch_size"):
                 if getattr(self, name) is not None:
                     check_scalar(getattr(self, name), name, Integral, min_val=1)
-            check_scalar(self.validation_fraction, "validation_fraction", Real, min_val=0, max_val=1, include_boundaries="neither")
+            check_scalar(
+                self.validation_fraction,
+                "validation_fraction",
+                Real,
+                min_val=0,
+                max_val=1,
+                include_boundaries="neither",
+            )
             if self.missing not in MISSING:
                 raise DataError(f"missing must be None or 'nan', got {self.missing!r}")
         else:
