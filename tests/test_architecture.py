@@ -19,7 +19,7 @@ ORDER = [
     "spec", "shapes", "seeds", "machine", "extras", "data", "families", "nets", "conditional", "priors", "latents",
     "vae", "objectives", "evidence", "recipes", "assemble", "schedule", "records", "guard",
     "checkpoint", "hub", "folder", "loggers", "train", "tasks", "measures", "report",
-    "__init__", "console", "cli", "__main__",
+    "__init__", "console", "sklearn", "cli", "__main__",
 ]  # fmt: skip
 DATA_KNOWS = {"spec", "shapes", "seeds", "data"}
 

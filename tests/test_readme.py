@@ -14,14 +14,15 @@ README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (code,) = [text for language, text in BLOCKS if language == "python"]
     scope: dict = {}
-    exec(compile(code, "README.md", "exec"), scope)
+    for code in [text for language, text in BLOCKS if language == "python"]:
+        exec(compile(code, "README.md", "exec"), scope)
     assert scope["found"].kind == "bound"
     assert scope["x"].shape == (16, 1, 8, 8)
     assert scope["z"].shape[0] == len(scope["data"].test)
+    assert scope["rows"].shape == (3, 64)
 
 
 def test_every_command_it_shows_is_there() -> None:
