@@ -27,7 +27,7 @@ _FITS = "(N, D) rows, (N, H, W) grey images, (N, H, W, C) or (N, C, H, W) images
 
 @part("format", "npy")
 class Npy(Format):
-    """One NumPy array. One of 256 MiB or more is mapped into memory and, where it is uint8 or finite float32, stays on disk."""
+    """One NumPy array. From 128 MiB on it is mapped into memory; uint8 and finite float32 stay on disk."""
 
     suffixes = (".npy",)
 

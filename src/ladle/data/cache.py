@@ -53,18 +53,15 @@ class About:
 
 
 class Rows:
-    """Decoded images in memory, as they are put there.
+    """Decoded images and what was done to them, as they are put there.
 
-    Attributes:
+    Args:
         x: ``(N, C, H, W)`` uint8.
         marks: ``(N,)`` uint8.
     """
 
-    x: np.ndarray
-    marks: np.ndarray
-
-    def __init__(self, n: int, shape: tuple[int, int, int]) -> None:
-        self.x, self.marks = np.empty((n, *shape), np.uint8), np.zeros(n, np.uint8)
+    def __init__(self, x: np.ndarray, marks: np.ndarray) -> None:
+        self.x, self.marks = x, marks
 
     def put(self, row: int, image: np.ndarray, mark: int) -> None:
         """Keep one image."""
@@ -81,7 +78,7 @@ class _Disk(Rows):
         x, marks = _mapped(folder / "x.npy", (n, *shape)), _mapped(folder / "marks.npy", (n,))
         if x is None or marks is None:
             raise DataError(f"the cache in '{folder}' was changed while it was written; try again")
-        self.x, self.marks = x, marks.copy()
+        super().__init__(x, marks.copy())
         self.bytes = x[:1].nbytes
         self.files = [os.open(folder / name, os.O_RDWR) for name in ("x.npy", "marks.npy")]
         self.starts = [
@@ -143,9 +140,7 @@ class Entry:
         x, marks = _mapped(self.folder / "x.npy", (self.n, *about.shape)), _mapped(self.folder / "marks.npy", (self.n,))
         if x is None or marks is None or np.flatnonzero(marks == 0).tolist() != sorted(row for row, _ in about.broken):
             return None
-        rows = Rows(0, about.shape)
-        rows.x, rows.marks = x, marks
-        return rows, about
+        return Rows(x, marks), about
 
     def begun(self) -> About | None:
         """What was found before decoding was interrupted; ``None`` if there is nothing to go on with."""
@@ -253,7 +248,7 @@ class Entry:
 
 
 def _status(path: str) -> tuple[int, int, int]:
-    """What changes with a file's content: its size and the times of the last changes of content and of status, in ns."""
+    """What changes with a file: its size, and the times of the last changes of its content and its status, in ns."""
     try:
         found = os.stat(path)
     except OSError:

@@ -16,7 +16,7 @@ from ladle.data.schema import Schema
 # A file may claim any size. What it unpacks to is bounded before memory is asked for.
 MOST_BYTES = 32 << 30
 _FREE_BYTES = 1 << 30
-_LARGE = 256 << 20
+_LARGE = 128 << 20
 _MOST_RATIO = 200
 
 
@@ -95,7 +95,7 @@ def bounded(what: str, packed: int, unpacked: int) -> None:
 
 
 def large(size: int) -> bool:
-    """Whether arrays of so many bytes stay on disk, mapped into memory: from 256 MiB on."""
+    """Whether arrays of so many bytes stay on disk, mapped into memory: from 128 MiB on."""
     return size >= _LARGE
 
 

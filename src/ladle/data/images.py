@@ -35,7 +35,7 @@ _DONE, _SCALED, _COMPOSITED, _RESIZED = 1, 2, 4, 8  # the bits of an image's mar
 _TREATMENTS = {_SCALED: "scaled from 16 bits to 8", _COMPOSITED: "composited on white", _RESIZED: "resized to {}"}
 _LASTING = (None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP)  # errors that stay while a file stays as it is
 _TOGETHER = 8  # images decoded in one go
-_AHEAD_BYTES = 256 << 20  # the most that waits to be put in its place
+_AHEAD_BYTES = 64 << 20  # the most that waits to be put in its place
 
 
 @part("format", "images")
@@ -53,7 +53,7 @@ class Images(Format):
     def folder(self, root: Path, files: Sequence[str], request: Request) -> Content:
         """Read a folder: sub-folders are classes, or ``train``, ``valid``/``val`` and ``test`` with classes within.
 
-        Images that take 256 MiB or more are decoded once, into the cache, and mapped into memory from there.
+        Images that take 128 MiB or more are decoded once, into the cache, and mapped into memory from there.
         """
         entry = Entry(root, files, "x".join(map(str, request.like.shape)) if request.like else "own")
         return _content(root, files, request, *(entry.finished() or _decoded(root, files, request, entry)))
@@ -100,7 +100,7 @@ def _decoded(root: Path, files: Sequence[str], request: Request, entry: Entry | 
         warnings.simplefilter("ignore")  # Pillow's own size warning and complaints about metadata
         about = (entry and entry.begun()) or _look(bad, request)
         if entry is None or not large(len(files) * prod(about.shape)):
-            rows = Rows(len(files), about.shape)
+            rows = Rows(np.empty((len(files), *about.shape), np.uint8), np.zeros(len(files), np.uint8))
             return rows, fill(rows, about)
         found = entry.decode(about, fill, request.progress)
     if bad.passing:
@@ -184,7 +184,7 @@ def _content(root: Path, files: Sequence[str], request: Request, rows: Rows, abo
     treated = sorted((what.format(size), n) for what, n in counts.items() if n)
     if treated:
         notes += ("; ".join(f"{n} of {len(good)} images {what}" for what, n in treated),)
-    names = tuple(files) if not broken else tuple(files[row] for row in good)
+    names = tuple(files) if not broken else tuple(files[row] for row in good.tolist())
     official, folders = _tops(names)
     labels, label_names = _labels(folders, names, request)
     items = Split(rows.x, None, labels, names, index=good if broken else None)
