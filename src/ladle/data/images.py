@@ -35,6 +35,7 @@ _DONE, _SCALED, _COMPOSITED, _RESIZED = 1, 2, 4, 8  # the bits of an image's mar
 _TREATMENTS = {_SCALED: "scaled from 16 bits to 8", _COMPOSITED: "composited on white", _RESIZED: "resized to {}"}
 _LASTING = (None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP)  # errors that stay while a file stays as it is
 _TOGETHER = 8  # images decoded in one go
+_MOST_THREADS = 8  # each may hold a photograph of MOST_PIXELS
 _AHEAD_BYTES = 64 << 20  # the most that waits to be put in its place
 
 
@@ -132,7 +133,7 @@ def _fill(rows: Rows, shape: Shape, bad: _Broken, progress: Callable[[int, int],
     todo = [row for row in np.flatnonzero(rows.marks == 0).tolist() if row not in known]
     total = len(bad.files) - len(known)
     most = _AHEAD_BYTES // prod(shape)
-    threads = max(1, min(os.cpu_count() or 1, most // 4))
+    threads = max(1, min(os.cpu_count() or 1, _MOST_THREADS, most // 4))
     size = max(1, min(_TOGETHER, most // (4 * threads)))
 
     def decode(some: list[int]) -> list[tuple[int, np.ndarray | Exception, int]]:
