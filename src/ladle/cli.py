@@ -180,7 +180,7 @@ def fit(
 
 
 def _read(data: str | Path, **options: Any) -> ladle.Dataset:
-    dataset = ladle.read(data, **options)
+    dataset = ladle.read(data, progress=counter("reading"), **options)
     for told in dataset.notes:
         note(told)
     return dataset

@@ -8,9 +8,9 @@ import torch
 
 import ladle.data as data
 from ladle.data import DataError, Dataset, Schema, Split
+from ladle.data.conform import moments
 from ladle.data.dataset import deal
 from ladle.data.noise import bits, key, shuffle
-from ladle.data.schema import moments
 
 GREY = Schema("image", (1, 28, 28), "binary", binarize="dynamic", source="grey")
 TABLE = Schema("table", (2,), "real", names=("a", "b"), loc=(0.5, 2.0), scale=(1.0, 3.0), label_names=("x", "y"))
@@ -50,8 +50,8 @@ def test_schema_refuses_other_things(thing):
 def test_moments_are_of_observed_values_and_constant_columns_get_scale_one():
     x = np.array([[1, 7, 0], [3, 7, 9], [99, 7, 0]], np.float32)
     observed = np.array([[1, 1, 0], [1, 1, 1], [0, 1, 0]], bool)
-    assert moments("table", x, observed) == ((2.0, 7.0, 9.0), (1.0, 1.0, 1.0))
-    loc, scale = moments("image", x[:, None, None], None)
+    assert moments("table", Split(x, observed)) == ((2.0, 7.0, 9.0), (1.0, 1.0, 1.0))
+    loc, scale = moments("image", Split(x[:, None, None]))
     assert (*loc, *scale) == pytest.approx((x.mean(), x.std()))
 
 

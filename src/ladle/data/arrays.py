@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from ladle.data.content import Content, Format, Request, bounded, ranges
+from ladle.data.content import Content, Format, Request, bounded, large, ranges
 from ladle.data.dataset import Split
 from ladle.data.errors import DataError
 from ladle.spec import part
@@ -27,14 +27,14 @@ _FITS = "(N, D) rows, (N, H, W) grey images, (N, H, W, C) or (N, C, H, W) images
 
 @part("format", "npy")
 class Npy(Format):
-    """One NumPy array."""
+    """One NumPy array. From 128 MiB on it is mapped into memory; uint8 and finite float32 stay on disk."""
 
     suffixes = (".npy",)
 
     def file(self, path: Path, request: Request) -> Content:
         """Read one array."""
         with path.open("rb") as file:
-            array = load_npy(file, os.fstat(file.fileno()).st_size, path.name)
+            array = load_npy(file, os.fstat(file.fileno()).st_size, path.name, mapped=True)
         return arrange(array, path.name, request)
 
 
@@ -54,8 +54,15 @@ class Npz(Format):
         return gather(data, labels, path.name, request, notes)
 
 
-def load_npy(file: BinaryIO, size: int, what: str) -> np.ndarray:
-    """An array from an ``.npy`` stream of ``size`` bytes; nothing is unpickled or allocated beyond that size."""
+def load_npy(file: BinaryIO, size: int, what: str, *, mapped: bool = False) -> np.ndarray:
+    """A read-only array from an ``.npy`` stream of ``size`` bytes; nothing is unpickled or allocated beyond that size.
+
+    Args:
+        file: the stream, at its start.
+        size: how many bytes it has.
+        what: its name in messages.
+        mapped: it is a plain file; a large array is mapped into memory and not read.
+    """
     try:
         version = np.lib.format.read_magic(file)
         if version not in _HEADERS:
@@ -73,6 +80,8 @@ def load_npy(file: BinaryIO, size: int, what: str) -> np.ndarray:
         raise DataError(f"{what}: the header claims shape {shape} ({claimed} bytes), the file has {left}")
     if count == 0:
         raise DataError(f"{what}: there must be at least one item, got an empty array of shape {shape}")
+    if mapped and large(claimed):
+        return np.asarray(np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C"))
     packed = file.read(claimed)
     if len(packed) != claimed:
         raise DataError(f"{what}: the header claims {claimed} bytes, the file has {len(packed)}")
@@ -206,6 +215,8 @@ def arrange(array: np.ndarray, what: str, request: Request) -> Content:
     other numbers                                real
     ===========================================  ==================
 
+    A read-only array that has the right type already is not copied: it may be a mapped file larger than memory.
+
     Raises:
         DataError: for other shapes and types, infinities, NaN (unless it means missing), and no items at all.
     """
@@ -221,7 +232,7 @@ def arrange(array: np.ndarray, what: str, request: Request) -> Content:
     if array.dtype.kind == "f":
         array, observed = real(array, what, request.missing is not None)
         support = "real"
-        if array.max() <= 1 and array.min() >= 0 and np.isin(array, (0, 1)).all():
+        if array.max() <= 1 and array.min() >= 0 and all(np.isin(part, (0, 1)).all() for part in _parts(array)):
             notes = (f"{what}: read as real numbers, though all are 0 or 1; save them as bool for binary data",)
     else:
         low, high = int(array.min()), int(array.max())
@@ -229,7 +240,7 @@ def arrange(array: np.ndarray, what: str, request: Request) -> Content:
         if support == "real":
             rounded = ", rounded to 32-bit floating point" if max(abs(low), abs(high)) > 2**24 else ""
             notes = (f"{what}: whole numbers {low}..{high} are read as real numbers{rounded}",)
-        array = array.astype(np.float32 if support == "real" else np.uint8)
+        array = array.astype(np.float32 if support == "real" else np.uint8, copy=array.flags.writeable)
     if array.ndim == 2:
         return Content(Split(array, observed), "table", support, notes=notes)
     array, observed, policy = _channels(array, observed, support, what)
@@ -244,6 +255,8 @@ def _whole(array: np.ndarray, low: int, high: int) -> str:
 
 def real(array: np.ndarray, what: str, missing: bool) -> tuple[np.ndarray, np.ndarray | None]:
     """Real numbers as float32, and which of them are observed (``None``: all). Missing ones become 0."""
+    if array.dtype == np.float32 and not array.flags.writeable and all(np.isfinite(a).all() for a in _parts(array)):
+        return array, None
     nan = np.isnan(array)
     if nan.any() and not missing:
         raise DataError(
@@ -262,6 +275,12 @@ def real(array: np.ndarray, what: str, missing: bool) -> tuple[np.ndarray, np.nd
         return values, None
     values[nan] = 0
     return values, ~nan
+
+
+def _parts(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The array a few megabytes at a time."""
+    step = max(1, (4 << 20) // max(1, array[:1].nbytes))
+    return (array[start : start + step] for start in range(0, len(array), step))
 
 
 def _where(bad: np.ndarray) -> str:
@@ -292,7 +311,7 @@ def _channels(
         array = np.moveaxis(array, 3, 1)
         observed = None if observed is None else np.moveaxis(observed, 3, 1)
     if array.shape[1] < 4:
-        return np.ascontiguousarray(array), observed, ""
+        return array if large(array.nbytes) else np.ascontiguousarray(array), observed, ""
     if support != "bytes":
         raise DataError(f"{what}: an alpha channel (C = 4) must come with 8-bit images, got {support} values")
     colour, alpha = array[:, :3].astype(np.uint16), array[:, 3:].astype(np.uint16)

@@ -76,10 +76,11 @@ def make_batch(
     if len(items) and not 0 <= items.min() <= items.max() < len(split):
         raise DataError(f"the index must lie in 0..{len(split) - 1}, got {items.min()}..{items.max()}")
     stream = key(_EVALUATION) if seed is None else key(_TRAINING, seed, epoch)
-    x = _BINARIZE[schema.binarize](split.x[items], stream, items)
+    values, observed = split.rows(items)
+    x = _BINARIZE[schema.binarize](values, stream, items)
     return Batch(
         torch.from_numpy(x.astype(np.float32, copy=False)),
-        None if split.observed is None else torch.from_numpy(split.observed[items]),
+        None if observed is None else torch.from_numpy(observed),
         {} if split.labels is None else {"label": torch.from_numpy(split.labels[items])},
         torch.from_numpy(items.copy()),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from ladle.data.content import Content
 from ladle.data.dataset import Dataset, Split, deal
 from ladle.data.errors import DataError
-from ladle.data.schema import BINARIZE, Schema, moments
+from ladle.data.schema import BINARIZE, Schema
 
 
 def finish(content: Content, source: str, binarize: str | None, like: Schema | None, default: str) -> Dataset:
@@ -48,14 +49,13 @@ def _schema(content: Content, source: str, binarize: str | None, members: dict[s
         if support != "bytes":
             raise DataError(f"--binarize must be given 8-bit values (0..255), but '{source}' holds {support} values")
         support = "binary"
-    learned = content.items.take(members["train"]) if members else content.items
-    loc, scale = moments(content.kind, learned.x, learned.observed)
+    loc, scale = moments(content.kind, content.items.take(members["train"]) if members else content.items)
     if binarize is not None:  # the moments of what is drawn, not of the grey values
         loc = tuple(m / 255 for m in loc)
         scale = tuple(math.sqrt(m * (1 - m)) or 1.0 for m in loc)
     return Schema(
         content.kind,
-        content.items.x.shape[1:],
+        content.items.shape[1:],
         support,
         binarize,
         content.names,
@@ -73,47 +73,95 @@ def _filled(items: Split, schema: Schema) -> Split:
     if items.observed is None or schema.support != "real":
         return items
     x = np.where(items.observed, items.x, np.array(schema.loc, np.float32))
-    return replace(items, x=x)
+    return Split(x, items.observed, items.labels, items.names)
 
 
 def _fit(content: Content, like: Schema) -> tuple[Split, tuple[str, ...]]:
     """The items in the form of ``like``, with its class numbers."""
     items = content.items
-    if content.kind != like.kind or items.x.shape[1:] != like.shape:
-        got = f"{content.kind} items of shape {items.x.shape[1:]}"
+    if content.kind != like.kind or items.shape[1:] != like.shape:
+        got = f"{content.kind} items of shape {items.shape[1:]}"
         raise DataError(f"items must be as the model's, {like.describe()}; got {got}")
-    x = as_held(items, content.support, like)
-    labels = items.labels
-    notes: tuple[str, ...] = ()
-    if labels is not None and content.label_names != like.label_names:
-        labels, notes = _renumber(labels, content.label_names, like.label_names)
-    return replace(items, x=x, labels=labels), notes
+    items = as_held(items, content.support, like)
+    if items.labels is None or content.label_names == like.label_names:
+        return items, ()
+    labels, notes = _renumber(items.labels, content.label_names, like.label_names)
+    return items.relabelled(labels), notes
 
 
-def as_held(items: Split, support: str, like: Schema) -> np.ndarray:
-    """The values of items in the form in which the splits of ``like`` hold them.
+def as_held(items: Split, support: str, like: Schema) -> Split:
+    """Items with their values in the form in which the splits of ``like`` hold them.
 
     Args:
-        items: of the right shape.
+        items: of the right shape. They are looked at a block at a time, and copied only where their form changes.
         support: what they are: binary, bytes or real. What is binary already is 0 and 255 to a model that binarises:
             its draw leaves these as they are.
         like: a model's schema.
 
     Returns:
-        ``(N, *event)`` float32 for real data, else uint8.
+        Items of float32 for real data, else of uint8.
 
     Raises:
         DataError: for values outside the support.
     """
     held = "bytes" if like.binarize else like.support
-    if held == "real":
-        return items.x.astype(np.float32, copy=False)
-    top = 1 if held == "binary" or support == "binary" else 255
-    seen = items.x if items.observed is None else items.x[items.observed]
-    if len(seen) and not (seen.min() >= 0 and seen.max() <= top and (seen == np.round(seen)).all()):
-        raise DataError(f"values must be whole numbers 0..{top} as the model's, got {seen.min()}..{seen.max()}")
-    x = items.x.astype(np.uint8, copy=False)
-    return x * np.uint8(255) if like.binarize and support == "binary" else x
+    form = np.dtype(np.float32 if held == "real" else np.uint8)
+    doubled = like.binarize is not None and support == "binary"
+    if held != "real":
+        _check_whole(items, 1 if held == "binary" or support == "binary" else 255)
+    if items.dtype == form and not doubled:
+        return items
+    x = items.x.astype(form)
+    return Split(x * np.uint8(255) if doubled else x, items.observed, items.labels, items.names)
+
+
+def _check_whole(items: Split, top: int) -> None:
+    """Refuse observed values that are not whole numbers from 0 to ``top``."""
+    if items.dtype == np.uint8 and top == 255:
+        return
+    fit, ends = True, []
+    for x, observed in items.blocks():
+        seen = x if observed is None else x[observed]
+        if seen.size:
+            ends += [seen.min(), seen.max()]
+            fit = fit and bool(ends[-2] >= 0 and ends[-1] <= top and (seen == np.round(seen)).all())
+    if not fit:
+        raise DataError(f"values must be whole numbers 0..{top} as the model's, got {np.min(ends)}..{np.max(ends)}")
+
+
+def moments(kind: str, items: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and standard deviation of the observed values: a pair for each column, one pair for images.
+
+    A column that is constant, or has no observed value among these rows, gets scale 1 (and mean 0 in the latter case).
+
+    Args:
+        kind: ``"image"`` or ``"table"``.
+        items: they are looked at a block at a time. Entries that are not observed may hold anything.
+
+    Returns:
+        ``loc`` and ``scale``.
+
+        >>> moments("table", Split(np.array([[1, 5], [3, 5]], np.float32)))
+        ((2.0, 5.0), (1.0, 1.0))
+    """
+    if kind == "image" and items.dtype == np.uint8 and items.observed is None:  # by the histogram: exact, in one pass
+        counts = np.zeros(256, np.int64)
+        for x, _ in items.blocks():
+            counts += np.bincount(x.reshape(-1), minlength=256)
+        share = counts / max(counts.sum(), 1)
+        middle = float(share @ np.arange(256))
+        return (middle,), (math.sqrt(float(share @ np.square(np.arange(256) - middle))) or 1.0,)
+    axis = 0 if kind == "table" else None
+
+    def total(of: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+        found = ((x, np.ones(x.shape, bool) if seen is None else seen) for x, seen in items.blocks())
+        return sum((of(x, seen).sum(axis, dtype=np.float64) for x, seen in found), np.zeros(()))
+
+    n = np.maximum(total(lambda x, seen: seen), 1)
+    loc = total(lambda x, seen: np.where(seen, x, 0)) / n
+    scale = np.sqrt(total(lambda x, seen: np.square(np.where(seen, x - loc, 0.0))) / n)
+    scale = np.where(scale > 1e-7 * np.abs(loc), scale, 1.0)  # below float32's resolution: constant
+    return tuple(np.atleast_1d(loc).tolist()), tuple(np.atleast_1d(scale).tolist())
 
 
 def _renumber(labels: np.ndarray, old: tuple[str, ...], new: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ladle.data.schema import Schema
 # A file may claim any size. What it unpacks to is bounded before memory is asked for.
 MOST_BYTES = 32 << 30
 _FREE_BYTES = 1 << 30
+_LARGE = 128 << 20
 _MOST_RATIO = 200
 
 
@@ -73,9 +74,11 @@ class Format(ABC):
     def file(self, path: Path, request: Request) -> Content:
         """Read one file."""
 
-    def folder(self, root: Path, files: Sequence[Path], request: Request) -> Content:
-        """Read the files of this format under ``root``."""
-        raise DataError(f"a folder must hold images; '{root.name}' holds {files[0].name}: give that file instead")
+    def folder(self, root: Path, files: Sequence[str], request: Request) -> Content:
+        """Read the files of this format under ``root``, given by their paths relative to it, in order."""
+        raise DataError(
+            f"a folder must hold images; '{root.name}' holds {PurePosixPath(files[0]).name}: give that file instead"
+        )
 
 
 def bounded(what: str, packed: int, unpacked: int) -> None:
@@ -89,6 +92,11 @@ def bounded(what: str, packed: int, unpacked: int) -> None:
             f"{what}: data must unpack to at most {MOST_BYTES >> 30} GiB and, beyond 1 GiB, to at most {_MOST_RATIO} "
             f"times the file's size; this one has {packed} bytes and claims {unpacked}"
         )
+
+
+def large(size: int) -> bool:
+    """Whether arrays of so many bytes stay on disk, mapped into memory: from 128 MiB on."""
+    return size >= _LARGE
 
 
 def classes(values: Sequence[str | None]) -> tuple[np.ndarray, tuple[str, ...]]:

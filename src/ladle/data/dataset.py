@@ -1,9 +1,10 @@
-"""A data set: a schema and the items of each split, in memory."""
+"""A data set: a schema and the items of each split, in memory or in a file that is mapped into it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -16,51 +17,96 @@ SPLITS = ("train", "valid", "test")
 # Fixed here and never the user's: with a seed that changed from run to run, test items would enter training.
 _SPLIT_SEED = 20130112
 FEWEST = 3
+_BLOCK = 4 << 20  # bytes of items that are looked at together
 
 
-@dataclass(frozen=True)
 class Split:
     """Some items of a data set.
+
+    What was taken from a split stays where it is, in memory or in a file that is mapped into memory: the part holds the
+    numbers of its rows, and :meth:`rows` and :meth:`blocks` gather those that are asked for. So a data set may be
+    larger than memory.
 
     Args:
         x: ``(N, *event)``: uint8 or float32, in the data's own units (8-bit values where the schema binarises).
         observed: ``(N, *event)`` bool, False where a value is missing; ``None`` when nothing is.
         labels: ``(N,)`` int64, -1 where unknown, or ``None``.
         names: the items' names (for files: paths relative to the folder), or ``None``.
+        index: ``(M,)`` int64, the rows of ``x`` and ``observed`` that are the items, in their order; labels and names
+            are then M. ``None``: all of them.
+
+    Example:
+        >>> part = Split(np.array([[5], [6], [7]], np.uint8)).take(np.array([2, 0]))
+        >>> len(part), part.rows(np.array([0]))[0].tolist(), part.x.tolist()
+        (2, [[7]], [[7], [5]])
     """
 
-    x: np.ndarray
-    observed: np.ndarray | None = None
-    labels: np.ndarray | None = None
-    names: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        """Check that the parts fit together."""
-        if self.x.dtype not in (np.dtype(np.uint8), np.dtype(np.float32)):
-            raise DataError(f"a split's x must be uint8 or float32, got {self.x.dtype}")
-        if self.observed is not None and (self.observed.dtype != bool or self.observed.shape != self.x.shape):
-            raise DataError(
-                f"observed must be bool of shape {self.x.shape}, got {self.observed.dtype} {self.observed.shape}"
-            )
-        if self.labels is not None and (self.labels.dtype != np.int64 or self.labels.shape != self.x.shape[:1]):
-            raise DataError(
-                f"labels must be {len(self.x)} integers (int64), got {self.labels.dtype} {self.labels.shape}"
-            )
-        if self.names is not None and len(self.names) != len(self.x):
-            raise DataError(f"there must be a name for each of the {len(self.x)} items, got {len(self.names)}")
+    def __init__(
+        self,
+        x: np.ndarray,
+        observed: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+        names: tuple[str, ...] | None = None,
+        *,
+        index: np.ndarray | None = None,
+    ) -> None:
+        if x.dtype not in (np.dtype(np.uint8), np.dtype(np.float32)):
+            raise DataError(f"a split's x must be uint8 or float32, got {x.dtype}")
+        if observed is not None and (observed.dtype != bool or observed.shape != x.shape):
+            raise DataError(f"observed must be bool of shape {x.shape}, got {observed.dtype} {observed.shape}")
+        n = len(x) if index is None else len(index)
+        if labels is not None and (labels.dtype != np.int64 or labels.shape != (n,)):
+            raise DataError(f"labels must be {n} integers (int64), got {labels.dtype} {labels.shape}")
+        if names is not None and len(names) != n:
+            raise DataError(f"there must be a name for each of the {n} items, got {len(names)}")
+        self.labels, self.names = labels, names
+        self._x, self._observed, self._index, self._n = x, observed, index, n
 
     def __len__(self) -> int:
         """The number of items."""
-        return len(self.x)
+        return self._n
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(N, *event)``."""
+        return (self._n, *self._x.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the values: uint8 or float32."""
+        return self._x.dtype
+
+    @cached_property
+    def x(self) -> np.ndarray:
+        """All items in one array, ``(N, *event)``; that of a part is gathered in memory when it is first asked for."""
+        return self._x if self._index is None else self._x[self._index]
+
+    @cached_property
+    def observed(self) -> np.ndarray | None:
+        """Which values are known, ``(N, *event)`` bool, or ``None`` when all are; gathered like ``x``."""
+        return self._observed if self._observed is None or self._index is None else self._observed[self._index]
+
+    def rows(self, items: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray | None]:
+        """``x`` and ``observed`` of the items with these numbers, and of no others."""
+        at = items if self._index is None else self._index[items]
+        return np.ascontiguousarray(self._x[at]), None if self._observed is None else self._observed[at]
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """``x`` and ``observed`` of all items, a few megabytes at a time."""
+        step = max(1, _BLOCK // max(1, self._x[:1].nbytes))
+        for start in range(0, self._n, step):
+            yield self.rows(slice(start, start + step))
 
     def take(self, index: np.ndarray) -> Split:
-        """The items at ``index``, in that order."""
-        return Split(
-            self.x[index],
-            None if self.observed is None else self.observed[index],
-            None if self.labels is None else self.labels[index],
-            None if self.names is None else tuple(self.names[i] for i in index),
-        )
+        """The items at ``index``, in that order; their values are not copied."""
+        at = np.arange(self._n)[index]
+        labels = None if self.labels is None else self.labels[at]
+        names = None if self.names is None else tuple(self.names[i] for i in at)
+        return Split(self._x, self._observed, labels, names, index=at if self._index is None else self._index[at])
+
+    def relabelled(self, labels: np.ndarray | None) -> Split:
+        """The same items with other labels."""
+        return Split(self._x, self._observed, labels, self.names, index=self._index)
 
 
 @dataclass(frozen=True)
@@ -94,8 +140,8 @@ class Dataset:
         if unknown or not self.splits or (self.members and "all" not in self.splits):
             raise DataError(f"the splits of a data set must be among {', '.join(SPLITS)}, all; got {unknown or 'none'}")
         for name, split in self.splits.items():
-            if split.x.shape[1:] != self.schema.shape:
-                raise DataError(f"items of '{name}' must be {self.schema.shape}, got {split.x.shape[1:]}")
+            if split.shape[1:] != self.schema.shape:
+                raise DataError(f"items of '{name}' must be {self.schema.shape}, got {split.shape[1:]}")
 
     @property
     def names(self) -> tuple[str, ...]:

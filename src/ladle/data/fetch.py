@@ -38,9 +38,9 @@ def here(folder: str, names: Sequence[str]) -> Path | None:
 
 
 def cache_folder(name: str) -> Path:
-    """The folder in which a data set's files are kept once fetched."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root, "ladle", name)
+    """A folder for files that can be made again: below ``$LADLE_CACHE``, else below ``ladle`` in the user's cache."""
+    users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("LADLE_CACHE") or Path(users, "ladle"), name)
 
 
 def fetch(name: str, remote: Remote) -> Path:

@@ -34,9 +34,9 @@ class Idx(Format):
         """Read one array."""
         return arrange(load_idx(path), path.name, request)
 
-    def folder(self, root: Path, files: Sequence[Path], request: Request) -> Content:
+    def folder(self, root: Path, files: Sequence[str], request: Request) -> Content:
         """Read ``train-images``, ``train-labels``, ``t10k-images`` and ``t10k-labels`` (the labels may be absent)."""
-        return four(root, files, request)
+        return four(root, [root / name for name in files], request)
 
 
 def four(root: Path, files: Sequence[Path], request: Request, label_names: tuple[str, ...] = ()) -> Content:

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from math import prod
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from ladle.data.content import MOST_BYTES, Content, Format, Request, classes
+from ladle.data.cache import About, Entry, Rows
+from ladle.data.content import Content, Format, Request, classes, large
 from ladle.data.dataset import Split
 from ladle.data.errors import DataError
 from ladle.spec import part
 
-T = TypeVar("T")
+Shape = tuple[int, int, int]
 
 MOST_PIXELS = 100_000_000
 _TOP = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
 _WORDS = {1: "grey", 3: "RGB"}
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _SHOWN = 5  # names shown of a longer list
+_DONE, _SCALED, _COMPOSITED, _RESIZED = 1, 2, 4, 8  # the bits of an image's mark
+_TREATMENTS = {_SCALED: "scaled from 16 bits to 8", _COMPOSITED: "composited on white", _RESIZED: "resized to {}"}
+_LASTING = (None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP)  # errors that stay while a file stays as it is
+_TOGETHER = 8  # images decoded in one go
+_MOST_THREADS = 8  # each may hold a photograph of MOST_PIXELS
+_AHEAD_BYTES = 64 << 20  # the most that waits to be put in its place
 
 
 @part("format", "images")
@@ -36,88 +48,164 @@ class Images(Format):
 
     def file(self, path: Path, request: Request) -> Content:
         """Read one picture as a data set of one item."""
-        return self._read(path.parent, [path], Request(None, request.missing, True, request.like, request.progress))
+        alone = Request(None, request.missing, True, request.like, request.progress)
+        return _content(path.parent, [path.name], alone, *_decoded(path.parent, [path.name], alone))
 
-    def folder(self, root: Path, files: Sequence[Path], request: Request) -> Content:
-        """Read a folder: sub-folders are classes, or ``train``, ``valid``/``val`` and ``test`` with classes within."""
-        return self._read(root, list(files), request)
+    def folder(self, root: Path, files: Sequence[str], request: Request) -> Content:
+        """Read a folder: sub-folders are classes, or ``train``, ``valid``/``val`` and ``test`` with classes within.
 
-    def _read(self, root: Path, files: list[Path], request: Request) -> Content:
-        heads, broken = _each(files, _head, request)
-        shape, notes = _shape([head for _, head in heads], request)
-        total = len(heads) * int(np.prod(shape))
-        if total > MOST_BYTES:
-            raise DataError(
-                f"the images of '{root.name}' must take at most {MOST_BYTES >> 30} GiB in memory, got {len(heads)} of "
-                f"{shape}; make them smaller or cut them into patches"
-            )
-        x = np.empty((len(heads), *shape), np.uint8)
-        good, kept = [], 0
-        counts: Counter[str] = Counter()
-        for done, (path, _) in enumerate(heads, 1):
-            try:
-                x[kept], treated = _pixels(path, shape)
-                counts.update(treated)
-                good.append(path)
-                kept += 1
-            except Exception as error:  # as in _each
-                broken.append((path, str(error)))
-                _strict(path, error, request)
-            if request.progress:
-                request.progress(done, len(heads))
-        if not good:
-            raise DataError(f"'{root.name}' must hold readable images, got {len(broken)} unreadable: {_list(broken)}")
-        if broken:
-            notes += (f"{len(broken)} of {len(files)} images are unreadable and skipped: {_list(broken)}",)
-        if counts:
-            notes += ("; ".join(f"{n} of {kept} images {what}" for what, n in sorted(counts.items())),)
-        names = tuple(path.relative_to(root).as_posix() for path in good)
-        official, folders = _tops(names)
-        labels, label_names = _labels(folders, names, request)
-        size = f"{shape[2]} x {shape[1]}"
-        policy = f"{_WORDS[shape[0]]}, {size} (others resized to cover by Lanczos, then cropped at the centre)"
-        return Content(Split(x[:kept], None, labels, names), "image", "bytes", official, (), label_names, policy, notes)
+        Images that take 128 MiB or more are decoded once, into the cache, and mapped into memory from there.
+        """
+        entry = Entry(root, files, "x".join(map(str, request.like.shape)) if request.like else "own")
+        return _content(root, files, request, *(entry.finished() or _decoded(root, files, request, entry)))
 
 
-@dataclass(frozen=True)
-class _Head:
+class _Broken:
+    """The unreadable files as they are found: number and reason.
+
+    Args:
+        root: the folder.
+        files: paths relative to it.
+        strict: refuse the first one.
+    """
+
+    def __init__(self, root: Path, files: Sequence[str], strict: bool) -> None:
+        self.root, self.files, self.strict = root, files, strict
+        self.found: list[tuple[int, str]] = []
+        self.passing = False  # whether some may be readable another time, although no file has changed
+
+    def add(self, row: int, error: Exception) -> None:
+        """Name a file that cannot be read."""
+        path = self.root / self.files[row]
+        reason = (str(error).splitlines() or ["unknown reason"])[0].replace(repr(str(path)), f"'{path.name}'")
+        self.found.append((row, reason))
+        self.passing |= isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in _LASTING)
+        if self.strict:
+            _refuse(path.name, reason)
+
+
+def _refuse(name: str, reason: str) -> None:
+    raise DataError(f"every image must be readable, but '{name}' is not: {reason}")
+
+
+def _decoded(root: Path, files: Sequence[str], request: Request, entry: Entry | None = None) -> tuple[Rows, About]:
+    """The images of a folder: decoded in memory or, where they are large and an entry is given, in the cache."""
+    bad = _Broken(root, files, request.strict)
+
+    def fill(rows: Rows, about: About) -> About:
+        bad.found[:] = about.broken
+        _fill(rows, about.shape, bad, request.progress)
+        return replace(about, broken=tuple(bad.found))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own size warning and complaints about metadata
+        about = (entry and entry.begun()) or _look(bad, request)
+        if entry is None or not large(len(files) * prod(about.shape)):
+            rows = Rows(np.empty((len(files), *about.shape), np.uint8), np.zeros(len(files), np.uint8))
+            return rows, fill(rows, about)
+        found = entry.decode(about, fill, request.progress)
+    if bad.passing:
+        entry.forget()
+    return found
+
+
+def _look(bad: _Broken, request: Request) -> About:
+    """What is settled before any pixel is decoded: the shape that all images get, and the files that are none."""
+    heads: Counter[_Head] = Counter()
+    for row, name in enumerate(bad.files):
+        try:
+            heads[_head(os.path.join(bad.root, name))] += 1
+        except Exception as error:  # Pillow raises nearly anything on broken and hostile files
+            bad.add(row, error)
+        if request.progress:
+            request.progress(row + 1, len(bad.files))
+    if not heads:
+        raise DataError(
+            f"there must be readable images, got {len(bad.found)} unreadable: {_list(bad.found, bad.files)}"
+        )
+    shape, notes = _shape(heads, request)
+    return About(shape, notes, tuple(bad.found))
+
+
+def _fill(rows: Rows, shape: Shape, bad: _Broken, progress: Callable[[int, int], None] | None) -> None:
+    """Decode what is not there yet, a few images ahead on every core."""
+    known = {row for row, _ in bad.found}
+    todo = [row for row in np.flatnonzero(rows.marks == 0).tolist() if row not in known]
+    total = len(bad.files) - len(known)
+    most = _AHEAD_BYTES // prod(shape)
+    threads = max(1, min(os.cpu_count() or 1, _MOST_THREADS, most // 4))
+    size = max(1, min(_TOGETHER, most // (4 * threads)))
+
+    def decode(some: list[int]) -> list[tuple[int, np.ndarray | Exception, int]]:
+        return [(row, *_attempt(os.path.join(bad.root, bad.files[row]), shape)) for row in some]
+
+    waiting: deque[Future] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        done = total - len(todo)
+        starts = iter(range(0, len(todo), size))
+        while True:
+            waiting.extend(pool.submit(decode, todo[i : i + size]) for i in islice(starts, 2 * threads - len(waiting)))
+            if not waiting:
+                break
+            for row, image, mark in waiting.popleft().result():
+                if isinstance(image, Exception):
+                    bad.add(row, image)
+                else:
+                    rows.put(row, image, mark)
+                done += 1
+                if progress:
+                    progress(done, total)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _attempt(path: str, shape: Shape) -> tuple[np.ndarray | Exception, int]:
+    try:
+        return _pixels(path, shape)
+    except Exception as error:  # as in _look
+        return error, 0
+
+
+def _content(root: Path, files: Sequence[str], request: Request, rows: Rows, about: About) -> Content:
+    """What a reader is to give, from decoded images."""
+    broken, shape = about.broken, about.shape
+    if request.strict and broken:
+        _refuse(PurePosixPath(files[broken[0][0]]).name, broken[0][1])
+    good = np.flatnonzero(rows.marks)
+    if not len(good):
+        raise DataError(
+            f"'{root.name}' must hold readable images, got {len(broken)} unreadable: {_list(broken, files)}"
+        )
+    notes = about.notes
+    if broken:
+        notes += (f"{len(broken)} of {len(files)} images are unreadable and skipped: {_list(broken, files)}",)
+    size = f"{shape[2]} x {shape[1]}"
+    counts = {what: int(np.count_nonzero(rows.marks & bit)) for bit, what in _TREATMENTS.items()}
+    treated = sorted((what.format(size), n) for what, n in counts.items() if n)
+    if treated:
+        notes += ("; ".join(f"{n} of {len(good)} images {what}" for what, n in treated),)
+    names = tuple(files) if not broken else tuple(files[row] for row in good.tolist())
+    official, folders = _tops(names)
+    labels, label_names = _labels(folders, names, request)
+    items = Split(rows.x, None, labels, names, index=good if broken else None)
+    policy = f"{_WORDS[shape[0]]}, {size} (others resized to cover by Lanczos, then cropped at the centre)"
+    return Content(items, "image", "bytes", official, (), label_names, policy, notes)
+
+
+def _list(broken: Sequence[tuple[int, str]], files: Sequence[str]) -> str:
+    shown = "; ".join(f"{PurePosixPath(files[row]).name} ({reason})" for row, reason in broken[:_SHOWN])
+    return shown + (f"; and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else "")
+
+
+class _Head(NamedTuple):
     channels: int
     width: int
     height: int
 
 
-def _each(files: list[Path], read: Callable[[Path], T], request: Request) -> tuple[list[tuple[Path, T]], list]:
-    good, broken = [], []
-    for path in files:
-        try:
-            good.append((path, read(path)))
-        except Exception as error:  # Pillow raises nearly anything on broken and hostile files
-            broken.append((path, str(error)))
-            _strict(path, error, request)
-    if not good:
-        raise DataError(f"there must be readable images, got {len(broken)} unreadable: {_list(broken)}")
-    return good, broken
-
-
-def _strict(path: Path, error: Exception, request: Request) -> None:
-    if request.strict:
-        reason = _reason(path, str(error))
-        raise DataError(f"every image must be readable, but '{path.name}' is not: {reason}") from None
-
-
-def _reason(path: Path, text: str) -> str:
-    return (text.splitlines() or ["unknown reason"])[0].replace(repr(str(path)), f"'{path.name}'")
-
-
-def _list(broken: list[tuple[Path, str]]) -> str:
-    shown = "; ".join(f"{path.name} ({_reason(path, error)})" for path, error in broken[:_SHOWN])
-    return shown + (f"; and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else "")
-
-
-def _open(path: Path) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's own size warning and complaints about metadata
-        image = Image.open(path)
+def _open(path: str) -> Image.Image:
+    image = Image.open(path)
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(f"{image.width} x {image.height} is more than {MOST_PIXELS} pixels")
     if image.mode == "F":
@@ -125,7 +213,7 @@ def _open(path: Path) -> Image.Image:
     return image
 
 
-def _head(path: Path) -> _Head:
+def _head(path: str) -> _Head:
     """Channels and size, without decoding the pixels."""
     with _open(path) as image:
         turned = image.format in ("JPEG", "MPO", "TIFF", "WEBP") and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
@@ -133,47 +221,48 @@ def _head(path: Path) -> _Head:
         return _Head(1 if image.mode in _GREY else 3, width, height)
 
 
-def _shape(heads: list[_Head], request: Request) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+def _shape(heads: Counter[_Head], request: Request) -> tuple[Shape, tuple[str, ...]]:
     """The shape all images get, and notes: the model's, or the most common channels and the most common size."""
     if request.like is not None:
         if request.like.kind != "image" or request.like.shape[0] not in _WORDS:
             raise DataError(f"the model reads {request.like.describe()}; got images")
         channels, height, width = request.like.shape
         return (channels, height, width), ()
-    modes = Counter(head.channels for head in heads)
+    modes, sizes = Counter[int](), Counter[tuple[int, int]]()
+    for head, n in heads.items():
+        modes[head.channels] += n
+        sizes[head.height, head.width] += n
     channels = 3 if modes[3] >= modes[1] else 1
-    sizes = Counter((head.height, head.width) for head in heads)
     # Of sizes that are equally common the smallest, so that nothing is enlarged without need.
     (height, width), _ = min(sizes.items(), key=lambda item: (-item[1], item[0][0] * item[0][1], item[0]))
     notes: tuple[str, ...] = ()
     if len(modes) > 1:
         notes += (f"images are {modes[3]} RGB and {modes[1]} grey: all are read as {_WORDS[channels]}",)
     if len(sizes) > 1:
-        most = f"{width} x {height} ({sizes[height, width]} of {len(heads)})"
+        most = f"{width} x {height} ({sizes[height, width]} of {heads.total()})"
         notes += (f"images have {len(sizes)} sizes: all are resized to the most common, {most}",)
     return (channels, height, width), notes
 
 
-def _pixels(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, list[str]]:
-    """One image as ``(C, H, W)`` uint8, and what was done to it."""
+def _pixels(path: str, shape: Shape) -> tuple[np.ndarray, int]:
+    """One image as ``(C, H, W)`` uint8, and its mark: what was done to it."""
     channels, height, width = shape
-    done = []
-    with _open(path) as opened, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    mark = _DONE
+    with _open(path) as opened:
         image = ImageOps.exif_transpose(opened)
         if image.mode.startswith("I"):
             image = Image.fromarray(_eight_bits(np.asarray(image)))
-            done.append("scaled from 16 bits to 8")
+            mark |= _SCALED
         if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            done.append("composited on white")
+            mark |= _COMPOSITED
         image = image.convert("L" if channels == 1 else "RGB")
         if image.size != (width, height):
             image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-            done.append(f"resized to {width} x {height}")
+            mark |= _RESIZED
         array = np.asarray(image)
-    return array.reshape(1, height, width) if channels == 1 else array.transpose(2, 0, 1), done
+    return array.reshape(1, height, width) if channels == 1 else array.transpose(2, 0, 1), mark
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:

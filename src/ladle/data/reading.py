@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def read(
             fitted to data with missing values, it always is).
         strict: stop at an unreadable image instead of skipping it.
         like: a model's schema, to which the data must keep: images get its size and channels, tables its columns.
-        progress: called with (done, total) while images are read.
+        progress: called with (done, total) while images are read: first over their sizes, then over their pixels.
 
     Returns:
         The data set. What was done on the way is told in its ``notes``.
@@ -108,36 +108,41 @@ def _file(path: Path, request: Request) -> Content:
 
 
 def _folder(root: Path, request: Request) -> Content:
-    known, by_format, others = formats(), Counter[Format](), Counter[str]()
-    files: list[tuple[Path, Format]] = []
-    for path in _walk(root):
-        form = _format(path.name, known)
+    known, found, others = formats(), dict[Format, list[str]](), Counter[str]()
+    for name in _walk(root):
+        form = _format(name, known)
         if form is None:
-            others[path.suffix.lower() or "no suffix"] += 1
+            others[_suffix(name) or "no suffix"] += 1
         else:
-            files.append((path, form))
-            by_format[form] += 1
-    if not files:
+            found.setdefault(form, []).append(name)
+    if not found:
         got = ", ".join(f"{n} files ({suffix})" for suffix, n in others.most_common(5)) or "an empty folder"
         raise DataError(f"folder '{root.name}' must hold data, such as images; got {got}")
-    chosen = max(by_format, key=lambda form: (form.in_folders, by_format[form]))
-    others.update(path.suffix.lower() for path, form in files if form is not chosen)
-    content = chosen.folder(root, [path for path, form in files if form is chosen], request)
+    chosen = max(found, key=lambda form: (form.in_folders, len(found[form])))
+    others.update(_suffix(name) for form, names in found.items() if form is not chosen for name in names)
+    content = chosen.folder(root, found[chosen], request)
     if not others:
         return content
     note = f"{sum(others.values())} other files ignored: " + ", ".join(f"{n} {s}" for s, n in others.most_common(5))
     return Content(**{**vars(content), "notes": (*content.notes, note)})
 
 
-def _walk(root: Path) -> list[Path]:
-    """The files under a folder in sorted order, without hidden ones."""
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
 
-    def refuse(error: OSError) -> None:
-        raise error
 
-    found = []
-    for folder, inner, names in os.walk(root, onerror=refuse):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        found += [Path(folder, name) for name in names if not name.startswith(".")]
-    # A pipe would block whoever opens it; a link to nothing stays, to be named as unreadable.
-    return sorted(path for path in found if path.is_file() or (path.is_symlink() and not path.exists()))
+def _walk(folder: str | Path, before: str = "") -> Iterator[str]:
+    """The files under a folder, relative to it, sorted part by part, without hidden ones."""
+    with os.scandir(folder) as scan:
+        entries = sorted((e for e in scan if not e.name.startswith(".")), key=lambda e: e.name)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(entry.path, f"{before}{entry.name}/")
+        # A pipe would block whoever opens it; a link to nothing stays, to be named as unreadable.
+        elif entry.is_file(follow_symlinks=False) or (entry.is_symlink() and not _leads_elsewhere(entry.path)):
+            yield before + entry.name
+
+
+def _leads_elsewhere(link: str) -> bool:
+    """Whether a link leads to something that is there and no file."""
+    return os.path.exists(link) and not os.path.isfile(link)

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import numpy as np
-
 from ladle.data.errors import DataError
 from ladle.shapes import Size, numel
 
@@ -128,32 +126,3 @@ def _texts(field: str, values: object, counts: tuple[int, ...] | None) -> None:
     fits = counts is None or len(values) in counts
     _need(fits, field, f"one for each column ({counts[-1] if counts else 0}) or none", values)
     _need(len(set(values)) == len(values), field, "all different", values)
-
-
-def moments(kind: str, x: np.ndarray, observed: np.ndarray | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The mean and standard deviation of the observed values: a pair for each column, one pair for images.
-
-    A column that is constant, or has no observed value among these rows, gets scale 1 (and mean 0 in the latter case).
-
-    Args:
-        kind: ``"image"`` or ``"table"``.
-        x: ``(N, *event)``; entries that are not observed may hold anything.
-        observed: ``(N, *event)`` bool, or ``None`` when everything is.
-
-    Returns:
-        ``loc`` and ``scale``.
-
-        >>> moments("table", np.array([[1.0, 5.0], [3.0, 5.0]]), None)
-        ((2.0, 5.0), (1.0, 1.0))
-    """
-    if kind == "image" and x.dtype == np.uint8 and observed is None:  # by the histogram: there may be many
-        counts = np.bincount(x.reshape(-1), minlength=256) / max(x.size, 1)
-        middle = float(counts @ np.arange(256))
-        return (middle,), (math.sqrt(float(counts @ np.square(np.arange(256) - middle))) or 1.0,)
-    axis = 0 if kind == "table" else None
-    seen = np.ones(x.shape, bool) if observed is None else observed
-    n = np.maximum(seen.sum(axis), 1)
-    loc = np.where(seen, x, 0).sum(axis, dtype=np.float64) / n
-    scale = np.sqrt(np.square(np.where(seen, x - loc, 0.0)).sum(axis, dtype=np.float64) / n)
-    scale = np.where(scale > 1e-7 * np.abs(loc), scale, 1.0)  # below float32's resolution: constant
-    return tuple(np.atleast_1d(loc).tolist()), tuple(np.atleast_1d(scale).tolist())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +30,17 @@ def items(model: Model, data: Source, split: str | None = None) -> Split:
     """
     schema = model.schema
     if isinstance(data, Split):
-        given, support = data, "binary" if data.x.max(initial=0) <= 1 else ""
+        given = data
+        support = "binary" if all(x.max(initial=0) <= 1 for x, _ in data.blocks()) else ""
     else:
         dataset = data if isinstance(data, Dataset) else read(data, like=schema)
         given = dataset.split(split or dataset.default)
         support = "bytes" if dataset.schema.binarize else dataset.schema.support
-    if given.x.shape[1:] != schema.shape:
-        raise DataError(f"items must be as the model's, {schema.describe()}; got items of shape {given.x.shape[1:]}")
+    if given.shape[1:] != schema.shape:
+        raise DataError(f"items must be as the model's, {schema.describe()}; got items of shape {given.shape[1:]}")
     if not len(given):
         raise DataError("there is no item in the data")
-    return replace(given, x=as_held(given, support, schema))
+    return as_held(given, support, schema)
 
 
 def each_batch(model: Model, split: Split, size: int = BATCH, progress: Progress | None = None) -> Iterator[Batch]:
