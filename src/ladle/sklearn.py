@@ -20,8 +20,9 @@ from ladle.assemble import Training, assemble
 from ladle.console import Show
 from ladle.data import Batch, DataError, Dataset, Schema, read
 from ladle.data.arrays import arrange
+from ladle.data.conform import moments
 from ladle.data.content import Content, Request
-from ladle.data.schema import SUPPORTS, moments
+from ladle.data.schema import SUPPORTS
 from ladle.evidence import importance, rows
 from ladle.folder import Model, describe
 from ladle.machine import choose
@@ -222,7 +223,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
             support = "binary" if np.isin(seen, (0, 1)).all() else content.support
         elif support not in SUPPORTS:
             raise DataError(f"support must be auto, {', '.join(SUPPORTS)}, got {support!r}")
-        loc, scale = moments("table", learned.x, learned.observed)
+        loc, scale = moments("table", learned)
         missing = self.missing is not None
         return Schema("table", found.x.shape[1:], support, loc=loc, scale=scale, source="array", missing=missing)
 
