@@ -18,6 +18,7 @@ from ladle.folder import Model, ModelError, load
 from ladle.machine import MachineError
 from ladle.recipes import recipe
 from ladle.records import Step
+from ladle.report.report import Report, report
 from ladle.spec import SpecError, build, parts, to_spec
 from ladle.tasks.encode import decode, encode
 from ladle.tasks.interpolate import interpolate
@@ -35,6 +36,7 @@ __all__ = [
     "Model",
     "ModelError",
     "NotAvailable",
+    "Report",
     "Schema",
     "SpecError",
     "Split",
@@ -53,6 +55,7 @@ __all__ = [
     "read",
     "recipe",
     "reconstruct",
+    "report",
     "sample",
     "score",
     "to_spec",
