@@ -84,8 +84,8 @@ def plot(
     """
     x = x or limits(*(m.x for m in marks))
     y = y or limits(*(m.y for m in marks))
-    along = list(x) if bare else ticks(*x, about=4)
-    up = [] if bare else ticks(*y, about=5)
+    along = list(x) if bare else ticks(*x, about=6)
+    up = [] if bare else ticks(*y, about=6)
     grid = "".join(f"M0 {_place(v, y, True)}H{SIDE}" for v in up)
     inside = [element("path", d=grid, class_="grid") if grid else None]
     inside += [element("path", d=f"M{_place(v, x)} 0V{SIDE}", class_="event") for v in events]

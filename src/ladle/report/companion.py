@@ -139,10 +139,9 @@ def prior(subject: Subject) -> Panel:
         mean, new = drawn(companion, n, random_codes(companion, train, n))
         sets.append(("random vectors through the autoencoder", "other", mean, new))
         aucs["autoencoder"] = two_sample(x[:n], new)
-    rows = [("training data against held-out data: the yardstick", aucs["data"]),
-            ("samples of this model against held-out data", aucs["samples"])]  # fmt: skip
-    if companion is not None:
-        rows.append(("random vectors through the autoencoder against held-out data", aucs["autoencoder"]))
+    names = {"data": "training data, the yardstick", "samples": "samples of this model",
+             "autoencoder": "random vectors, autoencoder"}  # fmt: skip
+    rows = [(names[name], auc) for name, auc in aucs.items()]
     table = gauge([(name, f"{auc:.3f}", 2 * abs(auc - 0.5)) for name, auc in rows])
     if schema.kind == "image":
         pictures = _pictures(subject, held, sets)
@@ -169,7 +168,7 @@ def prior(subject: Subject) -> Panel:
         "that the model itself says there is) from as many of the data, by means and covariances of 50 principal "
         "components. 0.5: not at all, good. 1: always, bad."
     )
-    return Panel("What the prior is for", tuple(words), joined([pictures, element("p"), table]), {"auc": aucs, "items": n})
+    return Panel("What the prior is for", tuple(words), joined([pictures, element("h3", "AUC against held-out data"), table]), {"auc": aucs, "items": n})
 
 
 def _complete(split: Split, subject: Subject) -> np.ndarray:

@@ -14,7 +14,7 @@ from ladle.shapes import Size, numel
 from ladle.spec import to_spec
 from ladle.vae import VAE
 
-WIDTH, LEFT, STEP, RADIUS = 340, 92, 104, 23
+WIDTH, LEFT, STEP, RADIUS = 340, 122, 104, 23
 
 
 def name_of(part: nn.Module) -> str:
@@ -89,7 +89,7 @@ def graph(subject: Subject) -> Panel:
     prior = getattr(vae.latents, "prior", None)
     posterior = getattr(vae.latents, "posterior", None)
     likelihood = name_of(vae.likelihood.family)
-    q = name_of(posterior.family) if posterior is not None else "a family for each level"
+    q = name_of(posterior.family) if posterior is not None else "of each level"
     if subject.plain:
         words = (
             "Solid arrows decode, dashed ones encode. The code z of an item is a single point, and nothing says how codes "
@@ -125,7 +125,7 @@ def _drawn(names: list[str], sizes: list[str], prior: str, posterior: str, likel
     for upper, lower in zip(ys, ys[1:], strict=False):
         inside.append(_edge(LEFT, upper + RADIUS, lower - RADIUS))
     for i, at in enumerate(z):  # from x on the left, outwards with each level
-        bend = LEFT - 62 - 10 * (len(z) - 1 - i)
+        bend = LEFT - 68 - 10 * (len(z) - 1 - i)
         inside.append(element("path", d=f"M{LEFT - 20} {x - 12}C{bend} {x - 60} {bend} {at + 60} {LEFT - 21} {at + 13}",
                               class_="infer"))  # fmt: skip
         inside.append(element("path", d=f"M{LEFT - 18} {at + 9}l-11 3l7 8z", class_="infer-tip"))
@@ -136,12 +136,12 @@ def _drawn(names: list[str], sizes: list[str], prior: str, posterior: str, likel
     inside.append(_text("h", LEFT, h + 5, "name"))
     inside.append(element("circle", cx=LEFT, cy=x, r=RADIUS, class_="seen"))
     inside.append(_text("x", LEFT, x + 5, "name"))
-    right = LEFT + RADIUS + 16
+    right = LEFT + RADIUS + 14
     inside += [_text("no p(z)" if plain else "p(z)", right, z[0] - 4, None), _text(prior, right, z[0] + 14, "faint")]
     for at, size in zip(z[1:], sizes[1:], strict=True):
         inside += [_text("p(z | levels above)", right, at - 4, None), _text(size, right, at + 14, "faint")]
-    middle = (z[0] + h) / 2 if len(z) == 1 else (z[-1] + h) / 2
-    inside += [_text(f"q(z|x), dashed: {posterior}", right, middle + 4, "faint")]
+    middle = (z[-1] + x) / 2
+    inside += [_text("q(z|x)", 4, middle - 4, None), _text(posterior, 4, middle + 14, "faint")]
     inside += [_text("h", right, h - 4, None), _text("what the decoder's net reads", right, h + 14, "faint")]
     inside += [_text("p(x|z)", right, x - 4, None), _text(likelihood, right, x + 14, "faint")]
     if not plain:
@@ -149,7 +149,7 @@ def _drawn(names: list[str], sizes: list[str], prior: str, posterior: str, likel
         inside.append(element("path", d=f"M{LEFT} {x + RADIUS + 4}V{px - 21}", class_="dotted"))
         inside.append(element("ellipse", cx=LEFT, cy=px, rx=36, ry=19, class_="dotted"))
         inside.append(_text("p(x)", LEFT, px + 5, "name"))
-        inside.append(_text("intractable, bounded from below", right, px + 4, "faint"))
+        inside.append(_text("intractable, so bounded", LEFT + 50, px + 4, "faint"))
     alt = (f"Graph: {' to '.join(names)} to h to x, generative; x to {' and '.join(names)}, inference. p(z): {prior}; "
            f"q(z|x): {posterior}; p(x|z): {likelihood}; {'no p(x)' if plain else 'p(x) is intractable'}")  # fmt: skip
     return element("svg", joined(inside), viewBox=f"0 0 {WIDTH} {height}", role="img", aria_label=alt, class_="graph")

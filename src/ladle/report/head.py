@@ -12,7 +12,7 @@ import numpy as np
 from ladle.data import DataError
 from ladle.evidence import Evidence, importance, summary
 from ladle.families import NotAvailable
-from ladle.report.page import Absent, Markup, Panel, element, number
+from ladle.report.page import Absent, Markup, Panel, element, number, prose
 from ladle.report.subject import Subject
 from ladle.tasks.run import each_batch
 
@@ -47,7 +47,7 @@ def head(subject: Subject) -> tuple[Markup, dict[str, Any]]:
         "Parameters": f"{sum(p.numel() for p in subject.model.vae.parameters()):,}",
         "Items in all": f"{items:,}" if items else None,
         "Trained": f"{seconds / 60:.1f} minutes" if seconds is not None else None,
-        "On": datetime.fromtimestamp(written).strftime("%-d %B %Y, %H:%M"),
+        "On": datetime.fromtimestamp(written).strftime("%-d %b %Y"),
         "Ladle": subject.setting("ladle"),
     }
     rows = (element("div", element("dt", k), element("dd", str(v)[:100])) for k, v in facts.items() if v is not None)
@@ -86,7 +86,7 @@ def _box(nats: float, dims: int, said: str, look: str) -> Markup:
         "div",
         element("div", number(nats, 5) if abs(nats) < 1000 else f"{nats:,.1f}", " ", element("small", "nats"), class_="big"),
         element("div", f"{number(bits)} bits per dimension"),
-        element("p", said),
+        element("p", prose(said)),
         class_=look or None,
     )
 

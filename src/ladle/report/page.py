@@ -62,6 +62,15 @@ def joined(things: Iterable[object]) -> Markup:
     return Markup("".join(t if isinstance(t, Markup) else html.escape(str(t)) for t in things if t is not None))
 
 
+def prose(text: str) -> Markup:
+    """Text in which what stands between backticks is code.
+
+    >>> prose("say `ladle < fit`")
+    'say <code>ladle &lt; fit</code>'
+    """
+    return joined(element("code", part) if i % 2 else part for i, part in enumerate(text.split("`")))
+
+
 def number(value: float, digits: int = 4) -> str:
     """A number for people, to so many significant digits.
 
@@ -88,7 +97,7 @@ def page(title: str, head: Markup, panels: list[Panel]) -> str:
     sections = [
         element(
             "section",
-            element("div", element("h2", panel.title), *(element("p", w) for w in panel.words), class_="words"),
+            element("div", element("h2", panel.title), *(element("p", prose(w)) for w in panel.words), class_="words"),
             element("div", panel.body, class_="body"),
             id=name,
         )

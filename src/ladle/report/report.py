@@ -13,7 +13,7 @@ from ladle.data import DataError, Dataset, atomic_file, is_name, read
 from ladle.families import NotAvailable
 from ladle.folder import Model, load, load_unfinished
 from ladle.report import companion, graph, head, panels
-from ladle.report.page import Absent, Panel, element, page
+from ladle.report.page import Absent, Panel, element, page, prose
 from ladle.report.subject import Subject, silent
 
 PANELS: dict[str, Callable[[Subject], Panel]] = {
@@ -87,7 +87,7 @@ def _drawn(title: str, draw: Callable[[Subject], Panel], subject: Subject) -> Pa
         return draw(subject)
     except (Absent, NotAvailable, DataError) as error:
         told = str(error)
-        return Panel(title, (), element("p", told[:1].upper() + told[1:], class_="empty"))
+        return Panel(title, (), element("p", prose(told[:1].upper() + told[1:]), class_="empty"))
 
 
 def _model(folder: Path, device: str) -> tuple[Model, int | None]:

@@ -57,18 +57,19 @@ def sheet(levels: np.ndarray, columns: int, alt: str, together: int = 1) -> Mark
         top, left = tops[i // columns], (i % columns) * (width + GAP)
         canvas[top : top + height, left : left + width, :channels] = levels[i]
         canvas[top : top + height, left : left + width, channels] = 255
-    return picture(Image.fromarray(canvas), alt)
+    return picture(Image.fromarray(canvas), alt, max(height, width) <= LARGEST // 2 + 8)
 
 
-def picture(image: Image.Image, alt: str) -> Markup:
-    """A picture inside the page, lossless while it is small."""
+def picture(image: Image.Image, alt: str, small: bool) -> Markup:
+    """A picture inside the page, lossless while it is not too many bytes; one of small images keeps its pixels."""
     coded = io.BytesIO()
     image.convert("RGBA").save(coded, "WEBP", lossless=True, method=3)
     if coded.tell() > LOSSLESS:
         coded = io.BytesIO()
         image.convert("RGBA").save(coded, "WEBP", quality=88, method=3)
     source = "data:image/webp;base64," + base64.b64encode(coded.getvalue()).decode()
-    return element("img", src=source, alt=alt, width=image.width, height=image.height)
+    return element("img", src=source, alt=alt, width=image.width, height=image.height,
+                   class_="pixels" if small else None, style=f"max-width:{round(1.5 * image.width)}px")
 
 
 def explained(split: Split, schema: Schema) -> Batch:

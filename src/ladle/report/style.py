@@ -39,7 +39,7 @@ p { margin: 0 0 .7rem; }
 .big small { font-size: 1rem; font-weight: 400; letter-spacing: 0; color: var(--soft); }
 .headline p { color: var(--soft); font-size: .9rem; line-height: 1.5; margin: .35rem 0 0; }
 .facts {
-  display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: 1rem 1.5rem; margin: 0;
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(8.4rem, 1fr)); gap: 1rem 1.2rem; margin: 0;
   padding: 1.25rem 0; border-top: 1px solid var(--line);
 }
 .facts dt { color: var(--soft); font-size: .8rem; }
@@ -59,7 +59,7 @@ section > * { min-width: 0; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-size: .82rem; line-height: 1.4; color: var(--soft); margin: 0 0 .3rem; }
 figcaption b { color: var(--ink); font-weight: 600; }
-img { display: block; max-width: 100%; height: auto; }
+img { display: block; width: 100%; height: auto; }
 img.pixels { image-rendering: pixelated; }
 .plot { display: grid; grid-template: var(--height) auto / 3.3rem minmax(0, 1fr); font-size: .75rem; color: var(--soft); }
 .plot svg { display: block; width: 100%; height: 100%; overflow: visible; }
@@ -105,7 +105,7 @@ path, line { vector-effect: non-scaling-stroke; fill: none; }
 .heat li { height: 1.25rem; line-height: 1.25rem; text-align: right; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .heat svg { width: 100%; display: block; background: var(--wash); border-radius: 2px; }
 .heat .ends { grid-column: 2; display: flex; justify-content: space-between; color: var(--soft); padding-top: .2rem; }
-.rows { display: grid; gap: .55rem; }
+.rows { display: grid; gap: .55rem; max-width: 50rem; }
 .rows figure { display: grid; align-items: center; gap: .1rem .9rem; }
 .rows figcaption { margin: 0; }
 .ends-of-rows { display: flex; justify-content: space-between; font-size: .75rem; color: var(--soft); }
@@ -114,6 +114,7 @@ path, line { vector-effect: non-scaling-stroke; fill: none; }
   .ends-of-rows { padding-left: 7.4rem; }
 }
 .stack { display: grid; gap: 1.6rem; }
+.body h3 { margin-top: 1.6rem; }
 .gauge { width: 100%; max-width: 44rem; border-collapse: collapse; }
 table { border-collapse: collapse; width: 100%; font-size: .86rem; }
 .wide { overflow-x: auto; }
@@ -137,5 +138,6 @@ pre, code { font: .82rem/1.65 ui-monospace, SFMono-Regular, Menlo, Consolas, mon
 .graph .dotted { fill: none; stroke: var(--soft); stroke-width: 1.6; stroke-dasharray: .1 4.5; stroke-linecap: round; }
 .graph .tip { fill: var(--accent); stroke: none; }
 .graph .infer-tip { fill: var(--below); stroke: none; }
+.words code, .headline code { font-size: .9em; color: var(--ink); }
 @media print { nav { display: none; } section { break-inside: avoid; } }
 """.strip()
