@@ -107,7 +107,8 @@ def test_fit_from_end_to_end(call: Ladle, tmp_path: Path) -> None:
     assert "arning" not in left.err
     run = tmp_path / "deep/run"
     names = {"config.json", "model.safetensors", "log.jsonl", "README.md"}
-    assert {p.name for p in run.iterdir()} == names | {"training.png", "reconstructions.png", "samples.png"}
+    drawn = {"training.png", "reconstructions.png", "samples.png", "report.html"}
+    assert {p.name for p in run.iterdir()} == names | drawn
     assert json.loads((run / "config.json").read_text())["data"]["named"] is True
     nothing_left(tmp_path)
 

@@ -182,7 +182,9 @@ def bars(values: Sequence[float] | np.ndarray, lively: Sequence[bool] | np.ndarr
     grid = "".join(f"M0 {_place(v, (0, top), True)}H{SIDE}" for v in up)
     drawing = element("svg", element("path", d=grid, class_="grid"), *rects, viewBox=f"0 0 {SIDE} {SIDE}",
                       preserveAspectRatio="none", role="img", aria_label=alt)  # fmt: skip
-    left = element("div", *(element("span", number(v), style=f"bottom:{_share(v, (0, top))}%") for v in up), class_="up")
+    left = element(
+        "div", *(element("span", number(v), style=f"bottom:{_share(v, (0, top))}%") for v in up), class_="up"
+    )
     box = element("div", left, drawing, class_="plot", style="--height:13rem")
     return joined([element("p", axes[1], class_="axis"), box, element("p", axes[0], class_="axis below")])
 

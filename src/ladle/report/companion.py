@@ -74,7 +74,10 @@ def autoencoder(subject: Subject) -> Model:
             model = load(folder, subject.model.device)
         except ModelError as error:
             raise Absent(f"The companion cannot be opened: {error}") from None
-        if model.schema.shape != subject.model.schema.shape or model.vae.latents.events != subject.model.vae.latents.events:
+        if (
+            model.schema.shape != subject.model.schema.shape
+            or model.vae.latents.events != subject.model.vae.latents.events
+        ):
             raise Absent(f"The model in {NAME}/ was fitted to other data.")
         return model
     if subject.quick or subject.data is None:
@@ -124,7 +127,7 @@ def prior(subject: Subject) -> Panel:
         raise NotAvailable("This is a plain autoencoder: it has no prior p(z), which is what this panel is about.")
     schema, held, train = subject.model.schema, subject.held, subject.some("train")
     x, other = (_complete(part, subject) for part in (held, train))
-    n = min(len(x), len(other), MOST)
+    n = min(len(x), len(other), MOST // 2 if subject.quick else MOST)
     if n < FEWEST:
         raise Absent(f"This comparison needs at least {FEWEST} held-out items without missing values, got {n}.")
     companion: Model | None
@@ -168,7 +171,12 @@ def prior(subject: Subject) -> Panel:
         "that the model itself says there is) from as many of the data, by means and covariances of 50 principal "
         "components. 0.5: not at all, good. 1: always, bad."
     )
-    return Panel("What the prior is for", tuple(words), joined([pictures, element("h3", "AUC against held-out data"), table]), {"auc": aucs, "items": n})
+    return Panel(
+        "What the prior is for",
+        tuple(words),
+        joined([pictures, element("h3", "AUC against held-out data"), table]),
+        {"auc": aucs, "items": n},
+    )
 
 
 def _complete(split: Split, subject: Subject) -> np.ndarray:

@@ -72,7 +72,9 @@ def architecture(subject: Subject) -> Panel:
                 element("td", f"{count:,}", class_="right"))
         for where, what, shapes, count in parts_of(vae)
     ]  # fmt: skip
-    last = element("tr", element("td", "all"), element("td"), element("td"), element("td", f"{total:,}", class_="right"))
+    last = element(
+        "tr", element("td", "all"), element("td"), element("td"), element("td", f"{total:,}", class_="right")
+    )
     words = (
         f"An encoder net reads x and puts out q(z|x); a decoder net reads z and puts out p(x|z). {total:,} numbers are "
         "learned in all.",
@@ -132,7 +134,9 @@ def _drawn(names: list[str], sizes: list[str], prior: str, posterior: str, likel
     for at, name in zip(z, names, strict=True):
         inside.append(element("circle", cx=LEFT, cy=at, r=RADIUS, class_="node"))
         inside.append(_text(name, LEFT, at + 5, "name"))
-    inside.append(element("rect", x=LEFT - RADIUS, y=h - RADIUS, width=2 * RADIUS, height=2 * RADIUS, rx=7, class_="node"))
+    inside.append(
+        element("rect", x=LEFT - RADIUS, y=h - RADIUS, width=2 * RADIUS, height=2 * RADIUS, rx=7, class_="node")
+    )
     inside.append(_text("h", LEFT, h + 5, "name"))
     inside.append(element("circle", cx=LEFT, cy=x, r=RADIUS, class_="seen"))
     inside.append(_text("x", LEFT, x + 5, "name"))

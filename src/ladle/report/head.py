@@ -84,7 +84,9 @@ def _box(nats: float, dims: int, said: str, look: str) -> Markup:
     bits = nats / (dims * math.log(2))
     return element(
         "div",
-        element("div", number(nats, 5) if abs(nats) < 1000 else f"{nats:,.1f}", " ", element("small", "nats"), class_="big"),
+        element(
+            "div", number(nats, 5) if abs(nats) < 1000 else f"{nats:,.1f}", " ", element("small", "nats"), class_="big"
+        ),
         element("div", f"{number(bits)} bits per dimension"),
         element("p", prose(said)),
         class_=look or None,

@@ -149,7 +149,9 @@ def latent_map(subject: Subject) -> Panel:
     variance, axes = np.linalg.eigh(np.cov(centred.T))
     flat = centred @ axes[:, ::-1][:, :2]
     share = float(variance[-2:].sum() / variance.sum()) if variance.sum() > 0 else 0.0
-    known = sorted(set(labels.tolist()) - {-1}, key=lambda c: (-int((labels == c).sum()), c)) if labels is not None else []
+    known = (
+        sorted(set(labels.tolist()) - {-1}, key=lambda c: (-int((labels == c).sum()), c)) if labels is not None else []
+    )
     marks = []
     if known:
         rest = ~np.isin(labels, known[:COLOURS])

@@ -116,4 +116,3 @@ def _data(model: Model, data: str | Path | np.ndarray | Dataset | None, labels: 
         return read(source, like=model.schema), ""
     except (DataError, OSError) as error:
         return None, f"The data is needed for this, and cannot be had: {error}"
-

@@ -68,8 +68,15 @@ def picture(image: Image.Image, alt: str, small: bool) -> Markup:
         coded = io.BytesIO()
         image.convert("RGBA").save(coded, "WEBP", quality=88, method=3)
     source = "data:image/webp;base64," + base64.b64encode(coded.getvalue()).decode()
-    return element("img", src=source, alt=alt, width=image.width, height=image.height,
-                   class_="pixels" if small else None, style=f"max-width:{round(1.5 * image.width)}px")
+    return element(
+        "img",
+        src=source,
+        alt=alt,
+        width=image.width,
+        height=image.height,
+        class_="pixels" if small else None,
+        style=f"max-width:{round(1.5 * image.width)}px",
+    )
 
 
 def explained(split: Split, schema: Schema) -> Batch:

@@ -100,7 +100,7 @@ path, line { vector-effect: non-scaling-stroke; fill: none; }
 .multiples figcaption { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .multiples .plot { font-size: .7rem; }
 .maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: 1.5rem 2rem; }
-.heat { display: grid; grid-template-columns: minmax(4rem, 9rem) minmax(0, 1fr); gap: 0 .7rem; font-size: .75rem; }
+.heat { display: grid; grid-template-columns: fit-content(38%) minmax(0, 1fr); gap: 0 .7rem; font-size: .75rem; }
 .heat ol { list-style: none; margin: 0; padding: 0; color: var(--soft); min-width: 0; }
 .heat li { height: 1.25rem; line-height: 1.25rem; text-align: right; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .heat svg { width: 100%; display: block; background: var(--wash); border-radius: 2px; }

@@ -17,7 +17,7 @@ from ladle.report.page import Absent
 from ladle.tasks.encode import encode
 from ladle.tasks.run import items
 
-ITEMS = 3000  # looked at, at most
+ITEMS, QUICK = 3000, 1000  # looked at, at most
 LARGE = 1 << 21  # numbers in those items together, at most (but 500 items in any case)
 
 
@@ -63,7 +63,7 @@ class Subject:
         if self.data is None:
             raise Absent(self.why)
         given = items(self.model, self.data, split if split in self.data.names else "all")
-        most = max(500, min(ITEMS, LARGE // self.model.schema.size))
+        most = max(500, min(QUICK if self.quick else ITEMS, LARGE // self.model.schema.size))
         return given.take(np.random.default_rng(0).permutation(len(given))[:most])
 
     @cached_property
