@@ -114,12 +114,14 @@ def test_fit_from_end_to_end(call: Ladle, tmp_path: Path) -> None:
 
     refused(call("fit", "digits", "--out", run, *TINY, "--recipe", "vae"), "--resume")
     (run / "training.png").unlink()
+    (run / "report.html").unlink()  # it is drawn last
     before = (run / "model.safetensors").stat().st_mtime_ns
     again = call("fit", "digits", "--out", run, *TINY, "--recipe", "vae", "--resume", "--json")
     assert again.json()["nats"] == told["nats"]
     assert "finished" in again.err
     assert (run / "model.safetensors").stat().st_mtime_ns == before
     assert (run / "training.png").exists(), "pictures that an interruption left out are drawn"
+    assert (run / "report.html").exists()
     refused(call("fit", "digits", "--out", run, *TINY, "--recipe", "ae", "--resume"), "other settings")
     assert call("fit", "digits", "--out", run, *TINY, "--recipe", "ae", "--force").status == 0
     assert not (run / "samples.png").exists()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from types import MappingProxyType
@@ -269,8 +268,8 @@ def test_a_run_that_goes_on(tmp_path: Path, toys: dict[str, ladle.Dataset]) -> N
 def test_hostile_words_are_text(tmp_path: Path) -> None:
     noise = np.random.default_rng(1)
     x = noise.normal(size=(120, 2)).astype(np.float32)
-    schema = ladle.Schema("table", (2,), "real", names=(HOSTILE, "`b`"), loc=(0.0, 0.0), scale=(1.0, 1.0),
-                          label_names=(HOSTILE + "!", "two"), source=HOSTILE.replace("/", "|"), policy=HOSTILE)  # fmt: skip
+    words = {"label_names": ("!" + HOSTILE, "two"), "policy": HOSTILE, "source": HOSTILE.replace("/", "|")}
+    schema = ladle.Schema("table", (2,), "real", None, (HOSTILE, "`b`"), (0.0, 0.0), (1.0, 1.0), **words)
     rows = ladle.Split(x, labels=noise.integers(0, 2, 120))
     members = {"train": np.arange(60), "valid": np.arange(60, 80), "test": np.arange(80, 120)}
     data = ladle.Dataset(schema, {"all": rows}, members, notes=(HOSTILE,))

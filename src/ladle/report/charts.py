@@ -100,8 +100,8 @@ def plot(
         *(element("span", _tick(v, x), style=f"left:{_share(v, x)}%", class_=c) for v, c in zip(along, ends)),  # noqa: B905
         class_="along",
     )
-    box = element("div", left, drawing, below, class_=f"plot {'bare' if bare else ''} {look}".strip().replace("  ", " "),
-                  style=f"--height:{height}")  # fmt: skip
+    looks = " ".join(filter(None, ("plot", "bare" if bare else "", look)))
+    box = element("div", left, drawing, below, class_=looks, style=f"--height:{height}")
     named = [m for m in marks if m.name]
     return joined([
         element("p", axes[1], class_="axis") if axes[1] else None,

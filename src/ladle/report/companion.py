@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,8 +80,9 @@ def autoencoder(subject: Subject) -> Model:
             raise Absent(f"The model in {NAME}/ was fitted to other data.")
         return model
     if subject.quick or subject.data is None:
-        raise Absent(f"It is made by `ladle report {subject.folder.name}`, which trains a plain autoencoder of the same "
-                     "nets for at most a minute." if subject.data is not None else subject.why)  # fmt: skip
+        command = f"`ladle report {subject.folder.name}`"
+        made_by = f"{command}, which trains a plain autoencoder of the same nets for at most a minute."
+        raise Absent(f"The comparison is made by {made_by}" if subject.data is not None else subject.why)
     made = plan(subject)
     assembly = assemble(subject.model.schema, made, seed=0)
     minutes = min(LONGEST, (subject.figure("result", "seconds") or 60 * LONGEST) / 60)
@@ -161,8 +161,9 @@ def prior(subject: Subject) -> Panel:
         seconds = companion.config.get("result", {}).get("seconds")
         took = f" for {seconds:.0f} seconds" if isinstance(seconds, (int, float)) and math.isfinite(seconds) else ""
         words.append(
-            f"The plain autoencoder has the same nets and was trained{took}. It has no prior, so its vectors are normal, "
-            "with the mean and deviation that its own codes have in each dimension on training data, which is generous."
+            f"The plain autoencoder has the same nets and was trained{took}. It has no prior, so its vectors are "
+            "normal, with the mean and deviation that its own codes have in each dimension on training data, which is "
+            "generous."
         )
     else:
         words.append(why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from torch import nn
 
@@ -65,8 +66,8 @@ def architecture(subject: Subject) -> Panel:
     """Nets, heads, shapes and numbers of parameters."""
     vae = subject.model.vae
     total = _count(vae)
-    head = element("tr", *(element("th", name, class_=c) for name, c in
-                           (("density", None), ("part", None), ("from → to", None), ("parameters", "right"))))  # fmt: skip
+    left = (element("th", name) for name in ("density", "part", "from → to"))
+    head = element("tr", *left, element("th", "parameters", class_="right"))
     rows = [
         element("tr", element("td", where), element("td", what), element("td", shapes),
                 element("td", f"{count:,}", class_="right"))
@@ -92,16 +93,17 @@ def graph(subject: Subject) -> Panel:
     posterior = getattr(vae.latents, "posterior", None)
     likelihood = name_of(vae.likelihood.family)
     q = name_of(posterior.family) if posterior is not None else "of each level"
+    words: tuple[str, ...]
     if subject.plain:
         words = (
-            "Solid arrows decode, dashed ones encode. The code z of an item is a single point, and nothing says how codes "
-            "are distributed: there is no p(z), so no p(x) either.",
+            "Solid arrows decode, dashed ones encode. The code z of an item is a single point, and nothing says how "
+            "codes are distributed: there is no p(z), so no p(x) either.",
         )
         p = "no prior"
     else:
         words = (
-            "Solid arrows generate: z from its prior, x from p(x|z). The dashed one infers: q(z|x) stands for the posterior "
-            "that cannot be computed.",
+            "Solid arrows generate: z from its prior, x from p(x|z). The dashed one infers: q(z|x) stands for the "
+            "posterior that cannot be computed.",
             "p(x), dotted, is intractable: to have it, p(x|z) p(z) would have to be summed over all z through the "
             "decoder's net. That is why this report speaks of bounds. h is what the likelihood's net reads of z.",
         )
@@ -124,7 +126,7 @@ def _drawn(names: list[str], sizes: list[str], prior: str, posterior: str, likel
     height = x + (40 if plain else 108)
     ys = [*z, h, x]
     inside: list[Markup] = []
-    for upper, lower in zip(ys, ys[1:], strict=False):
+    for upper, lower in pairwise(ys):
         inside.append(_edge(LEFT, upper + RADIUS, lower - RADIUS))
     for i, at in enumerate(z):  # from x on the left, outwards with each level
         bend = LEFT - 68 - 10 * (len(z) - 1 - i)

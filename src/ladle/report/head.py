@@ -53,8 +53,8 @@ def head(subject: Subject) -> tuple[Markup, dict[str, Any]]:
     rows = (element("div", element("dt", k), element("dd", str(v)[:100])) for k, v in facts.items() if v is not None)
     notice = None
     if subject.step is not None:
-        notice = element("p", f"In training, step {subject.step:,}: the run has not ended. What follows is drawn from the "
-                         "averaged weights of its last checkpoint.", class_="notice")  # fmt: skip
+        said = f"In training, step {subject.step:,}: the run has not ended. What follows is drawn from the averaged "
+        notice = element("p", f"{said}weights of its last checkpoint.", class_="notice")
     top = element(
         "header",
         element("div", "Ladle report", class_="eyebrow"),
@@ -75,8 +75,10 @@ def _described(subject: Subject) -> str:
 
 def _meaning(subject: Subject) -> str:
     if subject.plain:
-        return ("Reconstruction loss −log p(x|z) per item on the validation split. A plain autoencoder has no prior, so "
-                "this is no bound on −log p(x).")  # fmt: skip
+        return (
+            "Reconstruction loss −log p(x|z) per item on the validation split. A plain autoencoder has no prior, "
+            "so this is no bound on −log p(x)."
+        )
     return "Bound on −log p(x) per item on the validation split: the true value is lower. Less is better."
 
 

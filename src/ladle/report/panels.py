@@ -153,17 +153,17 @@ def latent_map(subject: Subject) -> Panel:
         sorted(set(labels.tolist()) - {-1}, key=lambda c: (-int((labels == c).sum()), c)) if labels is not None else []
     )
     marks = []
-    if known:
+    if known and labels is not None:
         rest = ~np.isin(labels, known[:COLOURS])
         if rest.any():
             name = "other classes, or none" if len(known) > COLOURS else "no label"
-            marks.append(Marks(*flat[rest].T, "rest", "dots", name))
+            marks.append(Marks(flat[rest, 0], flat[rest, 1], "rest", "dots", name))
         marks += [
-            Marks(*flat[labels == c].T, f"c{i}", "dots", subject.name_of(c)[:60])
+            Marks(flat[labels == c, 0], flat[labels == c, 1], f"c{i}", "dots", subject.name_of(c)[:60])
             for i, c in enumerate(sorted(known[:COLOURS]))
         ]
     else:
-        marks.append(Marks(*flat.T, "c0", "dots"))
+        marks.append(Marks(flat[:, 0], flat[:, 1], "c0", "dots"))
     chart = plot(marks, f"The latent means of {len(z)} items in two dimensions", height="min(34rem, 84vw)",
                  axes=("first principal component", "second principal component"), x=limits(flat[:, 0]),
                  y=limits(flat[:, 1]), look="many" if len(z) > 600 else "")  # fmt: skip
@@ -260,8 +260,8 @@ def traversals(subject: Subject) -> Panel:
     if schema.kind == "image":
         looks = shown.look(x.reshape(-1, *schema.shape), schema).reshape(len(chosen), STEPS, -1)
         one = shown.look(x[0, :1], schema).shape[1:]
-        for i, row in zip(chosen, looks, strict=True):
-            strip = shown.sheet(row.reshape(STEPS, *one), STEPS, f"Latent {i} from low to high")
+        for i, strip_of in zip(chosen, looks, strict=True):
+            strip = shown.sheet(strip_of.reshape(STEPS, *one), STEPS, f"Latent {i} from low to high")
             told = f" {found.kl[i]:.2f} nats"
             figures.append(element("figure", element("figcaption", element("b", f"z{i}"), told), strip))
         scale = element("div", element("span", ends[0]), element("span", "quantile of the prior"),
@@ -275,8 +275,10 @@ def traversals(subject: Subject) -> Panel:
             told = f" {found.kl[i]:.2f} nats"
             figures.append(element("figure", element("figcaption", element("b", f"z{i}"), told), drawn))
         body = element("div", *figures, class_="maps")
-        last = ("Rows are columns of the table: warm is above where the item was, blue below (full colour: two standard "
-                "deviations). Pale maps are latents with little to say.")  # fmt: skip
+        last = (
+            "Rows are columns of the table: warm is above where the item was, blue below (full colour: two "
+            "standard deviations). Pale maps are latents with little to say."
+        )
     words = (
         f"One item, decoded again and again while one latent alone is moved over {source}, from its 2 % to its 98 % "
         "quantile. The busiest latents come first.",

@@ -26,7 +26,8 @@ body {
 header, nav, main { max-width: 76rem; margin: 0 auto; padding: 0 1.25rem; }
 header { padding-top: clamp(2rem, 6vw, 4.5rem); }
 .eyebrow { color: var(--accent); font-size: .8rem; font-weight: 600; letter-spacing: .08em; text-transform: uppercase; }
-h1 { font-size: clamp(1.9rem, 5vw, 3rem); line-height: 1.12; letter-spacing: -.02em; font-weight: 650; margin: .3rem 0; }
+h1 { font-size: clamp(1.9rem, 5vw, 3rem); line-height: 1.12; letter-spacing: -.02em; font-weight: 650;
+  margin: .3rem 0; }
 h2 { font-size: 1.3rem; line-height: 1.25; letter-spacing: -.01em; font-weight: 620; margin: 0 0 .6rem; }
 h3 { font-size: .95rem; line-height: 1.4; font-weight: 600; margin: 0 0 .4rem; }
 p { margin: 0 0 .7rem; }
@@ -61,7 +62,8 @@ figcaption { font-size: .82rem; line-height: 1.4; color: var(--soft); margin: 0 
 figcaption b { color: var(--ink); font-weight: 600; }
 img { display: block; width: 100%; height: auto; }
 img.pixels { image-rendering: pixelated; }
-.plot { display: grid; grid-template: var(--height) auto / 3.3rem minmax(0, 1fr); font-size: .75rem; color: var(--soft); }
+.plot { display: grid; grid-template: var(--height) auto / 3.3rem minmax(0, 1fr); font-size: .75rem;
+  color: var(--soft); }
 .plot svg { display: block; width: 100%; height: 100%; overflow: visible; }
 .plot .up, .plot .along { position: relative; }
 .plot .up span { position: absolute; right: .5rem; transform: translateY(50%); line-height: 1; white-space: nowrap; }
@@ -90,7 +92,8 @@ path, line { vector-effect: non-scaling-stroke; fill: none; }
 .c0 { stroke: var(--c0); } .c1 { stroke: var(--c1); } .c2 { stroke: var(--c2); } .c3 { stroke: var(--c3); }
 .c4 { stroke: var(--c4); } .c5 { stroke: var(--c5); } .c6 { stroke: var(--c6); } .c7 { stroke: var(--c7); }
 .c8 { stroke: var(--c8); } .c9 { stroke: var(--c9); } .rest { stroke: var(--quiet); }
-.legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .6rem 0 0; padding: 0; font-size: .85rem; }
+.legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .6rem 0 0; padding: 0;
+  font-size: .85rem; }
 .legend li { display: flex; align-items: center; gap: .45rem; max-width: 100%; }
 .legend li > span { min-width: 0; }
 .legend svg { width: 1.1rem; height: .7rem; flex: none; overflow: visible; }
@@ -102,7 +105,8 @@ path, line { vector-effect: non-scaling-stroke; fill: none; }
 .maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: 1.5rem 2rem; }
 .heat { display: grid; grid-template-columns: fit-content(38%) minmax(0, 1fr); gap: 0 .7rem; font-size: .75rem; }
 .heat ol { list-style: none; margin: 0; padding: 0; color: var(--soft); min-width: 0; }
-.heat li { height: 1.25rem; line-height: 1.25rem; text-align: right; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.heat li { height: 1.25rem; line-height: 1.25rem; text-align: right; overflow: hidden;
+  text-overflow: ellipsis; white-space: nowrap; }
 .heat svg { width: 100%; display: block; background: var(--wash); border-radius: 2px; }
 .heat .ends { grid-column: 2; display: flex; justify-content: space-between; color: var(--soft); padding-top: .2rem; }
 .rows { display: grid; gap: .55rem; max-width: 50rem; }
