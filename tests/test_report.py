@@ -186,6 +186,7 @@ def test_a_plain_autoencoder_says_what_it_lacks(tmp_path: Path, toys: dict[str, 
     assert len(empties(page)) == 4, "samples, traversals, use of the latents, the prior"
     assert all("plain autoencoder" in told for told in empties(page))
     assert "no bound on" in page
+    assert "reconstruction loss −log p(x|z), nats" in page
     assert numbers["evidence"] is None
     assert not (tmp_path / "run/autoencoder").exists()
 

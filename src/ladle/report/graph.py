@@ -129,7 +129,7 @@ def _drawn(names: list[str], sizes: list[str], prior: str, posterior: str, likel
     for upper, lower in pairwise(ys):
         inside.append(_edge(LEFT, upper + RADIUS, lower - RADIUS))
     for i, at in enumerate(z):  # from x on the left, outwards with each level
-        bend = LEFT - 68 - 10 * (len(z) - 1 - i)
+        bend = LEFT - 52 - 10 * (len(z) - 1 - i)
         inside.append(element("path", d=f"M{LEFT - 20} {x - 12}C{bend} {x - 60} {bend} {at + 60} {LEFT - 21} {at + 13}",
                               class_="infer"))  # fmt: skip
         inside.append(element("path", d=f"M{LEFT - 18} {at + 9}l-11 3l7 8z", class_="infer-tip"))
@@ -147,7 +147,7 @@ def _drawn(names: list[str], sizes: list[str], prior: str, posterior: str, likel
     for at, size in zip(z[1:], sizes[1:], strict=True):
         inside += [_text("p(z | levels above)", right, at - 4, None), _text(size, right, at + 14, "faint")]
     middle = (z[-1] + x) / 2
-    inside += [_text("q(z|x)", 4, middle - 4, None), _text(posterior, 4, middle + 14, "faint")]
+    inside += [_text("q(z|x)", 0, middle - 4, None), _text(posterior, 0, middle + 14, "faint")]
     inside += [_text("h", right, h - 4, None), _text("what the decoder's net reads", right, h + 14, "faint")]
     inside += [_text("p(x|z)", right, x - 4, None), _text(likelihood, right, x + 14, "faint")]
     if not plain:

@@ -46,7 +46,7 @@ def head(subject: Subject) -> tuple[Markup, dict[str, Any]]:
         "Size": subject.setting("fit", "size"),
         "Parameters": f"{sum(p.numel() for p in subject.model.vae.parameters()):,}",
         "Items in all": f"{items:,}" if items else None,
-        "Trained": f"{seconds / 60:.1f} minutes" if seconds is not None else None,
+        "Trained": _time(seconds) if seconds is not None else None,
         "On": datetime.fromtimestamp(written).strftime("%-d %b %Y"),
         "Ladle": subject.setting("ladle"),
     }
@@ -66,6 +66,10 @@ def head(subject: Subject) -> tuple[Markup, dict[str, Any]]:
     )
     numbers = {"nats": nats, "evidence": None if found is None else found.to_json(), "step": subject.step}
     return top, numbers
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
 
 
 def _described(subject: Subject) -> str:

@@ -49,12 +49,13 @@ def training(subject: Subject) -> Panel:
         listed.append(element("li", f"and {len(notes) - 20} more"))
     if skipped:
         listed.append(element("li", f"{skipped} steps were skipped, because their gradient was an outlier"))
-    chart = plot(drawn, f"The bound in nats over {max(m.x[-1] for m in marks):.1f} minutes of training",
+    what = "reconstruction loss −log p(x|z)" if subject.plain else "bound on −log p(x)"
+    chart = plot(drawn, f"The {what} in nats over {max(m.x[-1] for m in marks):.1f} minutes of training",
                  x=(0.0, max(float(m.x[-1]) for m in marks) * 1.01 or 1.0), y=(bottom, top),
-                 axes=("minutes", "bound on −log p(x), nats per item"),
+                 axes=("minutes", f"{what}, nats per item"),
                  events=[r["seconds"] / 60 for r in notes])  # fmt: skip
     words = (
-        "The bound on −log p(x), lower is better. Validation items are never trained on.",
+        f"The {what}, lower is better. Validation items are never trained on.",
         "It should fall and level off. A validation line that turns upwards while training falls means that items are "
         "being learned by heart; one that still falls at the end means that more minutes would pay.",
     )

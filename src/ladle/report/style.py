@@ -100,7 +100,7 @@ path, line { vector-effect: non-scaling-stroke; fill: none; }
 .legend .dots { stroke-width: 9; stroke-opacity: 1; }
 .notes { font-size: .85rem; color: var(--soft); padding-left: 1.1rem; margin: .8rem 0 0; }
 .multiples { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.2rem, 1fr)); gap: 1.3rem 1.4rem; }
-.multiples figcaption { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.multiples b { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .multiples .plot { font-size: .7rem; }
 .maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: 1.5rem 2rem; }
 .heat { display: grid; grid-template-columns: fit-content(38%) minmax(0, 1fr); gap: 0 .7rem; font-size: .75rem; }
