@@ -41,7 +41,7 @@ def training(subject: Subject) -> Panel:
     low, high = float(values[0]), float(values[min(int(0.9 * len(values)), len(values) - 1)])
     room = max(high - low, 1e-3 * abs(low), 1e-6)
     bottom, top = low - 0.08 * room, high + 0.25 * room
-    drawn = [m._replace(y=np.minimum(m.y, top)) for m in marks]
+    drawn = [m._replace(y=np.where(np.asarray(m.y) > top, np.nan, m.y)) for m in marks]
     notes = [r for r in subject.log if r["kind"] == "note"]
     skipped = max((r["skipped"] or 0 for r in subject.log), default=0)
     listed = [element("li", f"minute {r['seconds'] / 60:.1f}: {r['message'][:400]}") for r in notes[:20]]
