@@ -42,6 +42,7 @@ def training(subject: Subject) -> Panel:
     room = max(high - low, 1e-3 * abs(low), 1e-6)
     bottom, top = low - 0.08 * room, high + 0.25 * room
     drawn = [m._replace(y=np.where(np.asarray(m.y) > top, np.nan, m.y)) for m in marks]
+    left_out = " The steep beginning is out of sight." if values[-1] > top else ""
     notes = [r for r in subject.log if r["kind"] == "note"]
     skipped = max((r["skipped"] or 0 for r in subject.log), default=0)
     listed = [element("li", f"minute {r['seconds'] / 60:.1f}: {r['message'][:400]}") for r in notes[:20]]
@@ -55,7 +56,7 @@ def training(subject: Subject) -> Panel:
                  axes=("minutes", f"{what}, nats per item"),
                  events=[r["seconds"] / 60 for r in notes])  # fmt: skip
     words = (
-        f"The {what}, lower is better. Validation items are never trained on.",
+        f"The {what}, lower is better. Validation items are never trained on.{left_out}",
         "It should fall and level off. A validation line that turns upwards while training falls means that items are "
         "being learned by heart; one that still falls at the end means that more minutes would pay.",
     )
