@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 demo: $(VENV)/.run  ## Fit a VAE to the bundled images and draw what it learned, in under 8 minutes.
 	$(BIN)/ladle fit fashion-mnist-mini --minutes 3 --out $(DEMO) --resume
 	$(BIN)/ladle evidence $(DEMO) --samples 100
-	@echo "Look at $(DEMO)/reconstructions.png, $(DEMO)/samples.png and $(DEMO)/training.png"
+	@echo "Look at $(DEMO)/report.html"
 
 test: $(VENV)/.dev  ## Run the tests.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

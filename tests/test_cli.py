@@ -107,18 +107,21 @@ def test_fit_from_end_to_end(call: Ladle, tmp_path: Path) -> None:
     assert "arning" not in left.err
     run = tmp_path / "deep/run"
     names = {"config.json", "model.safetensors", "log.jsonl", "README.md"}
-    assert {p.name for p in run.iterdir()} == names | {"training.png", "reconstructions.png", "samples.png"}
+    drawn = {"training.png", "reconstructions.png", "samples.png", "report.html"}
+    assert {p.name for p in run.iterdir()} == names | drawn
     assert json.loads((run / "config.json").read_text())["data"]["named"] is True
     nothing_left(tmp_path)
 
     refused(call("fit", "digits", "--out", run, *TINY, "--recipe", "vae"), "--resume")
     (run / "training.png").unlink()
+    (run / "report.html").unlink()  # it is drawn last
     before = (run / "model.safetensors").stat().st_mtime_ns
     again = call("fit", "digits", "--out", run, *TINY, "--recipe", "vae", "--resume", "--json")
     assert again.json()["nats"] == told["nats"]
     assert "finished" in again.err
     assert (run / "model.safetensors").stat().st_mtime_ns == before
     assert (run / "training.png").exists(), "pictures that an interruption left out are drawn"
+    assert (run / "report.html").exists()
     refused(call("fit", "digits", "--out", run, *TINY, "--recipe", "ae", "--resume"), "other settings")
     assert call("fit", "digits", "--out", run, *TINY, "--recipe", "ae", "--force").status == 0
     assert not (run / "samples.png").exists()

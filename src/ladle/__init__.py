@@ -20,6 +20,7 @@ from ladle.loggers import LoggerError
 from ladle.machine import MachineError
 from ladle.recipes import recipe
 from ladle.records import Step
+from ladle.report.report import Report, report
 from ladle.spec import SpecError, build, parts, to_spec
 from ladle.tasks.encode import decode, encode
 from ladle.tasks.interpolate import interpolate
@@ -40,6 +41,7 @@ __all__ = [
     "Model",
     "ModelError",
     "NotAvailable",
+    "Report",
     "Schema",
     "SpecError",
     "Split",
@@ -59,6 +61,7 @@ __all__ = [
     "read",
     "recipe",
     "reconstruct",
+    "report",
     "sample",
     "score",
     "to_spec",

@@ -67,8 +67,12 @@ def _no_number(word: str) -> None:
     raise ValueError(f"{word} is not JSON")
 
 
-def read_tensors(path: Path, wanted: Mapping[str, tuple[torch.Size, torch.dtype]] | None = None) -> dict[str, Tensor]:
+def read_tensors(
+    path: Path, wanted: Mapping[str, tuple[torch.Size, torch.dtype]] | None = None, *, others: bool = False
+) -> dict[str, Tensor]:
     """Read a safetensors file, after checking its names, shapes and types against the wanted ones.
+
+    With ``others`` the file may hold more than is wanted, which is not read.
 
     Raises:
         ModelError: when it is missing, truncated, or holds something else.
@@ -81,6 +85,7 @@ def read_tensors(path: Path, wanted: Mapping[str, tuple[torch.Size, torch.dtype]
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
             if wanted is not None:
+                names = [name for name in names if name in wanted] if others else names
                 _check_names(path, set(names), set(wanted))
                 for name in names:
                     shape, must = tuple(file.get_slice(name).get_shape()), tuple(wanted[name][0])
@@ -155,6 +160,17 @@ class Checkpoints:
         if not found:
             return None
         return read_tensors(found[-1] / "state.safetensors"), read_json(found[-1] / "state.json")
+
+    def average(self, wanted: Mapping[str, tuple[torch.Size, torch.dtype]]) -> tuple[dict[str, Tensor], int] | None:
+        """The averaged weights of the newest checkpoint, by their wanted names, and its step; ``None`` without one."""
+        found = self._found()
+        if not found:
+            return None
+        numbered = {f"average.{i}": name for i, name in enumerate(wanted)}
+        tensors = read_tensors(
+            found[-1] / "state.safetensors", {i: wanted[name] for i, name in numbered.items()}, others=True
+        )
+        return {name: tensors[i] for i, name in numbered.items()}, int(found[-1].name.removeprefix("step-"))
 
     def remove(self) -> None:
         """Remove them all: training has ended."""

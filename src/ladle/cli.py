@@ -168,12 +168,14 @@ def fit(
     model = ladle.load(out, device)
     if last is None:
         err.print(f"'{out}' is finished already; nothing to do")
-    if last is not None or not (out / "training.png").exists():
+    if last is not None or not (out / "report.html").exists():
         from ladle.report.pictures import draw
 
+        err.print("drawing pictures and the report")
         draw(model, dataset, out)
+        ladle.report(out, dataset, device=device, quick=True, progress=counter)
     if last is not None:
-        err.print(f"wrote {out}: model and pictures, after {duration(last.seconds)} of training")
+        err.print(f"wrote {out}: model, pictures and report.html, after {duration(last.seconds)} of training")
     result = {**about, **{k: v for k, v in model.config.get("result", {}).items() if k != "machine"}}
     nats = result.get("nats")
     tell(result, json, f"{out}" if nats is None else f"{out}: {nats:.2f} nats on the validation split (bound)")
@@ -371,6 +373,26 @@ def push(
     """Upload the model to the Hugging Face Hub."""
     address = ladle.push(run, name, private=private)
     tell({"name": f"hub:{name}", "commit": address}, json, f"hub:{name}: {address}")
+
+
+@app.command()
+def report(
+    run: Run,
+    data: Annotated[
+        str | None, typer.Argument(help="Data [default: the named set it was fitted to].", metavar="[DATA]")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="The label column, or a pattern on file names.")] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Draw report.html: what a model has learned, and how well."""
+    start = time.perf_counter()
+    err.print(f"drawing the report of {run}")
+    written = ladle.report(run, data, labels=labels, device=device, progress=counter)
+    for told in written.notes:
+        note(told)
+    result = {"report": str(written.path), "seconds": round(time.perf_counter() - start, 3), **written.numbers}
+    tell(result, json, str(written.path))
 
 
 @app.command()

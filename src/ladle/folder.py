@@ -18,7 +18,15 @@ from torch.overrides import TorchFunctionMode
 
 from ladle import __version__
 from ladle.assemble import Assembly, check_support
-from ladle.checkpoint import LARGEST_CONFIG, ModelError, read_json, read_tensors, write_json, write_tensors
+from ladle.checkpoint import (
+    LARGEST_CONFIG,
+    Checkpoints,
+    ModelError,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from ladle.data import Batch, DataError, Dataset, Schema, atomic_file
 from ladle.hub import Repository, is_hub
 from ladle.latents import centres
@@ -70,7 +78,35 @@ def load(folder: str | Path, device: str = "auto") -> Model:
     config = read_config(folder)
     schema = _schema(config)
     wanted = {name: (t.shape, t.dtype) for name, t in skeleton(config, schema).state_dict().items()}
-    tensors = read_tensors(folder / "model.safetensors", wanted)
+    return _opened(folder, config, schema, read_tensors(folder / "model.safetensors", wanted), device)
+
+
+def load_unfinished(folder: str | Path, device: str = "auto") -> tuple[Model, int]:
+    """Open the folder of a run that goes on, or was stopped: the averaged weights of its last checkpoint.
+
+    Returns:
+        The model, and the step of the checkpoint.
+
+    Raises:
+        ModelError: as :func:`load`, and when there is no checkpoint yet.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    schema = _schema(config)
+    wanted = {name: (p.shape, p.dtype) for name, p in skeleton(config, schema).named_parameters()}
+    try:
+        found = Checkpoints(folder).average(wanted)
+    except ModelError:  # the run may just have written the next one, and removed this
+        found = Checkpoints(folder).average(wanted)
+    if found is None:
+        raise ModelError(f"'{folder}' holds no checkpoint yet; training writes one every half minute, and at its end")
+    return _opened(folder, config, schema, found[0], device), found[1]
+
+
+def _opened(
+    folder: Path, config: Mapping[str, Any], schema: Schema, tensors: dict[str, torch.Tensor], device: str
+) -> Model:
+    """The model on its device, when its weights are sound."""
     bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise ModelError(f"'{folder}': the weights '{bad[0]}' hold NaN or infinity; the model was damaged")

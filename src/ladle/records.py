@@ -7,7 +7,9 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+LARGEST_LOG = 64 << 20  # bytes
 
 
 class Step(NamedTuple):
@@ -75,3 +77,28 @@ class Log:
         """Forget what was written after the checkpoint."""
         if self.path.exists():
             os.truncate(self.path, length)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a run, in their order; none where there is no log.
+
+    A log may come from a stranger, or be written at this moment: a line that is no record, such as one without its
+    end, is left out, and so is everything beyond 64 MiB.
+    """
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        lines = file.read(LARGEST_LOG).splitlines()
+    return [record for record in map(_record, lines) if record is not None]
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in ("kind", "message")):
+        return None
+    numbers = {name: record.get(name) for name in Step._fields if name not in ("kind", "message")}
+    sound = all(v is None or (type(v) in (int, float) and abs(v) < 1e300) for v in numbers.values())
+    return {**record, **numbers} if sound and numbers["seconds"] is not None else None

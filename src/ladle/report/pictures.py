@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,6 +12,7 @@ from PIL import Image
 from ladle.data import Dataset, Schema, atomic_file, grey_levels, sheet
 from ladle.families import NotAvailable
 from ladle.folder import Model
+from ladle.records import read_log
 from ladle.tasks.reconstruct import reconstruct
 from ladle.tasks.run import items
 from ladle.tasks.sample import sample
@@ -64,13 +63,6 @@ def _write(page: np.ndarray, path: Path) -> Path:
     with atomic_file(path, force=True) as temporary:
         Image.fromarray(framed).save(temporary, format="PNG")
     return path
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a run."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
 def training_curve(log: Path, schema: Schema, path: Path) -> Path:

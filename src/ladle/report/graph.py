@@ -1,0 +1,171 @@
+"""The model as a table of its parts and as a directed graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from torch import nn
+
+from ladle.conditional import Amortised
+from ladle.priors import Prior
+from ladle.report.page import Markup, Panel, element, joined
+from ladle.report.subject import Subject
+from ladle.shapes import Size, numel
+from ladle.spec import to_spec
+from ladle.vae import VAE
+
+WIDTH, LEFT, STEP, RADIUS = 340, 122, 104, 23
+
+
+def name_of(part: nn.Module) -> str:
+    """A part's name, and that of the family inside it.
+
+    >>> from ladle.spec import build
+    >>> name_of(build({"part": "family/affine", "family": {"part": "family/normal"}, "loc": 0.0, "scale": 1.0}))
+    'normal'
+    """
+    spec = to_spec(part)
+    name = str(spec["part"]).partition("/")[2].replace("_", " ")
+    return str(spec["family"]["part"]).partition("/")[2].replace("_", " ") if name == "affine" else name
+
+
+def parts_of(vae: VAE) -> Iterator[tuple[str, str, str, int]]:
+    """The parts with weights: where it is, what it is, shapes, the number of parameters."""
+    for path, module in vae.named_modules():
+        if isinstance(module, Amortised):
+            net, family = module.net, module.family
+            shapes = f"{_by(net.inputs)} → {_by(net.features)}"
+            yield role(path), f"net: {name_of(net)}{_details(net)}", shapes, _count(net)
+            raw = sum(numel(size) for size in module.sizes)
+            kind = "1 × 1 convolution" if module.spatial else "linear"
+            yield "", f"head: {kind} to {name_of(family)}", f"{_by(net.features)} → {raw}", _count(module.head)
+        elif isinstance(module, Prior):
+            yield role(path), f"prior: {name_of(module)}{_details(module)}", _by(module.event), _count(module)
+
+
+def role(path: str) -> str:
+    """What a part of the model is for."""
+    return {"latents.posterior": "q(z|x)", "latents.prior": "p(z)", "likelihood": "p(x|z)"}.get(path, path)
+
+
+def _by(size: Size) -> str:
+    return " × ".join(map(str, size))
+
+
+def _details(part: nn.Module) -> str:
+    told = [f"{k} {v}" for k, v in to_spec(part).items() if type(v) is int]
+    return f" ({', '.join(told)})" if told else ""
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def architecture(subject: Subject) -> Panel:
+    """Nets, heads, shapes and numbers of parameters."""
+    vae = subject.model.vae
+    total = _count(vae)
+    left = (element("th", name) for name in ("density", "part", "from → to"))
+    head = element("tr", *left, element("th", "parameters", class_="right"))
+    rows = [
+        element("tr", element("td", where), element("td", what), element("td", shapes),
+                element("td", f"{count:,}", class_="right"))
+        for where, what, shapes, count in parts_of(vae)
+    ]  # fmt: skip
+    last = element(
+        "tr", element("td", "all"), element("td"), element("td"), element("td", f"{total:,}", class_="right")
+    )
+    words = (
+        f"An encoder net reads x and puts out q(z|x); a decoder net reads z and puts out p(x|z). {total:,} numbers are "
+        "learned in all.",
+    )
+    table = element("div", element("table", head, *rows, last), class_="wide", tabindex="0", role="region",
+                    aria_label="Table of parts")  # fmt: skip
+    return Panel("Architecture", words, table, {"parameters": total})
+
+
+def graph(subject: Subject) -> Panel:
+    """The directed graph of the model."""
+    vae = subject.model.vae
+    levels = len(vae.latents.events)
+    prior = getattr(vae.latents, "prior", None)
+    posterior = getattr(vae.latents, "posterior", None)
+    likelihood = name_of(vae.likelihood.family)
+    q = name_of(posterior.family) if posterior is not None else "of each level"
+    words: tuple[str, ...]
+    if subject.plain:
+        words = (
+            "Solid arrows decode, dashed ones encode. The code z of an item is a single point, and nothing says how "
+            "codes are distributed: there is no p(z), so no p(x) either.",
+        )
+        p = "no prior"
+    else:
+        words = (
+            "Solid arrows generate: z from its prior, x from p(x|z). The dashed one infers: q(z|x) stands for the "
+            "posterior that cannot be computed.",
+            "p(x), dotted, is intractable: to have it, p(x|z) p(z) would have to be summed over all z through the "
+            "decoder's net. That is why this report speaks of bounds. h is what the likelihood's net reads of z.",
+        )
+        p = name_of(prior) if prior is not None else "a chain of levels"
+    names = [f"z{_below(levels - i)}" if levels > 1 else "z" for i in range(levels)]
+    events = ["" if prior is None and levels == 1 else _by(event) for event in vae.latents.events]
+    return Panel("The model as a graph", words, _drawn(names, events, p, q, likelihood, subject.plain))
+
+
+def _below(i: int) -> str:
+    return "".join(chr(0x2080 + int(digit)) for digit in str(i))
+
+
+def _drawn(names: list[str], sizes: list[str], prior: str, posterior: str, likelihood: str, plain: bool) -> Markup:
+    """The levels from the top, then h, then x, then p(x)."""
+    top = 40
+    z = [top + STEP * i for i in range(len(names))]
+    h = z[-1] + STEP
+    x = h + STEP
+    height = x + (40 if plain else 108)
+    ys = [*z, h, x]
+    inside: list[Markup] = []
+    for upper, lower in pairwise(ys):
+        inside.append(_edge(LEFT, upper + RADIUS, lower - RADIUS))
+    for i, at in enumerate(z):  # from x on the left, outwards with each level
+        bend = LEFT - 52 - 10 * (len(z) - 1 - i)
+        inside.append(element("path", d=f"M{LEFT - 20} {x - 12}C{bend} {x - 60} {bend} {at + 60} {LEFT - 21} {at + 13}",
+                              class_="infer"))  # fmt: skip
+        inside.append(element("path", d=f"M{LEFT - 18} {at + 9}l-11 3l7 8z", class_="infer-tip"))
+    for at, name in zip(z, names, strict=True):
+        inside.append(element("circle", cx=LEFT, cy=at, r=RADIUS, class_="node"))
+        inside.append(_text(name, LEFT, at + 5, "name"))
+    inside.append(
+        element("rect", x=LEFT - RADIUS, y=h - RADIUS, width=2 * RADIUS, height=2 * RADIUS, rx=7, class_="node")
+    )
+    inside.append(_text("h", LEFT, h + 5, "name"))
+    inside.append(element("circle", cx=LEFT, cy=x, r=RADIUS, class_="seen"))
+    inside.append(_text("x", LEFT, x + 5, "name"))
+    right = LEFT + RADIUS + 14
+    inside += [_text("no p(z)" if plain else "p(z)", right, z[0] - 4, None), _text(prior, right, z[0] + 14, "faint")]
+    for at, size in zip(z[1:], sizes[1:], strict=True):
+        inside += [_text("p(z | levels above)", right, at - 4, None), _text(size, right, at + 14, "faint")]
+    middle = (z[-1] + x) / 2
+    inside += [_text("q(z|x)", 0, middle - 4, None), _text(posterior, 0, middle + 14, "faint")]
+    inside += [_text("h", right, h - 4, None), _text("what the decoder's net reads", right, h + 14, "faint")]
+    inside += [_text("p(x|z)", right, x - 4, None), _text(likelihood, right, x + 14, "faint")]
+    if not plain:
+        px = x + 72
+        inside.append(element("path", d=f"M{LEFT} {x + RADIUS + 4}V{px - 21}", class_="dotted"))
+        inside.append(element("ellipse", cx=LEFT, cy=px, rx=36, ry=19, class_="dotted"))
+        inside.append(_text("p(x)", LEFT, px + 5, "name"))
+        inside.append(_text("intractable, so bounded", LEFT + 50, px + 4, "faint"))
+    alt = (f"Graph: {' to '.join(names)} to h to x, generative; x to {' and '.join(names)}, inference. p(z): {prior}; "
+           f"q(z|x): {posterior}; p(x|z): {likelihood}; {'no p(x)' if plain else 'p(x) is intractable'}")  # fmt: skip
+    return element("svg", joined(inside), viewBox=f"0 0 {WIDTH} {height}", role="img", aria_label=alt, class_="graph")
+
+
+def _edge(at: float, start: float, end: float) -> Markup:
+    """A generative arrow downwards."""
+    tip = element("path", d=f"M{at} {end}l-5 -10h10z", class_="tip")
+    return joined([element("path", d=f"M{at} {start}V{end - 9}", class_="edge"), tip])
+
+
+def _text(text: str, x: float, y: float, look: str | None) -> Markup:
+    return element("text", text, x=f"{x:g}", y=f"{y:g}", class_=look)

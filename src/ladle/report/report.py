@@ -1,0 +1,118 @@
+"""The report: one page that shows what a model has learned, and how well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ladle.checkpoint import ModelError
+from ladle.data import DataError, Dataset, atomic_file, is_name, read
+from ladle.families import NotAvailable
+from ladle.folder import Model, load, load_unfinished
+from ladle.report import companion, graph, head, panels
+from ladle.report.page import Absent, Panel, element, page, prose
+from ladle.report.subject import Subject, silent
+
+PANELS: dict[str, Callable[[Subject], Panel]] = {
+    "Training": panels.training,
+    "Reconstructions": panels.reconstructions,
+    "Samples": panels.samples,
+    "Map of the latents": panels.latent_map,
+    "One latent at a time": panels.traversals,
+    "Between two items": panels.interpolation,
+    "Use of the latents": panels.usage,
+    "What the prior is for": companion.prior,
+    "Architecture": graph.architecture,
+    "The model as a graph": graph.graph,
+    "How to use it": head.use,
+}
+
+
+class Report(NamedTuple):
+    """A report that was written: where, the numbers that its panels show, and what was told of the data."""
+
+    path: Path
+    numbers: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def report(
+    folder: str | Path,
+    data: str | Path | np.ndarray | Dataset | None = None,
+    *,
+    labels: str | None = None,
+    device: str = "auto",
+    quick: bool = False,
+    progress: Callable[[str], Callable[[int, int], None]] = silent,
+) -> Report:
+    """Write ``report.html`` into a model folder: one file that needs no network.
+
+    Args:
+        folder: of a run, finished or not.
+        data: what it was fitted to; left out, the named set it was fitted to. What needs data and has none is left out
+            of the report, in words.
+        labels: as for :func:`ladle.read`, to colour the map.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        quick: take a few seconds only: train no autoencoder to compare with.
+        progress: given the name of a piece of work, gives a function called with (done, total).
+
+    Raises:
+        ModelError: for a folder that holds no model, nor a checkpoint of one.
+        DataError: for data that is not what the model was fitted to.
+    """
+    folder = Path(folder)
+    model, step = _model(folder, device)
+    found, why = _data(model, data, labels)
+    subject = Subject(folder.resolve(), model, found, why, step, quick, progress)
+    top, numbers = head.head(subject)
+    drawn = []
+    for i, (title, draw) in enumerate(PANELS.items()):
+        progress(f"report: {title.lower()},")(i + 1, len(PANELS))
+        panel = _drawn(title, draw, subject)
+        drawn.append(panel)
+        if panel.numbers:
+            numbers[title.lower()] = panel.numbers
+    path = folder / "report.html"
+    with atomic_file(path, force=True) as temporary:
+        temporary.write_text(page(f"{model.schema.source or 'data'}: Ladle report", top, drawn), encoding="utf-8")
+    return Report(path, numbers, found.notes if found else ())
+
+
+def _drawn(title: str, draw: Callable[[Subject], Panel], subject: Subject) -> Panel:
+    """A panel, or in its place the words that say why it cannot be drawn."""
+    try:
+        return draw(subject)
+    except (Absent, NotAvailable, DataError) as error:
+        told = str(error)
+        return Panel(title, (), element("p", prose(told[:1].upper() + told[1:]), class_="empty"))
+
+
+def _model(folder: Path, device: str) -> tuple[Model, int | None]:
+    if (folder / "config.json").is_file() and not (folder / "model.safetensors").exists():
+        try:
+            return load_unfinished(folder, device)
+        except ModelError:
+            if not (folder / "model.safetensors").exists():  # else training has ended just now
+                raise
+    return load(folder, device), None
+
+
+def _data(model: Model, data: str | Path | np.ndarray | Dataset | None, labels: str | None
+          ) -> tuple[Dataset | None, str]:  # fmt: skip
+    """The data set; or ``None`` and why it cannot be had."""
+    if isinstance(data, Dataset):
+        return data, ""
+    if data is not None:
+        return read(data, labels=labels, like=model.schema), ""
+    about = model.config.get("data")
+    source = about.get("source") if isinstance(about, dict) and about.get("named") else None
+    if not (isinstance(source, str) and is_name(source)):
+        return None, ("The data is needed for this. It was a file or folder, of which only the name is kept: "
+                      "`ladle report RUN DATA` draws it.")  # fmt: skip
+    try:
+        return read(source, like=model.schema), ""
+    except (DataError, OSError) as error:
+        return None, f"The data is needed for this, and cannot be had: {error}"
