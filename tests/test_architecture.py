@@ -18,7 +18,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ORDER = [
     "spec", "shapes", "seeds", "machine", "data", "families", "nets", "conditional", "priors", "latents", "vae",
     "objectives", "evidence", "recipes", "assemble", "schedule", "records", "guard",
-    "checkpoint", "folder", "train", "tasks", "measures", "report",
+    "checkpoint", "folder", "train", "tasks", "measures", "health", "report",
     "__init__", "console", "cli", "__main__",
 ]  # fmt: skip
 DATA_KNOWS = {"spec", "shapes", "seeds", "data"}

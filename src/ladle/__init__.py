@@ -15,6 +15,7 @@ from ladle.data import DataError, Dataset, Schema, Split, read, write
 from ladle.evidence import Evidence
 from ladle.families import NotAvailable
 from ladle.folder import Model, ModelError, load
+from ladle.health import Finding, Health, check
 from ladle.machine import MachineError
 from ladle.recipes import recipe
 from ladle.records import Step
@@ -31,6 +32,8 @@ __all__ = [
     "DataError",
     "Dataset",
     "Evidence",
+    "Finding",
+    "Health",
     "MachineError",
     "Model",
     "ModelError",
@@ -43,6 +46,7 @@ __all__ = [
     "TrainingError",
     "assemble",
     "build",
+    "check",
     "decode",
     "encode",
     "evidence",

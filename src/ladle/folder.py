@@ -54,12 +54,13 @@ class Model:
         return Model(self.vae.to(device), self.schema, self.config, device)
 
 
-def load(folder: str | Path, device: str = "auto") -> Model:
+def load(folder: str | Path, device: str = "auto", *, finite: bool = True) -> Model:
     """Open a model folder.
 
     Args:
         folder: what ``fit`` wrote.
         device: ``auto``, ``cpu`` or ``cuda``.
+        finite: refuse weights that hold NaN or infinity; ``ladle.check`` opens them, to say what is wrong.
 
     Raises:
         ModelError: for a missing, truncated, hostile or newer folder.
@@ -70,7 +71,7 @@ def load(folder: str | Path, device: str = "auto") -> Model:
     wanted = {name: (t.shape, t.dtype) for name, t in skeleton(config, schema).state_dict().items()}
     tensors = read_tensors(folder / "model.safetensors", wanted)
     bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if bad:
+    if bad and finite:
         raise ModelError(f"'{folder}': the weights '{bad[0]}' hold NaN or infinity; the model was damaged")
     vae = _filled(folder, config, tensors)
     where = choose(device).device
