@@ -25,10 +25,7 @@ NEAR = 1.0  # nats below log N: the estimate of the information is held down by 
 PIECE = 4_000_000  # numbers taken at a time
 NOISE_ITEMS, NOISE_DRAWS, ROUNDED = 64, 32, 1 / 12
 
-COLLAPSED = (
-    "give the KL less weight (beta 1, a warm-up, free bits), the likelihood less noise or the decoder less power; "
-    "if the data's values have nothing in common there is nothing to carry"
-)
+COLLAPSED = "weigh the KL less (beta 1, a warm-up, free bits), take less noise in the likelihood, or train for longer"
 
 
 @rung(5, "collapse")
@@ -37,7 +34,11 @@ def collapse(context: Context) -> Finding:
 
     Some latents without any information are normal pruning: the model had more than the data has use for.
     """
-    kl = context.units.kl
+    context.need_prior()
+    try:
+        kl = context.units.kl
+    except NotAvailable:  # a joint posterior or prior: all its latents together
+        kl = np.array([(context.tested.log_px - context.tested.bound).mean()])
     dead, count, total = int((kl < DEAD).sum()), len(kl), float(kl.sum())
     measured = {"dead latents": dead, "latents": count, "kl": total}
     if dead == count or total < LEAST:
@@ -114,7 +115,7 @@ def mutual_information(context: Context) -> Finding:
     measured = {"nats": nats, "se": error, "ceiling": ceiling}
     if nats < LEAST:
         return Finding(
-            "information", False, measured, f"x and z share {max(nats, 0):.2g} nats: the latents say nothing of x",
+            "information", False, measured, f"x and z share {max(nats, 0):.2g} nats, less than half a bit: the latents say next to nothing of x",
             COLLAPSED,
         )  # fmt: skip
     least = "at least " if nats > ceiling - NEAR else ""
@@ -147,9 +148,9 @@ def shuffle(context: Context) -> Finding:
     if not drop > max(LEAST, SURE * error):
         return Finding(
             "shuffle", False, measured,
-            f"with the latents of another item log p(x|z) falls by only {max(drop, 0):.2g} ± {error:.1g} nats: "
+            f"with the latents of another item log p(x|z) falls by only {max(drop, 0):.2g} ± {error:.2g} nats: "
             "the decoder ignores z",
-            "make the decoder need z: less power, less noise in the likelihood, or a longer warm-up of the KL",
+            "train for longer; or make the decoder need z: less power, less noise, a longer warm-up of the KL",
         )  # fmt: skip
     return Finding(
         "shuffle", True, measured,
