@@ -12,10 +12,10 @@ from ladle.families import NotAvailable
 from ladle.health.findings import Context, Finding, rung
 from ladle.measures import FEWEST, two_sample
 
-# Areas under the ROC curve. Between samples and reconstructions healthy models have up to 0.89, and 0.95 with a posterior
-# trained by importance weights; those with next to no weight on the KL (beta 0.01), whose samples are broken, have 0.99.
-# Between the latents of the prior and of data a classifier sees more: 0.97 does no harm to samples yet, and the broken
-# models have 0.999. A standard prior on grey clothes has 1 and 1, and draws as badly.
+# Areas under the ROC curve. Between samples and reconstructions healthy models have up to 0.89, and 0.95 with a
+# posterior trained by importance weights; those with next to no weight on the KL (beta 0.01), whose samples are
+# broken, have 0.99. Between the latents of the prior and of data a classifier sees more: 0.97 does no harm to samples
+# yet, and the broken models have 0.999. A standard prior on grey clothes has 1 and 1, and its samples are as bad.
 APART = {"samples": 0.97, "prior": 0.99}
 SURE = 4.0  # standard errors
 # Of the standard deviation of the bound over items. Healthy models differ by up to 0.14, and by 0.4 after a long fit to

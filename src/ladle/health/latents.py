@@ -44,8 +44,8 @@ def collapse(context: Context) -> Finding:
     if dead == count or total < LEAST:
         return Finding(
             "collapse", False, measured,
-            f"posterior collapse: {dead} of {count} latents carry less than {DEAD} nats, all together {total:.2g}, "
-            "less than half a bit: samples ignore z",
+            f"posterior collapse: {count} latents carry {total:.2g} nats, less than half a bit "
+            f"({dead} of them less than {DEAD} each): samples ignore z",
             COLLAPSED,
         )  # fmt: skip
     pruned = f"; {dead} carry nothing: normal pruning" if dead else ""
@@ -115,7 +115,7 @@ def mutual_information(context: Context) -> Finding:
     measured = {"nats": nats, "se": error, "ceiling": ceiling}
     if nats < LEAST:
         return Finding(
-            "information", False, measured, f"x and z share {max(nats, 0):.2g} nats, less than half a bit: the latents say next to nothing of x",
+            "information", False, measured, f"x and z share {max(nats, 0):.2g} nats, less than half a bit: the latents say nothing of x",
             COLLAPSED,
         )  # fmt: skip
     least = "at least " if nats > ceiling - NEAR else ""
