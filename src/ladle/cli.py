@@ -232,7 +232,7 @@ def check(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Is the model well? A ladder of checks; exit status 1 when one of them is ill."""
+    """Is the model well? Exit status 1 when it is ill."""
     model = ladle.load(run, device, finite=False)
     health = ladle.check(model, _read(data or _named(model), like=model.schema), seed=seed, progress=counter("check"))
     if json:

@@ -115,7 +115,8 @@ def mutual_information(context: Context) -> Finding:
     measured = {"nats": nats, "se": error, "ceiling": ceiling}
     if nats < LEAST:
         return Finding(
-            "information", False, measured, f"x and z share {max(nats, 0):.2g} nats, less than half a bit: the latents say nothing of x",
+            "information", False, measured,
+            f"x and z share {max(nats, 0):.2g} nats, less than half a bit: the latents say nothing of x",
             COLLAPSED,
         )  # fmt: skip
     least = "at least " if nats > ceiling - NEAR else ""
