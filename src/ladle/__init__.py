@@ -16,6 +16,7 @@ from ladle.evidence import Evidence
 from ladle.extras import MissingPackage
 from ladle.families import NotAvailable
 from ladle.folder import Model, ModelError, load
+from ladle.health import Finding, Health, check
 from ladle.loggers import LoggerError
 from ladle.machine import MachineError
 from ladle.recipes import recipe
@@ -35,6 +36,8 @@ __all__ = [
     "DataError",
     "Dataset",
     "Evidence",
+    "Finding",
+    "Health",
     "LoggerError",
     "MachineError",
     "MissingPackage",
@@ -50,6 +53,7 @@ __all__ = [
     "TrainingError",
     "assemble",
     "build",
+    "check",
     "decode",
     "encode",
     "evidence",

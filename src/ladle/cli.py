@@ -1,6 +1,7 @@
 """The command line: thin faces over the Python API.
 
-Exit status: 0 done, 2 wrong usage or bad input, 1 a failure of ours, 130 and 143 stopped by Ctrl-C or SIGTERM.
+Exit status: 0 done, 2 wrong usage or bad input, 1 a failure of ours or a model that `ladle check` finds ill, 130 and
+143 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import typer
 
 import ladle
-from ladle.console import Show, counter, duration, ending, err, interruptible, note
+from ladle.console import Show, counter, duration, ending, err, interruptible, note, show_health
 from ladle.data import is_name, rehearse
 from ladle.shapes import numel
 
@@ -229,6 +230,24 @@ def evidence(
         f"{found.kind} by {found.samples} importance samples on {found.items} items"
     )
     tell(found.to_json(), json, text)
+
+
+@app.command()
+def check(
+    run: Run,
+    data: Annotated[str | None, typer.Argument(help="Data [default: the named set it was fitted to].")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Is the model well? Exit status 1 when it is ill."""
+    model = ladle.load(run, device, finite=False)
+    health = ladle.check(model, _read(data or _named(model), like=model.schema), seed=seed, progress=counter("check"))
+    if json:
+        tell(health.to_json(), json, "")
+    else:
+        show_health(health)
+    raise typer.Exit(0 if health.ok else 1)
 
 
 def _named(model: ladle.Model) -> str:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from ladle.health import Health
+from ladle.health.findings import lines
 from ladle.records import Step
 
 err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
@@ -41,6 +43,19 @@ def line(step: Step) -> str:
 def note(message: str) -> None:
     """Something that people should know."""
     err.print(f"note: {message}", style="yellow")
+
+
+COLOURS = {True: "green", False: "red", None: "dim"}
+
+
+def show_health(health: Health) -> None:
+    """The ladder on stdout, coloured on a terminal."""
+    out = Console(highlight=False, soft_wrap=True, markup=False)
+    out.print(health.head, style="dim")
+    for finding in health.findings:
+        for text, ok in lines(finding):
+            out.print(text, style=COLOURS[ok])
+    out.print(health.foot, style="bold " + COLOURS[health.ok])
 
 
 class Show:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ladle.data import Batch
 from ladle.families import NotAvailable
@@ -52,13 +53,24 @@ def check_density(vae: VAE) -> None:
     """Refuse a model without a density.
 
     Raises:
-        NotAvailable: for a plain autoencoder.
+        NotAvailable: for a plain autoencoder, or a model with batch normalisation.
     """
     if any(getattr(vae.latents, "prior", 0) is None for _ in vae.latents.events):
         raise NotAvailable(
             "a plain autoencoder has no prior and so no p(x): it can encode, decode and reconstruct, but there is "
             "no evidence or score; fit one of the VAE recipes"
         )
+    found = batch_norms(vae)
+    if found:
+        raise NotAvailable(
+            f"'{found[0]}' is a batch normalisation: an item's density would depend on its neighbours or on the "
+            "training set's statistics, so there is no p(x); normalise each item by itself (LayerNorm, GroupNorm)"
+        )
+
+
+def batch_norms(vae: VAE) -> list[str]:
+    """The names of the batch normalisations in a model, such as ``likelihood.net.1``."""
+    return [name for name, module in vae.named_modules() if isinstance(module, _BatchNorm)]
 
 
 def log_weights(vae: VAE, batch: Batch, samples: int, seed: int) -> Tensor:
@@ -91,7 +103,7 @@ def importance(
         ``-log p(x)`` bounded from above, in nats ``(B,)``, and the relative effective sample size ``(B,)``.
 
     Raises:
-        NotAvailable: for a plain autoencoder.
+        NotAvailable: for a plain autoencoder, or a model with batch normalisation.
 
     Reference:
         Burda, Grosse, Salakhutdinov: "Importance Weighted Autoencoders", 2016.

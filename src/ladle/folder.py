@@ -64,12 +64,13 @@ class Model:
         return Model(self.vae.to(device), self.schema, self.config, device)
 
 
-def load(folder: str | Path, device: str = "auto") -> Model:
+def load(folder: str | Path, device: str = "auto", *, finite: bool = True) -> Model:
     """Open a model folder.
 
     Args:
         folder: what ``fit`` wrote, or ``hub:user/name`` for one on the Hugging Face Hub.
         device: ``auto``, ``cpu`` or ``cuda``.
+        finite: refuse weights that hold NaN or infinity; ``ladle.check`` opens them, to say what is wrong.
 
     Raises:
         ModelError: for a missing, truncated, hostile or newer folder, or one that the Hub does not give.
@@ -108,7 +109,7 @@ def _opened(
 ) -> Model:
     """The model on its device, when its weights are sound."""
     bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if bad:
+    if bad and finite:
         raise ModelError(f"'{folder}': the weights '{bad[0]}' hold NaN or infinity; the model was damaged")
     vae = _filled(folder, config, tensors)
     where = choose(device).device

@@ -77,7 +77,7 @@ def _kl(level: Level) -> Tensor:
     """The KL of one level per item and latent, ``(B, D)``: in closed form, else the mean over its draws."""
     assert level.q is not None
     assert level.p is not None
-    if level.q.event_shape == level.p.event_shape:
+    if level.q.event_shape == level.p.event_shape == ():
         try:
             return kl_divergence(level.q, level.p)[0].flatten(1).double()
         except NotImplementedError:
@@ -89,8 +89,8 @@ def two_sample(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> float:
     """How easily two sets of items are told apart: the area under the ROC curve of a classifier.
 
     The classifier (quadratic discriminant analysis, so one that compares means and covariances) sees the first 50
-    principal components of both sets together, and judges every item in the fold it was not fitted on. 0.5: it
-    cannot tell; 1: it always can.
+    principal components of both sets together (of small sets half as many as the smaller one has items), and judges
+    every item in the fold it was not fitted on. 0.5: it cannot tell; 1: it always can.
 
     Args:
         x: ``(N, *event)``, items of one set.
@@ -115,7 +115,8 @@ def two_sample(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> float:
         )
     both = np.concatenate([x.reshape(len(x), -1), y.reshape(len(y), -1)]).astype(np.float32)
     which = np.repeat([0, 1], [len(x), len(y)])
-    seen = PCA(min(COMPONENTS, *both.shape), random_state=seed).fit_transform(both)
+    components = min(COMPONENTS, min(len(x), len(y)) // 2, both.shape[1])  # a covariance needs more items than numbers
+    seen = PCA(components, random_state=seed).fit_transform(both)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     tell = make_pipeline(StandardScaler(), QuadraticDiscriminantAnalysis(reg_param=0.05))
     told = cross_val_predict(tell, seen, which, cv=folds, method="predict_proba")

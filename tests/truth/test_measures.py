@@ -86,5 +86,6 @@ def test_two_sets_of_the_same_distribution_cannot_be_told_apart() -> None:
     a, b = noise.normal(size=(2, 800, 60))
     assert abs(two_sample(a, b) - 0.5) < 0.06
     assert two_sample(a, 2 * b) > 0.9, "the means agree, the spreads do not"
+    assert two_sample(a[:20], b[:20] + 3) > 0.9, "fewer items than numbers"
     with pytest.raises(ladle.DataError, match="at least 20"):
         two_sample(a[:19], b)

@@ -1,0 +1,89 @@
+"""Do healthy models pass `ladle check`? Fits ten of them for some seconds each, and prints a table.
+
+    python bench/health.py
+
+The tests of `ladle check` plant an illness for each of its checks; here is the other side: that what is well is not
+called ill. Exit status 1 if one is.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
+
+import ladle
+
+
+class Case(NamedTuple):
+    data: str
+    recipe: str
+    epochs: float
+
+
+CASES = [
+    Case("digits", "vae", 30),
+    Case("digits", "learned_prior", 20),
+    Case("digits", "iwae", 20),
+    Case("digits", "sigma_vae", 30),
+    Case("digits", "beta_vae", 30),
+    Case("digits (binary)", "vae", 30),
+    Case("fashion-mnist-mini", "learned_prior", 2),
+    Case("fashion-mnist-mini (binary)", "iwae", 1),
+    Case("breast cancer", "sigma_vae", 60),
+    Case("wine", "vae", 100),
+    Case("diabetes", "learned_prior", 60),
+]
+
+
+def read(name: str) -> ladle.Dataset:
+    """A named set, or one of scikit-learn's tables."""
+    tables = {"breast cancer": load_breast_cancer, "wine": load_wine}
+    if name in tables:
+        return ladle.read(tables[name]().data.astype(np.float32))
+    if name == "diabetes":
+        return ladle.read(load_diabetes(scaled=False).data.astype(np.float32))
+    source, _, binary = name.partition(" ")
+    return ladle.read(source, binarize="dynamic" if binary else None)
+
+
+def fitted(case: Case) -> tuple[ladle.Model, ladle.Dataset]:
+    """A model of size xs."""
+    data = read(case.data)
+    assembly = ladle.assemble(data.schema, case.recipe, "xs")
+    for _ in ladle.fit(assembly, data, epochs=case.epochs):
+        pass
+    return ladle.Model(assembly.model.eval(), data.schema, {}, "cpu"), data
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    ill = 0
+    print(
+        f"{'data':28}{'recipe':15}{'KL':>7}{'I(x;z)':>8}{'shuffle':>9}{'prior':>7}{'samples':>9}{'gap':>8}{'s':>6}  ill"
+    )
+    for case in CASES:
+        model, data = fitted(case)
+        start = time.perf_counter()
+        health = ladle.check(model, data)
+        seconds = time.perf_counter() - start
+        ill += not health.ok
+
+        def number(name: str, key: str, health: ladle.Health = health) -> float:
+            return health[name].measured.get(key, float("nan"))
+
+        print(
+            f"{case.data:28}{case.recipe:15}{number('collapse', 'kl'):7.2f}{number('information', 'nats'):8.2f}"
+            f"{number('shuffle', 'drop'):9.1f}{number('prior', 'auc'):7.2f}{number('samples', 'auc'):9.2f}"
+            f"{number('generalisation', 'relative'):8.2f}{seconds:6.1f}  "
+            f"{', '.join(f.name for f in health.ill) or '-'}",
+            flush=True,
+        )
+    return int(ill > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,237 @@
+"""Whether the latents carry something, and whether the decoder listens to them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ladle.families import NotAvailable
+from ladle.health.findings import Context, Finding, rung
+from ladle.latents import centres
+from ladle.seeds import seeded
+from ladle.tasks.run import each_batch
+
+DEAD = 0.01  # nats: below it a latent carries nothing (the same number that Burda et al. take for its variance)
+# Half a bit: with less in all, z cannot even halve the data. Digits at beta 15 and 50 have 0.16 and 0.15 nats of KL and
+# 0.13 of information; the least of the healthy models tried (beta 4) has 0.62 and 0.49, the others 2 and more.
+LEAST = 0.5 * math.log(2)
+# Standard errors. Collapsed models fall by 0.2 of one, the smallest healthy ones (18 and 44 test items) by 3.2 and more
+# with one partner for each item; several partners make it surer.
+SURE, PARTNERS = 3.0, 4
+NEAR = 1.0  # nats below log N: the estimate of the information is held down by the number of items
+PIECE = 4_000_000  # numbers taken at a time
+NOISE_ITEMS, NOISE_DRAWS, ROUNDED = 64, 32, 1 / 12
+
+COLLAPSED = "weigh the KL less (beta 1, a warm-up, free bits), take less noise in the likelihood, or train for longer"
+
+
+@rung(5, "collapse")
+def collapse(context: Context) -> Finding:
+    """Posterior collapse: every latent's KL is near 0, so that the posterior is the prior and z says nothing of x.
+
+    Some latents without any information are normal pruning: the model had more than the data has use for.
+    """
+    context.need_prior()
+    try:
+        kl = context.units.kl
+    except NotAvailable:  # a joint posterior or prior: all its latents together
+        kl = np.array([(context.tested.log_px - context.tested.bound).mean()])
+    dead, count, total = int((kl < DEAD).sum()), len(kl), float(kl.sum())
+    measured = {"dead latents": dead, "latents": count, "kl": total}
+    if dead == count or total < LEAST:
+        return Finding(
+            "collapse", False, measured,
+            f"posterior collapse: {count} latents carry {total:.2g} nats, less than half a bit "
+            f"({dead} of them less than {DEAD} each): samples ignore z",
+            COLLAPSED,
+        )  # fmt: skip
+    pruned = f"; {dead} carry nothing: normal pruning" if dead else ""
+    return Finding("collapse", True, measured, f"{count - dead} of {count} latents carry {total:.3g} nats{pruned}")
+
+
+@rung(5, "active units")
+def active_units(context: Context) -> Finding:
+    """Latents whose centre moves with x, its variance above 0.01.
+
+    Reference:
+        Burda, Grosse, Salakhutdinov: "Importance Weighted Autoencoders", 2016.
+    """
+    found = context.units
+    active, count = int(found.active.sum()), len(found.spread)
+    measured = {"active": active, "latents": count}
+    if not active:
+        return Finding(
+            "active units", False, measured,
+            f"none of {count} latents moves with x: the variance of every centre is at most {found.spread.max():.2g}, "
+            "and 0.01 is active",
+            COLLAPSED,
+        )  # fmt: skip
+    return Finding("active units", True, measured, f"{active} of {count} latents move with x")
+
+
+def information(context: Context) -> tuple[float, float]:
+    """I_q(x; z), ``E log q(z|x) - log 1/N sum_n q(z|x_n)`` over the N test items, and its standard error, in nats.
+
+    It is ``E KL(q(z|x) || p(z)) - KL(q(z) || p(z))`` with q(z) the mixture of the N posteriors, and cannot pass log N.
+
+    Raises:
+        NotAvailable: for more than one level, or a posterior without a density.
+
+    Reference:
+        Hoffman, Johnson: "ELBO surgery: yet another way to carve up the variational evidence lower bound", 2016.
+    """
+    if len(context.tested.zs) != 1:
+        raise NotAvailable("only for one level of latents")
+    (z,), latents = context.tested.zs, context.vae.latents
+    parts = [  # every posterior at every z: (M, N), some z at a time
+        (latents.walk(centres, b, context=b.context).levels[0].q, len(b.x))
+        for b in each_batch(context.model, context.test)
+    ]
+    rows = max(1, PIECE // z.numel())
+    found = []
+    for start in range(0, len(z), rows):
+        here = z[start : start + rows]
+        with torch.no_grad():
+            columns = [q.log_prob(here.unsqueeze(1)).reshape(len(here), n, -1).sum(-1) for q, n in parts if q]
+        log_q = torch.cat(columns, dim=1).double()
+        own = log_q[torch.arange(len(here)), torch.arange(start, start + len(here))]
+        found.append(own - log_q.logsumexp(1) + math.log(len(z)))
+    each = torch.cat(found).cpu().numpy()
+    return float(each.mean()), _error(each)
+
+
+@rung(5, "information")
+def mutual_information(context: Context) -> Finding:
+    """The mutual information of x and z under the encoder: what the latents really say of an item.
+
+    The KL may be large though z says nothing, when every posterior is the same and the prior another.
+    """
+    context.need_prior()
+    nats, error = information(context)
+    ceiling = math.log(len(context.test))
+    measured = {"nats": nats, "se": error, "ceiling": ceiling}
+    if nats < LEAST:
+        return Finding(
+            "information", False, measured,
+            f"x and z share {max(nats, 0):.2g} nats, less than half a bit: the latents say nothing of x",
+            COLLAPSED,
+        )  # fmt: skip
+    least = "at least " if nats > ceiling - NEAR else ""
+    return Finding(
+        "information", True, measured,
+        f"x and z share {least}{nats:.2f} ± {error:.2f} nats (no more than log {len(context.test):,} = {ceiling:.2f} "
+        "can be seen)",
+    )  # fmt: skip
+
+
+@rung(5, "shuffle")
+def shuffle(context: Context) -> Finding:
+    """With the latents of another item, log p(x|z) must fall; if it does not, the decoder ignores z.
+
+    For a decoder that reads all that z tells, the fall is at least the information of x and z.
+    """
+    order = np.random.default_rng(context.seed).permutation(len(context.test))
+    partner = np.empty_like(order)
+    falls = []
+    for step in range(1, min(PARTNERS, len(order) - 1) + 1):
+        partner[order] = np.roll(order, -step)
+        index = torch.from_numpy(partner.copy())
+        other = context.walk(context.test, tuple(z[index.to(z.device)] for z in context.tested.zs))
+        falls.append(context.tested.log_px - other.log_px)
+    if not falls:
+        raise NotAvailable("needs at least 2 items")
+    fall = np.mean(falls, axis=0)
+    drop, error = float(fall.mean()), _error(fall)
+    measured = {"drop": drop, "se": error}
+    if not drop > max(LEAST, SURE * error):
+        return Finding(
+            "shuffle", False, measured,
+            f"with the latents of another item log p(x|z) falls by only {max(drop, 0):.2g} ± {error:.2g} nats: "
+            "the decoder ignores z",
+            "train for longer; or make the decoder need z: less power, less noise, a longer warm-up of the KL",
+        )  # fmt: skip
+    return Finding(
+        "shuffle", True, measured,
+        f"log p(x|z) falls by {drop:.4g} ± {error:.2g} nats with the latents of another item: the decoder listens",
+    )  # fmt: skip
+
+
+def predicted_units(x: np.ndarray, variance: float | np.ndarray) -> int:
+    """How many latents a linear VAE with this decoder noise keeps alive, from the data alone, before any training.
+
+    A latent survives if its principal direction has an eigenvalue above the variance of the decoder; the other ones
+    collapse at the optimum of the bound. With a variance for each element, elements are measured in units of it.
+
+    Args:
+        x: ``(N, *event)``, in the data's own units.
+        variance: of the likelihood, likewise squared; one number, or one for each element ``(*event)``.
+
+    Raises:
+        ValueError: for fewer than 2 items, or a variance that is not positive.
+
+    Reference:
+        Lucas, Tucker, Grosse, Norouzi: "Don't Blame the ELBO! A Linear VAE Perspective on Posterior Collapse", 2019.
+
+    >>> x = np.random.default_rng(0).normal(size=(500, 3)) * [10, 5, 1]
+    >>> predicted_units(x, 4.0), predicted_units(x, 400.0)
+    (2, 0)
+    """
+    variance = np.broadcast_to(np.asarray(variance, np.float64), x.shape[1:]).reshape(-1)
+    if len(x) < 2 or not (variance > 0).all():
+        raise ValueError(f"at least 2 items and a positive variance are needed, got {len(x)} and {variance.min()}")
+    return int((eigenvalues(x.reshape(len(x), -1) / np.sqrt(variance)) > 1).sum())
+
+
+def eigenvalues(x: np.ndarray) -> np.ndarray:
+    """Of the covariance of rows ``(N, D)``, the largest first: ``(min(N, D),)``."""
+    x = np.asarray(x, np.float64)
+    return np.linalg.svd(x - x.mean(0), compute_uv=False) ** 2 / len(x)
+
+
+@rung(5, "predicted units")
+def predicted(context: Context) -> Finding:
+    """How many principal directions of the data stand out of the decoder's noise, which is how many latents a linear
+    model would keep: with none, collapse is the optimum and no training can avoid it."""
+    if context.schema.support == "binary":
+        raise NotAvailable("the likelihood has no location and scale: not applicable")
+    context.need_prior()
+    x = context.x if context.train is None else _values(context)
+    variance = noise(context)
+    if not (np.isfinite(variance).all() and (variance > 0).all()):
+        raise NotAvailable("the likelihood has no finite variance: not applicable")
+    count = predicted_units(x, variance)
+    latents = sum(math.prod(event) for event in context.vae.latents.events)
+    measured = {"predicted": count, "latents": latents}
+    if not count:
+        return Finding(
+            "predicted units", False, measured,
+            "no principal direction of the data has more variance than the decoder's noise: collapse is the optimum",
+            "make the noise smaller (learn it, with a lower floor), or train for longer",
+        )  # fmt: skip
+    return Finding(
+        "predicted units", True, measured,
+        f"{count} principal directions of the data stand out of the decoder's noise; the model has {latents} latents",
+    )  # fmt: skip
+
+
+def noise(context: Context) -> np.ndarray:
+    """The variance of p(x|z) of each element, averaged over some items, ``(*event)``: by sampling, which every family
+    can. Of whole numbers it is at least that of rounding."""
+    d = context.likelihood(context.tested.zs, slice(0, NOISE_ITEMS))
+    with seeded(context.seed, "noise"):
+        draws: Tensor = d.sample((NOISE_DRAWS,)).double()
+    variance = draws.var(0).mean(0).cpu().numpy()
+    return np.maximum(variance, ROUNDED) if context.schema.support == "bytes" else variance
+
+
+def _values(context: Context) -> np.ndarray:
+    assert context.train is not None
+    return np.concatenate([b.x.cpu().numpy() for b in each_batch(context.model, context.train)])
+
+
+def _error(values: np.ndarray) -> float:
+    """The standard error of the mean."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.inf
