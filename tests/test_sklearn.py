@@ -54,6 +54,13 @@ def test_what_scikit_learn_wants(estimator: VAE, check: Any, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
+    "check", [estimator_checks.check_transformer_get_feature_names_out, estimator_checks.check_set_output_transform]
+)
+def test_what_scikit_learn_wants_of_its_own_transformers(check: Any) -> None:
+    check("VAE", VAE(**TINY))
+
+
+@pytest.mark.parametrize(
     "check", [estimator_checks.check_methods_sample_order_invariance, estimator_checks.check_methods_subset_invariance]
 )
 def test_noise_that_is_keyed_by_place_is_found_out(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
