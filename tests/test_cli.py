@@ -374,14 +374,14 @@ def test_sigterm_in_the_middle_saves_the_run(call: Ladle, tmp_path: Path) -> Non
 
 
 def test_a_signal_between_steps_and_going_on(call: Ladle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ladle import cli
+    from ladle.cli import learn
 
-    class Interrupting(cli.Show):
+    class Interrupting(learn.Show):
         def __call__(self, step: ladle.Step) -> None:
             if step.step == 3 and step.kind == "train":
                 os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(cli, "Show", Interrupting)
+    monkeypatch.setattr(learn, "Show", Interrupting)
     left = call(*FIT, "--epochs", 0.6)
     assert left.status == 130
     assert "saved at step 3" in left.err
@@ -440,20 +440,20 @@ def test_a_disk_that_fills_up(call: Ladle, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
     monkeypatch.setattr("ladle.train.CHECKPOINT_SECONDS", 0.0)
-    from ladle import cli
+    from ladle.cli import learn
 
-    class Filling(cli.Show):
+    class Filling(learn.Show):
         def __call__(self, step: ladle.Step) -> None:
             full[0] = step.step >= 3
 
-    monkeypatch.setattr(cli, "Show", Filling)
+    monkeypatch.setattr(learn, "Show", Filling)
     refused(call(*FIT, "--epochs", 0.6), "no space left", 1)
     tensors, state = Checkpoints(tmp_path / "run").latest()
     assert state["step"] == 3
     assert tensors
     nothing_left(tmp_path)
     full[0] = False
-    monkeypatch.setattr(cli, "Show", lambda: lambda step: None)
+    monkeypatch.setattr(learn, "Show", lambda: lambda step: None)
     assert call(*FIT, "--epochs", 0.6, "--json").json()["steps"] > 3
 
 

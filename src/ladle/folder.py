@@ -79,7 +79,7 @@ def load(folder: str | Path, device: str = "auto", *, finite: bool = True) -> Mo
     config = read_config(folder)
     schema = _schema(config)
     wanted = {name: (t.shape, t.dtype) for name, t in skeleton(config, schema).state_dict().items()}
-    return _opened(folder, config, schema, read_tensors(folder / "model.safetensors", wanted), device)
+    return _opened(folder, config, schema, read_tensors(folder / "model.safetensors", wanted), device, finite)
 
 
 def load_unfinished(folder: str | Path, device: str = "auto") -> tuple[Model, int]:
@@ -105,7 +105,12 @@ def load_unfinished(folder: str | Path, device: str = "auto") -> tuple[Model, in
 
 
 def _opened(
-    folder: Path, config: Mapping[str, Any], schema: Schema, tensors: dict[str, torch.Tensor], device: str
+    folder: Path,
+    config: Mapping[str, Any],
+    schema: Schema,
+    tensors: dict[str, torch.Tensor],
+    device: str,
+    finite: bool = True,
 ) -> Model:
     """The model on its device, when its weights are sound."""
     bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]

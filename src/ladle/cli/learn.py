@@ -1,0 +1,178 @@
+"""The commands that make a model and look at it."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import ladle
+from ladle.cli.app import Data, Device, Force, Json, Part, Run, Seed, app, named, read, tell
+from ladle.console import Show, counter, duration, err, interruptible, note, show_health
+
+DEFAULT_MINUTES = 5.0
+
+
+@app.command()
+def fit(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="The model folder to write.", metavar="RUN")],
+    recipe: Annotated[str, typer.Option(help="What to fit; `ladle parts` lists the recipes.")] = "learned_prior",
+    size: Annotated[str, typer.Option(help="xs, s, m or l.")] = "s",
+    minutes: Annotated[float | None, typer.Option(help="Train this long [default: 5].")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Or: this many passes over the data.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
+    labels: Annotated[str | None, typer.Option(help="The label column, or a pattern on file names.")] = None,
+    binarize: Annotated[str | None, typer.Option(help="dynamic or threshold, for 8-bit images.")] = None,
+    missing: Annotated[str | None, typer.Option(help="nan: NaN in an array means missing.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable file.")] = False,
+    logger: Annotated[
+        list[str] | None, typer.Option(help="tensorboard, wandb or mlflow, fed with the log; may be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and leave.")] = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Learn a model from data; write its folder."""
+    if minutes is not None and epochs is not None:
+        raise typer.BadParameter("give --minutes or --epochs, not both")
+    for name, value in (("--minutes", minutes), ("--epochs", epochs)):
+        if value is not None and not 0 < value < float("inf"):
+            raise typer.BadParameter(f"{name} must be above 0, got {value}")
+    if epochs is None and minutes is None:
+        minutes = DEFAULT_MINUTES
+    dataset = read(data, labels=labels, binarize=binarize, missing=missing, strict=strict)
+    assembly = ladle.assemble(dataset.schema, recipe, size, seed)
+    parameters = sum(p.numel() for p in assembly.model.parameters())
+    about: dict[str, Any] = {
+        "data": dataset.schema.describe(),
+        "items": {name: len(dataset.split(name)) for name in ("train", "valid", "test")},
+        "recipe": recipe,
+        "size": size,
+        "parameters": parameters,
+        "run": str(out),
+    }
+    err.print(f"{about['data']}; {about['items']['train']:,} training items")
+    err.print(f"recipe {recipe}, size {size}: {parameters:,} parameters")
+    if dry_run:
+        return tell(about, json, jsonlib.dumps(about, indent=1))
+    budget = f"{minutes:g} minutes" if minutes is not None else f"{epochs:g} epochs"
+    steps = ladle.fit(
+        assembly, dataset, minutes=minutes, epochs=epochs, seed=seed, device=device, run=out,
+        settings={"recipe": recipe, "size": size}, resume=resume, force=force, loggers=logger or (),
+    )  # fmt: skip
+    err.print(f"training for {budget} into {out}")
+    last, show = None, Show()
+    with interruptible() as signal_received:
+        for last in steps:
+            show(last)
+            if signal_received() and last.kind != "done":
+                steps.close()  # type: ignore[attr-defined]
+                err.print(f"saved at step {last.step}; go on with --resume")
+                raise typer.Exit(128 + signal_received())
+    model = ladle.load(out, device)
+    if last is None:
+        err.print(f"'{out}' is finished already; nothing to do")
+    if last is not None or not (out / "report.html").exists():
+        from ladle.report.pictures import draw
+
+        err.print("drawing pictures and the report")
+        draw(model, dataset, out)
+        ladle.report(out, dataset, device=device, quick=True, progress=counter)
+    if last is not None:
+        err.print(f"wrote {out}: model, pictures and report.html, after {duration(last.seconds)} of training")
+    result = {**about, **{k: v for k, v in model.config.get("result", {}).items() if k != "machine"}}
+    nats = result.get("nats")
+    tell(result, json, f"{out}" if nats is None else f"{out}: {nats:.2f} nats on the validation split (bound)")
+
+
+@app.command()
+def evidence(
+    run: Run,
+    data: Annotated[
+        str | None, typer.Argument(help="Data [default: the test split of the named set it was fitted to].")
+    ] = None,
+    method: Annotated[str, typer.Option(help="iwae: the importance-weighted bound.")] = "iwae",
+    samples: Annotated[int, typer.Option(help="Importance samples per item.")] = 500,
+    split: Part = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """-log p(x) per item, and its standard error."""
+    if method != "iwae":
+        raise typer.BadParameter(f"unknown method '{method}'; known: iwae")
+    model = ladle.load(run, device)
+    dataset = read(data or named(model), like=model.schema)
+    found = ladle.evidence(model, dataset, samples=samples, split=split, seed=seed, progress=counter("evidence"))
+    text = (
+        f"-log p(x) <= {found.nats:.3f} ± {found.se:.3f} nats ({found.bits_per_dim:.4f} bits/dim), "
+        f"{found.kind} by {found.samples} importance samples on {found.items} items"
+    )
+    tell(found.to_json(), json, text)
+
+
+@app.command()
+def check(
+    run: Run,
+    data: Annotated[str | None, typer.Argument(help="Data [default: the named set it was fitted to].")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Is the model well? Exit status 1 when it is ill."""
+    model = ladle.load(run, device, finite=False)
+    health = ladle.check(model, read(data or named(model), like=model.schema), seed=seed, progress=counter("check"))
+    if json:
+        tell(health.to_json(), json, "")
+    else:
+        show_health(health)
+    raise typer.Exit(0 if health.ok else 1)
+
+
+@app.command()
+def report(
+    run: Run,
+    data: Annotated[
+        str | None, typer.Argument(help="Data [default: the named set it was fitted to].", metavar="[DATA]")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="The label column, or a pattern on file names.")] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Draw report.html: what a model has learned, and how well."""
+    start = time.perf_counter()
+    err.print(f"drawing the report of {run}")
+    written = ladle.report(run, data, labels=labels, device=device, progress=counter)
+    for told in written.notes:
+        note(told)
+    result = {"report": str(written.path), "seconds": round(time.perf_counter() - start, 3), **written.numbers}
+    tell(result, json, str(written.path))
+
+
+@app.command()
+def push(
+    run: Run,
+    name: Annotated[str, typer.Argument(help="Where to, on the Hugging Face Hub.", metavar="USER/NAME")],
+    private: Annotated[bool, typer.Option("--private", help="Others cannot see it, if it is made now.")] = False,
+    json: Json = False,
+) -> None:
+    """Upload the model to the Hugging Face Hub."""
+    address = ladle.push(run, name, private=private)
+    tell({"name": f"hub:{name}", "commit": address}, json, f"hub:{name}: {address}")
+
+
+@app.command()
+def parts(json: Json = False) -> None:
+    """List every part there is."""
+    table = {
+        kind: {name: (thing.__doc__ or "").strip().split("\n")[0] for name, thing in sorted(things.items())}
+        for kind, things in sorted(ladle.parts().items())
+    }
+    lines = [f"{kind}\n" + "\n".join(f"  {n:28} {doc}" for n, doc in things.items()) for kind, things in table.items()]
+    tell(table, json, "\n".join(lines))
