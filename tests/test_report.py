@@ -335,3 +335,8 @@ def test_the_command(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert told["use of the latents"]["active_units"] <= 3
     assert "drawing" in err
     assert not [p for p in run.iterdir() if p.name.startswith(".")]
+
+
+def test_a_report_of_a_model_on_the_hub_has_no_place() -> None:
+    with pytest.raises(ladle.ModelError, match="folder of this machine"):
+        ladle.report("hub:user/name")

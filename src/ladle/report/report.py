@@ -12,6 +12,7 @@ from ladle.checkpoint import ModelError
 from ladle.data import DataError, Dataset, atomic_file, is_name, read
 from ladle.families import NotAvailable
 from ladle.folder import Model, load, load_unfinished
+from ladle.hub import is_hub
 from ladle.report import companion, graph, head, panels
 from ladle.report.page import Absent, Panel, element, page, prose
 from ladle.report.subject import Subject, silent
@@ -63,6 +64,8 @@ def report(
         ModelError: for a folder that holds no model, nor a checkpoint of one.
         DataError: for data that is not what the model was fitted to.
     """
+    if is_hub(folder):
+        raise ModelError(f"a report is written into a folder of this machine, got '{folder}'")
     folder = Path(folder)
     model, step = _model(folder, device)
     found, why = _data(model, data, labels)
