@@ -6,12 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
-from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -109,6 +103,14 @@ def two_sample(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> float:
     >>> bool(two_sample(x, y) < 0.6), bool(two_sample(x, y + 5) > 0.99)
     (True, True)
     """
+    # slow to import, and needed here alone
+    from sklearn.decomposition import PCA
+    from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     if min(len(x), len(y)) < FEWEST or x.shape[1:] != y.shape[1:]:
         raise DataError(
             f"a two-sample test needs at least {FEWEST} items of one shape on each side, got {x.shape} and {y.shape}"

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from ladle.assemble import Assembly, Training
@@ -130,6 +129,8 @@ class _Run:
         machine: Machine,
         folder: str | Path | None,
     ) -> None:
+        from lightning_fabric import Fabric  # slow to import, and needed here alone
+
         self.assembly, self.data, self.budget, self.seed = assembly, data, budget, seed
         self.batch_size = batch_size
         self.fabric = Fabric(accelerator=machine.device, devices=1, precision=machine.precision)  # type: ignore[arg-type]

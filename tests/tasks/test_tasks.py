@@ -161,7 +161,7 @@ class Centred(nn.Module):
 
 
 @pytest.mark.parametrize("part", ["likelihood", "posterior"])
-def test_statistics_of_the_batch_are_found_where_they_are_planted(part: str) -> None:
+def test_statistics_of_the_batch_are_found_where_they_are_planted(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = toys()["digits"]
     vae = ladle.assemble(data.schema, narrow("vae", data.schema), seed=3).model.eval().requires_grad_(False)
     owner = vae.likelihood if part == "likelihood" else vae.latents.posterior
@@ -169,6 +169,9 @@ def test_statistics_of_the_batch_are_found_where_they_are_planted(part: str) -> 
     with torch.no_grad():
         owner.head.weight.mul_(10)
     items = some("digits", 20)
+    with pytest.raises(ladle.NotAvailable, match="batch normalisation"):
+        ladle.score(Model(vae, data.schema, {}, "cpu"), items, samples=1)
+    monkeypatch.setattr(sys.modules["ladle.evidence"], "check_density", lambda _: None)  # as if it had been let in
     with pytest.raises(AssertionError, match="neighbours matter"):
         stays_the_same(Model(vae, data.schema, {}, "cpu"), items, with_other_neighbours(items))
 

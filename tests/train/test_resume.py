@@ -113,6 +113,7 @@ def test_minutes_are_counted_across_interruptions(tmp_path: Path, digits: ladle.
 KILLS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
 
 
+@pytest.mark.timeout(900)  # eleven processes, one after the other
 def test_killed_runs_end_with_the_same_bits(tmp_path: Path) -> None:
     """``kill -9`` at ten moments spread over a run, each seen to interrupt it; checkpoints every tenth of a second."""
     code = (

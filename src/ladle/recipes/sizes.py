@@ -24,6 +24,11 @@ def nets(schema: Schema, size: str) -> dict[str, Any]:
     return {"encoder": dict(mlp), "decoder": dict(mlp)}
 
 
+def training(schema: Schema) -> dict[str, Any]:
+    """Larger images are taken fewer at a time: what a step holds in memory grows with their pixels."""
+    return {"batch": 32} if schema.kind == "image" and numel(schema.shape) > LARGEST_FLAT else {}
+
+
 def latents(schema: Schema, size: str) -> int:
     """The number of latents: never more than the data has numbers."""
     return min(LATENTS[size], numel(schema.shape))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ladle.data import Schema
-from ladle.recipes.sizes import latents, likelihood, nets
+from ladle.recipes.sizes import latents, likelihood, nets, training
 from ladle.spec import SpecError, part
 
 STANDARD = {"part": "prior/standard"}
@@ -18,7 +18,7 @@ def gaussian(schema: Schema, size: str, objective: dict[str, Any], prior: dict[s
         **nets(schema, size),
         "likelihood": likelihood(schema),
         "objective": objective,
-        "training": {},
+        "training": training(schema),
     }
 
 
