@@ -38,7 +38,9 @@ def main() -> None:
                     pass
                 models[recipe] = ladle.load(run)
         vae, ae = models["learned_prior"], models["ae"]
-        x = items(vae, data, "test").x.astype(np.float32)
+        x = np.random.default_rng(0).permutation(
+            items(vae, data, "test").x.astype(np.float32)
+        )  # a file may have an order
         n = min(ITEMS, len(x) // 2)
         vectors = random_codes(ae, items(ae, data, "train"), n)
         told = [two_sample(x[:n], y) for y in (x[n : 2 * n], drawn(vae, n)[1], drawn(ae, n, vectors)[1])]
