@@ -18,7 +18,7 @@ from ladle.objectives import bound
 from ladle.vae import VAE
 
 BLOCK = 100  # samples drawn under one key: part of what a seed means
-ROWS = 5_000  # decoded at a time
+ROWS, LARGE = 5_000, 784  # decoded at a time, and fewer of items with more numbers than this
 
 
 class Evidence(NamedTuple):
@@ -118,9 +118,13 @@ def importance(
         yield nats.cpu().numpy(), ess.cpu().numpy()
 
 
-def rows(samples: int) -> int:
-    """How many items to take at a time, so that memory stays bounded."""
-    return max(1, ROWS // min(samples, BLOCK))
+def rows(samples: int, dims: int) -> int:
+    """How many items of ``dims`` numbers to take at a time, so that memory stays bounded.
+
+    >>> rows(500, 784), rows(500, 3 * 64 * 64)
+    (50, 3)
+    """
+    return max(1, ROWS * LARGE // max(dims, LARGE) // min(samples, BLOCK))
 
 
 def summary(nats: np.ndarray, ess: np.ndarray, samples: int, dims: int) -> Evidence:

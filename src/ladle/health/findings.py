@@ -25,7 +25,7 @@ from ladle.latents import from_prior, keyed, replay
 from ladle.measures import Units, units
 from ladle.seeds import seeded
 from ladle.spec import part
-from ladle.tasks.run import each_batch
+from ladle.tasks.run import at_once, each_batch
 from ladle.vae import VAE
 
 GROUND = 3  # the rungs that carry all others
@@ -220,9 +220,9 @@ class Context:
             trace = self.vae.latents.walk(from_prior(), n=len(self.test))
         return tuple(level.z for level in trace.levels)
 
-    def decoded(self, zs: tuple[Tensor, ...], batch: int = 256) -> np.ndarray:
+    def decoded(self, zs: tuple[Tensor, ...]) -> np.ndarray:
         """The expectation of p(x|z), ``(N, *event)``."""
-        found = []
+        found, batch = [], at_once(self.model)
         for start in range(0, len(zs[0]), batch):
             with torch.no_grad():
                 found.append(families.mean(self.likelihood(zs, slice(start, start + batch))).float().cpu().numpy())

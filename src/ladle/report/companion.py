@@ -23,7 +23,7 @@ from ladle.report.subject import Subject
 from ladle.seeds import seeded
 from ladle.shapes import numel
 from ladle.tasks.encode import encode, levels_of
-from ladle.tasks.run import BATCH
+from ladle.tasks.run import at_once
 from ladle.train import fit
 
 NAME = "autoencoder"  # its folder, inside the run's
@@ -104,12 +104,13 @@ def drawn(model: Model, n: int, z: np.ndarray | None = None, seed: int = 0) -> t
     """Items from latents, or from the prior: the expectation of p(x|z), and x drawn from it, each ``(n, *event)``."""
     means, draws = [], []
     levels = None if z is None else levels_of(model, z)
-    for start in range(0, n, BATCH):
-        count = min(BATCH, n - start)
+    size = at_once(model)
+    for start in range(0, n, size):
+        count = min(size, n - start)
 
         def given(i: int, q: Any, p: Any, start: int = start) -> torch.Tensor:
             assert levels is not None
-            return levels[i][start : start + BATCH]
+            return levels[i][start : start + size]
 
         draw: Draw = from_prior() if levels is None else given
         with torch.no_grad(), seeded(seed, "companion", start):

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from ladle.data import DataError
-from ladle.evidence import Evidence, importance, summary
+from ladle.evidence import Evidence, importance, rows, summary
 from ladle.families import NotAvailable
 from ladle.report.page import Absent, Markup, Panel, element, number, prose
 from ladle.report.subject import Subject
+from ladle.shapes import numel
 from ladle.tasks.run import each_batch
 
 SAMPLES, ITEMS, CHUNK = 50, 500, 20
@@ -50,7 +51,7 @@ def head(subject: Subject) -> tuple[Markup, dict[str, Any]]:
         "On": datetime.fromtimestamp(written).strftime("%-d %b %Y"),
         "Ladle": subject.setting("ladle"),
     }
-    rows = (element("div", element("dt", k), element("dd", str(v)[:100])) for k, v in facts.items() if v is not None)
+    shown = (element("div", element("dt", k), element("dd", str(v)[:100])) for k, v in facts.items() if v is not None)
     notice = None
     if subject.step is not None:
         said = f"In training, step {subject.step:,}: the run has not ended. What follows is drawn from the averaged "
@@ -62,7 +63,7 @@ def head(subject: Subject) -> tuple[Markup, dict[str, Any]]:
         element("p", _described(subject), class_="lead"),
         notice,
         element("div", *boxes, class_="headline") if boxes else None,
-        element("dl", *rows, class_="facts"),
+        element("dl", *shown, class_="facts"),
     )
     numbers = {"nats": nats, "evidence": None if found is None else found.to_json(), "step": subject.step}
     return top, numbers
@@ -106,7 +107,8 @@ def tighter(subject: Subject) -> Evidence | None:
     found: list[tuple[np.ndarray, np.ndarray]] = []
     try:
         held = subject.held.take(np.arange(min(ITEMS, len(subject.held))))
-        for some in importance(model.vae, each_batch(model, held, CHUNK, show), samples=SAMPLES):
+        size = min(CHUNK, rows(SAMPLES, numel(model.schema.shape)))
+        for some in importance(model.vae, each_batch(model, held, size, show), samples=SAMPLES):
             found.append(some)
             if time.monotonic() - started > patience:
                 break

@@ -10,7 +10,7 @@ from ladle.data import DataError
 from ladle.folder import Model
 from ladle.latents import centres, replay
 from ladle.shapes import numel
-from ladle.tasks.run import BATCH, Progress, Source, each_batch, items
+from ladle.tasks.run import Progress, Source, at_once, each_batch, items
 
 
 def encode(
@@ -18,7 +18,7 @@ def encode(
     data: Source,
     *,
     split: str | None = None,
-    batch: int = BATCH,
+    batch: int | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
     """The embedding of every item: the centre of q(z|x). Deterministic; never a random sample.
@@ -61,7 +61,7 @@ def levels_of(model: Model, z: np.ndarray) -> list[torch.Tensor]:
     return [p.reshape(-1, *event) for p, event in zip(parts, events, strict=True)]
 
 
-def decode(model: Model, z: np.ndarray, *, batch: int = BATCH, progress: Progress | None = None) -> np.ndarray:
+def decode(model: Model, z: np.ndarray, *, batch: int | None = None, progress: Progress | None = None) -> np.ndarray:
     """The expectation of p(x|z) for every row of latents, in the data's own units.
 
     Args:
@@ -73,6 +73,7 @@ def decode(model: Model, z: np.ndarray, *, batch: int = BATCH, progress: Progres
     Returns:
         ``(N, *event)`` float32: for binary data probabilities, for 8-bit images values in 0..255.
     """
+    batch = at_once(model) if batch is None else batch
     if batch < 1:
         raise DataError(f"the size of a batch must be at least 1, got {batch}")
     rows, levels = [], levels_of(model, z)

@@ -9,7 +9,7 @@ from ladle import families
 from ladle.data import DataError
 from ladle.folder import Model
 from ladle.latents import centres, keyed
-from ladle.tasks.run import BATCH, Progress, Source, each_batch, items
+from ladle.tasks.run import Progress, Source, each_batch, items
 
 
 def reconstruct(
@@ -19,7 +19,7 @@ def reconstruct(
     draws: int = 0,
     split: str | None = None,
     seed: int = 0,
-    batch: int = BATCH,
+    batch: int | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
     """The expectation of p(x|z) at the centre of q(z|x), or at draws from q.

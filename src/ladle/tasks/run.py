@@ -9,10 +9,12 @@ import numpy as np
 
 from ladle.data import Batch, DataError, Dataset, Split, as_held, batches, read
 from ladle.folder import Model
+from ladle.shapes import numel
 
 Source = str | Path | np.ndarray | Split | Dataset
 Progress = Callable[[int, int], None]
-BATCH = 256
+BATCH = 256  # items at a time, at most
+NUMBERS = 256 * 784  # of data at a time, about: of larger items fewer are taken, so that memory stays bounded
 
 
 def items(model: Model, data: Source, split: str | None = None) -> Split:
@@ -43,10 +45,17 @@ def items(model: Model, data: Source, split: str | None = None) -> Split:
     return as_held(given, support, schema)
 
 
-def each_batch(model: Model, split: Split, size: int = BATCH, progress: Progress | None = None) -> Iterator[Batch]:
+def at_once(model: Model) -> int:
+    """How many items to take at a time: 256, and fewer of large ones."""
+    return max(1, min(BATCH, NUMBERS // numel(model.schema.shape)))
+
+
+def each_batch(
+    model: Model, split: Split, size: int | None = None, progress: Progress | None = None
+) -> Iterator[Batch]:
     """The items in order, on the model's device."""
     done = 0
-    for batch in batches(split, model.schema, size):
+    for batch in batches(split, model.schema, at_once(model) if size is None else size):
         yield batch.to(model.device)
         done += len(batch.x)
         if progress:

@@ -12,7 +12,7 @@ from ladle.data import DataError
 from ladle.folder import Model
 from ladle.latents import from_prior
 from ladle.seeds import seeded
-from ladle.tasks.run import BATCH, Progress
+from ladle.tasks.run import Progress, at_once
 
 
 def sample(
@@ -45,11 +45,11 @@ def sample(
         raise DataError(f"the number of samples must be at least 1, got {n}")
     if not 0 < temperature < math.inf:
         raise DataError(f"the temperature must be above 0, got {temperature}")
-    rows = []
+    rows, size = [], at_once(model)
     with torch.no_grad():
-        for start in range(0, n, BATCH):
+        for start in range(0, n, size):
             with seeded(seed, "sample", start):
-                count = min(BATCH, n - start)
+                count = min(size, n - start)
                 trace = model.vae.latents.walk(from_prior(temperature), n=count)
                 d = model.vae.explain(trace.h)
                 rows.append((d.sample() if noise else families.mean(d)).float().cpu().numpy())

@@ -69,7 +69,10 @@ def _importance(
         raise DataError(f"the number of importance samples must be at least 1, got {samples}")
     chosen = items(model, data, split)
     found = importance(
-        model.vae, each_batch(model, chosen, batch or rows(samples), progress), samples=samples, seed=seed
+        model.vae,
+        each_batch(model, chosen, batch or rows(samples, numel(model.schema.shape)), progress),
+        samples=samples,
+        seed=seed,
     )
     nats, ess = zip(*found, strict=True)
     return np.concatenate(nats), np.concatenate(ess)
