@@ -25,6 +25,7 @@ AMORTISED = {"part": "conditional/amortised", "net": MLP, "family": NORMAL, "eve
 READS = {"part": "net/standardise", "loc": 1.0, "scale": 2.0}
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "net/mlp": {"inputs": [3], "width": 5},
+    "net/linear": {"inputs": [3]},
     "net/conv_down": {"inputs": [3, 9, 17], "width": 4, "blocks": 1},
     "net/conv_up": {"inputs": [3], "outputs": [9, 17], "width": 4, "blocks": 1},
     "net/standardise": {"loc": [1.0, 2.0, 3.0], "scale": [1.0, 2.0, 0.5], "masked": True},

@@ -1,0 +1,35 @@
+"""No hidden layer: what stands on top of it is linear in what it reads."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ladle.nets.net import Net
+from ladle.shapes import numel
+from ladle.spec import part
+
+
+@part("net", "linear")
+class Linear(Net):
+    """Hands on what it reads, flattened: with the head of a :class:`ladle.conditional.Amortised` on top, a linear
+    map. A linear decoder with a normal likelihood of one scale makes a VAE probabilistic PCA, whose evidence is known
+    in closed form.
+
+    Args:
+        inputs: the shape of one input.
+
+    Reference:
+        Lucas, Tucker, Grosse, Norouzi: "Don't Blame the ELBO! A Linear VAE Perspective on Posterior Collapse", 2019.
+
+    >>> import torch
+    >>> Linear(inputs=(2, 3))(torch.ones(5, 2, 3)).shape
+    torch.Size([5, 6])
+    """
+
+    def __init__(self, inputs: list[int]) -> None:
+        super().__init__()
+        self.inputs, self.features = tuple(inputs), (numel(inputs),)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, *inputs) -> (N, prod(inputs))``."""
+        return x.flatten(1)
