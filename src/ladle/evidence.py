@@ -55,7 +55,7 @@ def check_density(vae: VAE) -> None:
     Raises:
         NotAvailable: for a plain autoencoder, or a model with batch normalisation.
     """
-    if any(getattr(vae.latents, "prior", 0) is None for _ in vae.latents.events):
+    if not vae.latents.has_prior:
         raise NotAvailable(
             "a plain autoencoder has no prior and so no p(x): it can encode, decode and reconstruct, but there is "
             "no evidence or score; fit one of the VAE recipes"

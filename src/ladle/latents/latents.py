@@ -49,6 +49,11 @@ class Latents(nn.Module, ABC):
 
     events: tuple[Size, ...]
 
+    @property
+    def has_prior(self) -> bool:
+        """Whether there is a p(z): a plain autoencoder has none, and so no p(x)."""
+        return True
+
     @abstractmethod
     def walk(
         self,
