@@ -266,8 +266,11 @@ def test_an_ill_model_is_named_by_its_cause(name: str) -> None:
     assert not any(f.remedy for f in health.findings if f.ok)
 
 
+INFORMS = {"amortisation"}  # never ill; tests/truth/test_refine.py sees it tell a planted gap
+
+
 def test_every_check_has_been_seen_to_fail() -> None:
-    assert set().union(*(wanted for _, wanted, _ in ILL.values())) == {name for name, _ in rungs()}
+    assert set().union(*(wanted for _, wanted, _ in ILL.values())) == {name for name, _ in rungs()} - INFORMS
 
 
 def test_what_is_ill_on_the_ground_carries_nothing() -> None:
