@@ -175,7 +175,11 @@ def test_images(call: Ladle, digits_run: Path, tmp_path: Path) -> None:
     assert pyarrow.csv.read_csv("s.csv").column_names == ["nats"]
     told = call("evidence", digits_run, "--samples", 2, "--json").json()
     assert told["kind"] == "bound"
-    assert told["items"] == n
+    assert told["items"] == told["of"] == n
+    assert [k for k, _ in told["curve"]] == [1, 2]
+    wide = call("evidence", digits_run, "--samples", 2, "--proposal", "defensive", "--minutes", 60, "--json").json()
+    assert wide["items"] == n
+    assert wide["nats"] != told["nats"]
     assert call("evidence", digits_run, "digits", "--samples", 2, "--json").json() == told
     assert "nats" in call("evidence", digits_run, "folder", "--samples", 2).out
     nothing_left(tmp_path)
@@ -265,6 +269,9 @@ REFUSED = {
     "negative draws": ("reconstruct {run} digits o.npy --draws -1", "at least 0"),
     "no samples": ("score {run} digits o.npy --samples 0", "at least 1"),
     "an unknown method": ("evidence {run} --method exactly", "known: iwae"),
+    "an unknown proposal": ("evidence {run} --proposal wide", "known: q, inflated, defensive"),
+    "no samples for the evidence": ("evidence {run} --samples 0", "at least 1"),
+    "no time for the evidence": ("evidence {run} --minutes 0", "must be above 0"),
 }
 
 

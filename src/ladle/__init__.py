@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 from ladle.assemble import Assembly, Training, assemble
 from ladle.data import DataError, Dataset, Schema, Split, read, write
-from ladle.evidence import Evidence
+from ladle.evidence import Evidence, Items
 from ladle.extras import MissingPackage
 from ladle.families import NotAvailable
 from ladle.folder import Model, ModelError, load
@@ -21,6 +21,7 @@ from ladle.loggers import LoggerError
 from ladle.machine import MachineError
 from ladle.recipes import recipe
 from ladle.records import Step
+from ladle.refine import amortisation_gap
 from ladle.report.report import Report, report
 from ladle.spec import SpecError, build, parts, to_spec
 from ladle.tasks.encode import decode, encode
@@ -28,7 +29,7 @@ from ladle.tasks.interpolate import interpolate
 from ladle.tasks.push import push
 from ladle.tasks.reconstruct import reconstruct
 from ladle.tasks.sample import sample
-from ladle.tasks.score import evidence, score
+from ladle.tasks.score import evidence, measure, score
 from ladle.train import TrainingError, fit
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Evidence",
     "Finding",
     "Health",
+    "Items",
     "LoggerError",
     "MachineError",
     "MissingPackage",
@@ -51,6 +53,7 @@ __all__ = [
     "Step",
     "Training",
     "TrainingError",
+    "amortisation_gap",
     "assemble",
     "build",
     "check",
@@ -60,6 +63,7 @@ __all__ = [
     "fit",
     "interpolate",
     "load",
+    "measure",
     "parts",
     "push",
     "read",
