@@ -20,6 +20,7 @@ from torch.distributions import constraints
 
 from ladle.families import Family, NotAvailable, centre, draw, mapped, mean, quantile, tempered
 from ladle.families.discrete import OneHot, OneHotBlocks
+from ladle.families.mixture import Mixture
 from ladle.families.pixels import DiscretisedLogisticMixture
 from ladle.shapes import Size
 from ladle.spec import build, to_spec
@@ -324,7 +325,7 @@ def spread_of(d: td.Distribution, cells: Cover) -> Tensor:
     if isinstance(d, DiscretisedLogisticMixture):
         return (d.logits.softmax(-1) * d.scale).sum(-1)
     masses = cells.masses(d)
-    if isinstance(d, (OneHot, td.Categorical)):
+    if isinstance(d.components if isinstance(d, Mixture) else d, (OneHot, td.Categorical)):
         return 1 - masses.square().sum(0)
     middle = (masses * cells.values).sum(0)
     return (masses * (cells.values - middle).square()).sum(0)
