@@ -85,8 +85,9 @@ class VonMises(td.Distribution):
 
     @property
     def loc(self) -> Tensor:
-        """The angle of v."""
-        return torch.atan2(self.natural[..., 1], self.natural[..., 0])
+        """The angle of v, 0 where v = 0."""
+        v = self.natural + 0.0  # of a zero with a sign, one without
+        return torch.atan2(v[..., 1], v[..., 0])
 
     @property
     def log_normaliser(self) -> Tensor:
