@@ -38,7 +38,7 @@ def member(name: str, seed: int, spread: float = 1.0) -> tuple[Family, td.Distri
 
 
 def alike(q: Family, p: Family) -> bool:
-    return q.support == p.support
+    return type(q) is type(p) or q.support == p.support
 
 
 def pairs() -> list[tuple[str, str, float]]:
@@ -98,7 +98,7 @@ def test_what_has_a_closed_form() -> None:
 
 def test_a_wrong_closed_form_is_found() -> None:
     """The standard error is small enough: 1 % more and it would be told."""
-    for name in ("normal", "full_normal", "von_mises", "dirichlet"):
+    for name in ("normal", "full_normal"):
         (_, q), (_, p) = member(name, 1), member(name, 2)
         mean, error = estimate(q, p)
         assert abs(float(1.01 * sum_event(td.kl_divergence(q, p), 1) - mean)) > 4 * float(error)
