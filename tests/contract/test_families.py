@@ -37,8 +37,15 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "affine": {"family": {"part": "family/normal"}, "loc": [100.0, -3.0], "scale": [50.0, 0.02]},
     "categorical": {"classes": 4},
     "one_hot": {"classes": 3},
+    "mixture": {"family": {"part": "family/normal"}, "components": 3},
 }
-EVENTS = {"one_hot": (6,)}
+EVENTS: dict[str, Size] = {
+    "one_hot": (6,),
+    "power_spherical": (3,),
+    "dirichlet": (3,),
+    "logistic_normal": (3,),
+    "mixture": (),  # joint over any other, and its components may lie further apart than a grid can cover
+}
 STANDARD = {"affine": {"loc": [100.0, -3.0], "scale": [50.0, 0.02]}}
 SHARED = {"shared_scale": True}
 VARIANTS = [
@@ -47,7 +54,11 @@ VARIANTS = [
     Case("student_t", {"df": 2.5}),
     Case("discretised_logistic", {"levels": 2, "floor": 0.01}),
     Case("discretised_logistic_mixture", {"levels": 5, "components": 2}),
+    Case("mixture", {"family": {"part": "family/beta"}, "components": 2}, ()),
+    Case("mixture", {"family": {"part": "family/categorical", "classes": 4}, "components": 2}, (1,)),
+    Case("mixture", {"family": {"part": "family/power_spherical"}, "components": 2}, (3,)),
     Case("affine", {"family": {"part": "family/logistic", **SHARED}, "loc": -2.0, "scale": 1e3}, loc=-2.0, scale=1e3),
+    Case("affine", {**REQUIRED["affine"], "family": {"part": "family/full_normal"}}, **STANDARD["affine"]),
 ]
 
 
@@ -127,7 +138,13 @@ def test_closed_forms_of_the_kl(case: Case) -> None:
             assert found or not (case.name == other.name and case.name in CLOSED), "the closed form is gone"
 
 
-CLOSED = {"normal", "laplace", "beta", "continuous_bernoulli", "bernoulli", "categorical", "one_hot"}
+CLOSED = {
+    "normal", "laplace", "beta", "continuous_bernoulli", "bernoulli", "categorical", "one_hot",
+    "full_normal", "von_mises", "dirichlet", "logistic_normal",
+}  # fmt: skip
+
+
+JOINT = {"full_normal", "power_spherical", "dirichlet", "logistic_normal"}
 
 
 def _having(check: Any) -> set[str]:
@@ -143,6 +160,7 @@ def test_what_is_available() -> None:
         "continuous_bernoulli",
         "bernoulli",
         "categorical",
+        "von_mises",
     }
     assert _having(checks.draw_carries_gradient) >= line | {
         "student_t",
@@ -151,6 +169,8 @@ def test_what_is_available() -> None:
         "continuous_bernoulli",
         "bernoulli",
         "one_hot",
+        *JOINT,
+        "von_mises",
     }
     assert _having(checks.temperature_acts) >= line | pixels | {
         "student_t",
@@ -160,8 +180,10 @@ def test_what_is_available() -> None:
         "one_hot",
         "continuous_bernoulli",
         "categorical",
+        *JOINT,
+        "von_mises",
     }
-    assert _having(checks.cdf_agrees_with_density) >= line | pixels | {"affine", "continuous_bernoulli"}
+    assert _having(checks.cdf_agrees_with_density) >= line | pixels | {"affine", "continuous_bernoulli", "von_mises"}
 
 
 @pytest.mark.parametrize(
@@ -173,6 +195,7 @@ def test_what_is_available() -> None:
         ({"part": "family/discretised_logistic", "levels": 1}, "levels"),
         ({"part": "family/discretised_logistic", "floor": 1e3}, "floor"),
         ({"part": "family/discretised_logistic_mixture", "components": 0}, "components"),
+        ({"part": "family/mixture", **REQUIRED["mixture"], "components": 0}, "components"),
         (
             {"part": "family/affine", "family": {"part": "family/bernoulli"}, "loc": 0.0, "scale": 1.0},
             "families that fit",
@@ -191,5 +214,12 @@ def test_events_that_do_not_fit_are_refused() -> None:
         build({"part": "family/one_hot", "classes": 3}).raw((7,))
     with pytest.raises(ValueError, match="broadcast"):
         build({"part": "family/affine", **REQUIRED["affine"]}).raw((3,))
+    for name in ("power_spherical", "dirichlet", "logistic_normal"):
+        for event in ((), (5, 1)):
+            with pytest.raises(ValueError, match="at least 2"):
+                build({"part": f"family/{name}"}).raw(event)
     with pytest.raises(ValueError, match="none"):
-        build({"part": "family/categorical", "classes": 3}).read_size(())
+        build({"part": "family/full_normal"}).raw(())
+    for name, arguments in (("categorical", {"classes": 3}), ("von_mises", {})):
+        with pytest.raises(ValueError, match="none"):
+            build({"part": f"family/{name}", **arguments}).read_size(())
