@@ -20,11 +20,11 @@ from ladle.families import NotAvailable, frozen
 from ladle.latents import Draw, keyed
 from ladle.pareto import BAD, k_hat
 from ladle.proposals import Proposal, proposal_of
-from ladle.shapes import Size, sum_event
+from ladle.shapes import Size, numel, sum_event
 from ladle.vae import VAE
 
 BLOCK = 1000  # samples drawn under one key: part of what a seed means
-ROWS, LARGE = 5_000, 784  # decoded at a time, and fewer of items with more numbers than this
+NUMBERS = 4_000_000  # that the decoder's net puts out at a time: what bounds memory
 
 
 class Items(NamedTuple):
@@ -128,15 +128,16 @@ def batch_norms(vae: VAE) -> list[str]:
 
 def log_weights(vae: VAE, batch: Batch, samples: int, seed: int, proposal: str = "q") -> Tensor:
     """The log importance weights of a batch, ``log p(x, z) / r(z|x)`` with z drawn from the proposal r,
-    ``(samples, B)``, computed ``BLOCK`` samples at a time.
+    ``(samples, B)``, computed a :func:`block` of samples at a time.
 
     The noise of an item depends on (seed, item, block) alone: not on its neighbours, the batch size or the
     device.
     """
     blocks = []
-    for block, start in enumerate(range(0, samples, BLOCK)):
-        size = (min(BLOCK, samples - start),)
-        blocks.append(weigh(vae, batch, size, keyed(seed, batch.index.tolist(), size, block), proposal_of(proposal)))
+    most = block(vae)
+    for i, start in enumerate(range(0, samples, most)):
+        size = (min(most, samples - start),)
+        blocks.append(weigh(vae, batch, size, keyed(seed, batch.index.tolist(), size, i), proposal_of(proposal)))
     return torch.cat(blocks)
 
 
@@ -229,13 +230,19 @@ def curve(log_w: Tensor) -> Tensor:
     return torch.stack([logs.mean(0) - math.log(k) for k, logs in sums.items()], dim=1)
 
 
-def rows(samples: int, dims: int) -> int:
-    """How many items of ``dims`` numbers to take at a time, so that memory stays bounded.
+def block(vae: VAE) -> int:
+    """How many samples of an item are drawn under one key: ``BLOCK``, and fewer of large items."""
+    return max(1, min(BLOCK, NUMBERS // _outputs(vae)))
 
-    >>> rows(500, 784), rows(500, 3 * 64 * 64)
-    (10, 1)
-    """
-    return max(1, ROWS * LARGE // max(dims, LARGE) // min(samples, BLOCK))
+
+def rows(vae: VAE, samples: int) -> int:
+    """How many items to take at a time, so that memory stays bounded."""
+    return max(1, NUMBERS // _outputs(vae) // min(samples, block(vae)))
+
+
+def _outputs(vae: VAE) -> int:
+    """How many numbers the decoder's net puts out for one z."""
+    return sum(numel(size) for size in vae.likelihood.family.raw(vae.likelihood.event))
 
 
 def summary(items: Items, dims: int, of: int | None = None) -> Evidence:

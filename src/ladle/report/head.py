@@ -106,7 +106,7 @@ def tighter(subject: Subject) -> Evidence | None:
     found: list[Items] = []
     try:
         held = subject.held.take(np.arange(min(ITEMS, len(subject.held))))
-        size = min(CHUNK, rows(SAMPLES, model.schema.size))
+        size = min(CHUNK, rows(model.vae, SAMPLES))
         for some in importance(model.vae, each_batch(model, held, size, show), samples=SAMPLES):
             found.append(some)
             if time.monotonic() - started > patience:

@@ -10,7 +10,6 @@ import numpy as np
 from ladle.data import DataError, order
 from ladle.evidence import Evidence, Items, importance, joined, rows, summary
 from ladle.folder import Model
-from ladle.shapes import numel
 from ladle.tasks.run import Progress, Source, each_batch, items
 
 METHODS = {"iwae": importance}
@@ -65,7 +64,7 @@ def evidence(
         model, chosen, method=method, samples=samples, proposal=proposal, seed=seed, batch=batch,
         progress=progress, minutes=minutes,
     )  # fmt: skip
-    return summary(found, numel(model.schema.shape), len(chosen))
+    return summary(found, model.schema.size, len(chosen))
 
 
 def measure(
@@ -113,7 +112,7 @@ def measure(
     chosen = items(model, data, split)
     if progress:
         progress(0, len(chosen))
-    size = batch or rows(samples, numel(model.schema.shape))
+    size = batch or rows(model.vae, samples)
     turn = None if minutes is None else order(len(chosen), seed, 0)
     found = []
     for some in METHODS[method](
