@@ -162,7 +162,7 @@ def test_a_joint_likelihood_of_a_table() -> None:
     for name in ("normal", "full_normal"):
         wanted = narrow("vae", data.schema, latents=1)
         wanted["likelihood"] = {**wanted["likelihood"], "family": {"part": f"family/{name}"}}
-        wanted["training"] = {"rate": 0.02}
+        wanted["training"] = {"rate": 0.02, "batch": 25}
         assembly = ladle.assemble(data.schema, wanted, seed=0)
         for _ in ladle.fit(assembly, data, epochs=40, seed=0):
             pass

@@ -147,12 +147,9 @@ def test_an_angle_moves_along_its_concentration_as_its_quantile_does(kappa: floa
     x = torch.linspace(-3, 3, 25, dtype=torch.float64) / max(1.0, math.sqrt(kappa))
     u = stats.vonmises(kappa).cdf(x.numpy())
     h = 1e-3 * kappa
-    more, less = (
-        quantile(VonMises(torch.tensor([k, 0.0]).double()), torch.from_numpy(u)) for k in (kappa + h, kappa - h)
-    )
-    agree(
-        VonMises(torch.tensor([kappa, 0.0]).double()).velocity(x)[:, 0], (more - less) / (2 * h), rtol=1e-4, atol=1e-9
-    )
+    here, more, less = (VonMises(torch.tensor([k, 0.0]).double()) for k in (kappa, kappa + h, kappa - h))
+    slope = (quantile(more, torch.from_numpy(u)) - quantile(less, torch.from_numpy(u))) / (2 * h)
+    agree(here.velocity(x)[:, 0], slope, rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("kappa", KAPPAS)
@@ -227,7 +224,7 @@ def test_draws_of_a_direction_move_as_expectations_do(size: int, length: float) 
     n = 40_000
 
     def moments(v: Tensor) -> tuple[Tensor, Tensor]:
-        """``E[w'x]`` and ``E[(w'x)^2]``, with t along m: ``E[x x'] = E[t^2] m m' + (1 - E[t^2]) / (D - 1) (I - m m')``."""
+        """``E[w'x]`` and ``E[(w'x)^2]``: ``E[x x'] = E[t^2] m m' + (1 - E[t^2]) / (D - 1) (I - m m')``, t = m'x."""
         m, k = v / v.norm(), v.norm()
         b = (size - 1) / 2
         a = b + k
@@ -263,6 +260,6 @@ def test_a_learned_prior_leaves_the_uniform_distribution() -> None:
             loss = -sum_event(f(*raw).log_prob(x), 1).mean()
             loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
         assert losses[-1] < losses[0] - 0.1
         torch.testing.assert_close(raw[0].detach(), torch.ones(f.raw(event)[0]), atol=0.4, rtol=0.0)

@@ -115,8 +115,8 @@ class FullNormalFamily(Family):
         raw[1] (*lead, ..., D) ------positive----> diagonal of L
         raw[2] (*lead, ..., D (D - 1) / 2) --/ sqrt D--> L below its diagonal, row by row   (where D > 1)
 
-    Raw zeros give N(0, I); and with raw numbers of order 1 the variances are of order 1 in any dimension. Its support is
-    the one of ``normal``, so either may be the other's prior, and their KL is known both ways.
+    Raw zeros give N(0, I); and with raw numbers of order 1 the variances are of order 1 in any dimension. Its support
+    is the one of ``normal``, so either may be the other's prior, and their KL is known both ways.
 
     Args:
         floor: the smallest diagonal element of L.
