@@ -1,8 +1,15 @@
-"""log p(x) by annealed importance sampling, and the bidirectional sandwich on simulated data."""
+"""log p(x) by annealed importance sampling, and between two bounds on items that the model itself made.
+
+::
+
+    q(z|x) = f_0 --HMC--> f_b --HMC--> ... --HMC--> f_1 = p(x, z),      f_b = q(z|x)^(1 - b) p(x, z)^b
+
+The posterior's net runs once for an item. What is computed at every step is the decoder and its gradient, in double
+precision and for all chains of all items together, so that an item's number does not depend on its neighbours.
+"""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,39 +20,40 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from ladle.data import Batch
-from ladle.evidence import check_density
+from ladle.evidence import LARGE, Items, check_density, doubled, support
 from ladle.families import NotAvailable
 from ladle.latents import Level, from_prior, keyed
 from ladle.objectives import bound
+from ladle.proposals import Proposal, proposal_of
 from ladle.seeds import key, seeded
-from ladle.shapes import Size, sum_event
+from ladle.shapes import Size, numel, sum_event
 from ladle.vae import VAE
 
-CHAINS, STEPS = 16, 500
-NORMAL = 1.349  # interquartile range of the standard normal
+CHAINS, TEMPERATURES = 16, 500
 LEAPS = 4  # leapfrog steps of one transition
-TARGET = 0.65  # of proposals are accepted, where the work for an independent draw is least
-STEEP = 4.0  # of the sigmoid of the temperatures
+TARGET = 0.65  # of proposals are accepted, where an independent draw costs least
 COARSE = 5  # the step sizes are tuned at every fifth temperature
 GAIN = 0.2  # how fast they follow the acceptance
+STEEP = 4.0  # of the sigmoid of the temperatures
 BLOCK = 20  # transitions whose noise is drawn at a time
-SPREAD = 200  # draws of q that its scale in every dimension is taken from
-ROWS, LARGE = 500, 784  # chains decoded at a time, and fewer of items with more numbers than this
+SPREAD = 200  # draws that the scale of the start is taken from
+NORMAL = 1.349  # the distance between the quartiles of the standard normal
+ROWS = 128  # chains decoded at a time, and fewer of items with more numbers than 784
 
 
 class Point(NamedTuple):
-    """Where the chains are: ``z`` is ``(C, B, *event)``, ``log_f`` is log q(z|x) and log p(x, z), ``(2, C, B)``, and
-    ``slope`` their gradients, ``(2, C, B, *event)``."""
+    """Where the chains are: ``z``, ``(C, B, *event)``; log q(z|x) and log p(x, z), ``(2, C, B)``; and the gradients of
+    the two, ``(2, C, B, *event)``."""
 
     z: Tensor
     log_f: Tensor
     slope: Tensor
 
 
-class Ends(NamedTuple):
-    """The two ends of a path for B items, both as functions of z: q(z|x), where it starts, and p(x, z) = p(z) p(x|z).
+class Path(NamedTuple):
+    """From q(z|x) to p(x, z), for B items.
 
-    The posterior's net has run, once; what is left to be differentiated is the decoder.
+    ``scale`` is q's own in every dimension, ``(B, *event)``: the unit of the steps.
     """
 
     vae: VAE
@@ -54,82 +62,64 @@ class Ends(NamedTuple):
     p: Distribution
     scale: Tensor
 
-    def __call__(self, z: Tensor) -> Point:
-        """The point at ``z``, ``(C, B, *event)``."""
+    def at(self, z: Tensor) -> Point:
+        """Both ends at ``z``, ``(C, B, *event)``."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            lead = z.dim() - len(self.vae.latents.events[0])
-            log_q = sum_event(self.q.log_prob(z), lead)
-            log_p = sum_event(self.p.log_prob(z), lead)
-            h = self.vae.latents.posterior.family.read(z)
+            log_q, log_p = (sum_event(d.log_prob(z), 2) for d in (self.q, self.p))
+            h = self.vae.latents.posterior.family.read(z)  # type: ignore[union-attr, operator]
             log_px = self.vae.explain(h, self.batch.context).log_prob(self.batch.x)
             if self.batch.observed is not None:
                 log_px = log_px * self.batch.observed
-            log_joint = log_p + sum_event(log_px, lead)
-            slopes = [torch.autograd.grad(f.sum(), z)[0] for f in (log_q, log_joint)]
-        return Point(z.detach(), torch.stack([log_q, log_joint]).detach(), torch.stack(slopes))
+            both = log_q, log_p + sum_event(log_px, 2)
+            slopes = [torch.autograd.grad(log_f.sum(), z)[0] for log_f in both]
+        return Point(z.detach(), torch.stack(both).detach(), torch.stack(slopes))
 
 
-class Annealed(NamedTuple):
-    """What the chains say about each item, ``(B,)`` each.
+def schedule(temperatures: int) -> Tensor:
+    """From 0 to 1 in so many steps, smaller ones near the ends: a sigmoid, ``(temperatures + 1,)``.
 
-    Attributes:
-        log_w: the log weight of every chain, ``(C, B)``: each weight's mean is p(x).
-        nats: -log p(x), bounded from above by the mean of the weights.
-        ess: their relative effective sample size.
-        accepted: the share of proposals that was accepted.
+    >>> [round(b, 3) for b in schedule(4).tolist()]
+    [0.0, 0.105, 0.5, 0.895, 1.0]
     """
-
-    log_w: np.ndarray
-    nats: np.ndarray
-    ess: np.ndarray
-    accepted: np.ndarray
-
-
-def temperatures(n: int) -> Tensor:
-    """From 0 to 1 in ``n`` steps, smaller ones near the ends: a sigmoid, ``(n + 1,)``.
-
-    >>> temperatures(4)
-    tensor([0.0000, 0.1758, 0.5000, 0.8242, 1.0000], dtype=torch.float64)
-    """
-    steep = torch.sigmoid(torch.linspace(-STEEP, STEEP, n + 1, dtype=torch.float64))
-    return (steep - steep[0]) / (steep[-1] - steep[0])
+    curve = torch.sigmoid(torch.linspace(-STEEP, STEEP, temperatures + 1, dtype=torch.float64))
+    return (curve - curve[0]) / (curve[-1] - curve[0])
 
 
 def transition(
-    ends: Ends, here: Point, beta: Tensor, step: Tensor, momentum: Tensor, log_u: Tensor
+    path: Path, here: Point, beta: Tensor, step: Tensor, momentum: Tensor, log_u: Tensor
 ) -> tuple[Point, Tensor]:
-    """One step of Hamiltonian Monte Carlo that leaves ``q^(1 - beta) p(x, .)^beta`` as it is.
+    """One step of Hamiltonian Monte Carlo, which leaves ``q(z|x)^(1 - beta) p(x, z)^beta`` as it is.
 
     Args:
-        ends: the ends of the path.
+        path: the ends between which ``beta`` mixes.
         here: where the chains are.
-        beta: the temperature.
-        step: the step size in units of q's scale, ``(B,)``.
+        beta: from 0 to 1.
+        step: the leapfrog step in units of q's scale, ``(B,)``.
         momentum: standard normal, ``(C, B, *event)``.
-        log_u: log of uniform numbers, ``(C, B)``.
+        log_u: logarithms of uniform numbers, ``(C, B)``.
 
     Returns:
-        Where the chains are then, and the probability with which the proposals were accepted, ``(C, B)``.
+        Where the chains are then, and the probability with which each proposal was accepted, ``(C, B)``.
 
     Reference:
         Neal: "MCMC Using Hamiltonian Dynamics", 2011.
     """
-    stride = step.reshape(-1, *[1] * (momentum.dim() - 2)) * ends.scale
+    stride = step.reshape(-1, *[1] * (momentum.dim() - 2)) * path.scale
     there, m = here, momentum + stride / 2 * torch.lerp(*here.slope, beta)
-    for leap in range(LEAPS):
-        there = ends(there.z + stride * m)
-        m = m + (stride if leap < LEAPS - 1 else stride / 2) * torch.lerp(*there.slope, beta)
+    for leap in range(1, LEAPS + 1):
+        there = path.at(there.z + stride * m)
+        m = m + (stride if leap < LEAPS else stride / 2) * torch.lerp(*there.slope, beta)
     gain = torch.lerp(*there.log_f, beta) - torch.lerp(*here.log_f, beta)
     log_accept = gain + sum_event(momentum.square() - m.square(), 2) / 2
     taken = log_u < log_accept  # never where it is NaN
-    z_taken = taken.reshape(*taken.shape, *[1] * (momentum.dim() - 2))
-    new = Point(*(torch.where(t, b, a) for t, a, b in zip((z_taken, taken, z_taken), here, there, strict=True)))
+    each = taken.reshape(*taken.shape, *[1] * (momentum.dim() - 2))
+    new = Point(*(torch.where(t, b, a) for t, a, b in zip((each, taken, each), here, there, strict=True)))
     return new, log_accept.exp().clamp(max=1).nan_to_num(0.0)
 
 
 def noise(seed: int, phase: str, items: Sequence[int], shape: Size) -> Iterator[tuple[Tensor, Tensor]]:
-    """Momenta and log uniforms of one transition after the other, a stream of its own for each item.
+    """The momenta and log uniforms of one transition after the other, a stream of its own for each item.
 
     Args:
         seed: of all noise.
@@ -138,117 +128,114 @@ def noise(seed: int, phase: str, items: Sequence[int], shape: Size) -> Iterator[
         shape: ``(C, *event)``.
 
     Yields:
-        ``(C, B, *event)`` and ``(C, B)``.
+        ``(C, B, *event)`` and ``(C, B)``, drawn on the CPU, so the same on every device.
     """
     streams = [torch.Generator().manual_seed(key(seed, "anneal", phase, int(item))) for item in items]
     while True:
         normal = [torch.randn(BLOCK, *shape, generator=g, dtype=torch.float64) for g in streams]
-        uniform = [torch.rand(BLOCK, shape[0], generator=g, dtype=torch.float64).log() for g in streams]
-        yield from zip(torch.stack(normal, dim=2), torch.stack(uniform, dim=2), strict=True)
+        uniform = [torch.rand(BLOCK, shape[0], generator=g, dtype=torch.float64) for g in streams]
+        yield from zip(torch.stack(normal, dim=2), torch.stack(uniform, dim=2).log(), strict=True)
 
 
-def tune(ends: Ends, start: Tensor, betas: Tensor, seed: int, tick: Callable[[], None]) -> Tensor:
-    """The first phase: the step size at every temperature that has two of three proposals accepted, ``(T, B)``.
+def tune(path: Path, start: Tensor, betas: Tensor, seed: int) -> Tensor:
+    """The first phase: the step at which 65 % of an item's proposals are accepted, at every temperature, ``(T, B)``.
 
-    It follows the acceptance of an item's own chains along a path with fewer temperatures, and forgets the chains.
+    It follows the acceptance of the item's own chains along a path with fewer temperatures; the chains are forgotten.
     """
-    here = ends(start)
-    chains, n, *event = start.shape
-    step = torch.full((n,), float(torch.Size(event).numel()) ** -0.25, dtype=torch.float64, device=start.device)
-    random, steps = noise(seed, "tune", ends.batch.index.tolist(), (chains, *event)), []
+    here = path.at(start)
+    chains, _, *event = start.shape
+    step, steps = torch.full_like(here.log_f[0, 0], numel(event) ** -0.25), []
+    random = noise(seed, "tune", path.batch.index.tolist(), (chains, *event))
     for beta in betas[::COARSE]:
-        here, accept = transition(ends, here, beta, step, *(r.to(start.device) for r in next(random)))
+        here, accept = transition(path, here, beta, step, *(r.to(start.device) for r in next(random)))
         step = step * (GAIN * (accept.mean(0) - TARGET)).exp()
         steps.append(step)
-        tick()
     return torch.stack(steps).repeat_interleave(COARSE, 0)[: len(betas)]
 
 
-def anneal(
-    ends: Ends, start: Tensor, betas: Tensor, steps: Tensor, seed: int, phase: str, tick: Callable[[], None]
-) -> tuple[Tensor, Tensor]:
-    """The log weights of chains along a path, ``log w = sum_t (beta_t+1 - beta_t) (log p(x, z_t) - log q(z_t|x))``.
+def anneal(path: Path, start: Tensor, betas: Tensor, steps: Tensor, seed: int, phase: str) -> Tensor:
+    """The log weights of chains, ``log w = sum_t (beta_t+1 - beta_t) (log p(x, z_t) - log q(z_t|x))``, ``(C, B)``.
 
-    Forwards, from draws of q, the mean of w is p(x); backwards, from a draw of p(z|x), it is 1 / p(x).
+    Forwards from draws of q(z|x), the mean of w is p(x). Backwards from a draw of p(z|x), it is 1 / p(x): the same
+    transitions in reverse order, each of which is its own reverse.
 
     Args:
-        ends: the ends of the path.
+        path: from q(z|x) to p(x, z).
         start: ``(C, B, *event)``.
-        betas: ``(T,)`` from 0 to 1, or from 1 to 0.
-        steps: the step size of the transition at every temperature, ``(T, B)``.
+        betas: ``(T,)``, from 0 to 1 or from 1 to 0.
+        steps: the leapfrog step at every temperature, ``(T, B)``, frozen.
         seed: of all noise.
         phase: which run this is.
-        tick: called after every temperature.
-
-    Returns:
-        The log weights ``(C, B)`` and the mean acceptance ``(B,)``.
     """
-    here = ends(start)
-    log_w, accepted = torch.zeros_like(here.log_f[0]), torch.zeros_like(here.log_f[0, 0])
-    random = noise(seed, phase, ends.batch.index.tolist(), (start.shape[0], *start.shape[2:]))
-    for now, then, step in zip(betas[:-1], betas[1:], steps[1:], strict=True):
+    here, log_w = path.at(start), torch.zeros(start.shape[:2], dtype=torch.float64, device=start.device)
+    random = noise(seed, phase, path.batch.index.tolist(), (start.shape[0], *start.shape[2:]))
+    for t, (now, then) in enumerate(zip(betas[:-1], betas[1:], strict=True), start=1):
         log_w = log_w + (then - now) * (here.log_f[1] - here.log_f[0])
-        here, accept = transition(ends, here, then, step, *(r.to(start.device) for r in next(random)))
-        accepted = accepted + accept.mean(0)
-        tick()
-    return log_w, accepted / (len(betas) - 1)
+        if t < len(betas) - 1:  # no weight is taken after the last
+            here, _ = transition(path, here, then, steps[t], *(r.to(start.device) for r in next(random)))
+    return log_w
+
+
+def unconstrained(vae: VAE) -> bool:
+    """Whether there is one level of latents, on the real line: what Hamiltonian Monte Carlo can move."""
+    return support(vae) in (constraints.real, constraints.real_vector)
 
 
 def prepared(vae: VAE) -> VAE:
-    """A frozen copy in double precision, so that an item's chains do not depend on its neighbours' rounding.
+    """A frozen copy in double precision.
 
     Raises:
-        NotAvailable: for latents that Hamiltonian Monte Carlo cannot move.
+        NotAvailable: for a model without a density, or latents that cannot be moved.
     """
     check_density(vae)
-    if False:
+    if not unconstrained(vae):
         raise NotAvailable(
-            "annealed importance sampling moves one level of latents on the real line, and this model's live on "
-            f"{support(vae)}; use the method exact where there are at most two, or few configurations, else iwae"
+            f"annealed importance sampling moves one level of latents on the real line, and here is {support(vae)}; "
+            "methods that fit: exact, where there are few latents, and iwae"
         )
-    return copy.deepcopy(vae).double().eval().requires_grad_(False)
+    return doubled(vae)
 
 
-def ready(vae: VAE, batch: Batch, chains: int, seed: int) -> tuple[Ends, Tensor]:
-    """The ends of the path for a batch, and a draw of q for every chain, ``(C, B, *event)``."""
-    batch, event = batch._replace(x=batch.x.double()), vae.latents.events[0]
+def path_of(vae: VAE, batch: Batch, chains: int, seed: int, propose: Proposal) -> tuple[Path, Tensor]:
+    """The path for a batch, and a draw of its start for every chain, ``(C, B, *event)``."""
+    batch, (event,) = batch._replace(x=batch.x.double()), vae.latents.events
 
     def drawn(size: int, block: int) -> Level:
-        noise = keyed(seed, batch.index.tolist(), (size,), block)
-        return vae.latents.walk(noise, batch, context=batch.context, samples=(size,)).levels[0]
+        own = keyed(seed, batch.index.tolist(), (size,), block)
+        walk = vae.latents.walk(lambda i, q, p: own(i, propose(q, p, event), p), batch, None, batch.context, (size,))
+        return walk.levels[0]
 
     with torch.no_grad():
-        level = drawn(chains, 0)
-        low, high = drawn(SPREAD, 1).z.quantile(level.z.new_tensor([0.25, 0.75]), dim=0)
-    return Ends(vae, batch, level.q, level.p, (high - low) / NORMAL), level.z
+        level, (low, high) = drawn(chains, 0), drawn(SPREAD, 1).z.quantile(torch.tensor([0.25, 0.75]).to(batch.x), 0)
+    return Path(vae, batch, propose(level.q, level.p, event), level.p, (high - low) / NORMAL), level.z
 
 
 def annealed(
     vae: VAE,
     batches: Iterable[Batch],
     *,
-    chains: int = CHAINS,
-    steps: int = STEPS,
+    samples: int = CHAINS,
+    temperatures: int = TEMPERATURES,
     seed: int = 0,
-    tick: Callable[[], None] = lambda: None,
-) -> Iterator[Annealed]:
+    proposal: str = "q",
+) -> Iterator[Items]:
     """Annealed importance sampling of every item, a batch at a time.
 
-    Chains walk from q(z|x) to p(z|x) through ``q(z|x)^(1 - beta) p(x, z)^beta``, with a step of Hamiltonian Monte
-    Carlo at every temperature; the mean of their weights is p(x), so its logarithm is in expectation a lower bound
-    on log p(x), and a tighter one the more temperatures there are. A first, shorter run finds the step sizes; the
-    weights are from a second one, which keeps them.
+    Chains walk from q(z|x) to p(z|x) through ``q(z|x)^(1 - b) p(x, z)^b``, with a step of Hamiltonian Monte Carlo at
+    every temperature b. The mean of their weights is p(x), so its logarithm is in expectation a lower bound on
+    log p(x), tighter with more temperatures. A first, shorter run finds step sizes; the weights are those of a second
+    one with fresh noise, which keeps them.
 
     Args:
-        vae: one level of latents on the real line.
+        vae: a model with one level of latents on the real line.
         batches: the items; make them no larger than :func:`rows` says.
-        chains: C for every item.
-        steps: temperatures.
+        samples: chains per item, C.
+        temperatures: how many steps from q to the posterior.
         seed: of all noise, keyed by item.
-        tick: called after every temperature of every batch, :func:`ticks` times.
+        proposal: where the chains start: ``q``, ``inflated`` or ``defensive``, see :mod:`ladle.proposals`.
 
     Yields:
-        The items' numbers.
+        What was found of a batch.
 
     Raises:
         NotAvailable: for other latents, or a model without a density.
@@ -257,37 +244,57 @@ def annealed(
         Neal: "Annealed Importance Sampling", 2001.
         Wu, Burda, Salakhutdinov, Grosse: "On the Quantitative Analysis of Decoder-Based Generative Models", 2017.
     """
-    vae, betas = prepared(vae), temperatures(steps)
+    vae, betas, propose = prepared(vae), schedule(temperatures), proposal_of(proposal)
     for batch in batches:
-        ends, start = ready(vae, batch, chains, seed)
-        sizes = tune(ends, start, betas, seed, tick)
-        yield summary(*anneal(ends, start, betas, sizes, seed, "measure", tick))
+        path, start = path_of(vae, batch, samples, seed, propose)
+        log_w = anneal(path, start, betas, tune(path, start, betas, seed), seed, "measure").cpu()
+        ess = 1 / log_w.softmax(0).square().sum(0) / samples
+        unknown = np.full(len(ess), np.nan)  # chains are too few to see the tail of their weights
+        index = batch.index.cpu().numpy()
+        yield Items("ais", "bound", samples, index, -bound(log_w).numpy(), ess.numpy(), unknown, np.empty((len(ess), 0)))
+
+
+def rows(chains: int, dims: int) -> int:
+    """How many items of ``dims`` numbers to take at a time, so that memory and the wait for progress stay bounded.
+
+    >>> rows(16, 784), rows(16, 3 * 64 * 64)
+    (8, 1)
+    """
+    return max(1, ROWS * LARGE // max(dims, LARGE) // chains)
 
 
 class Sandwich(NamedTuple):
-    """log p(x) of items that the model itself made, between two bounds, in nats.
+    """log p(x) of items that the model itself made, from below and from above, in nats.
 
     Attributes:
-        items: how many items.
-        chains: for each item and each bound.
-        steps: temperatures.
-        seed: of items and noise.
-        lower: from below, the mean over items: annealed importance sampling.
-        upper: from above: the same path, walked back from a draw of the posterior.
-        width: upper - lower, the mean over items.
-        se: its standard error over items.
-        widest: the largest of the items' widths.
+        items: how many items, N.
+        samples: chains per item and bound.
+        temperatures: how many.
+        seed: of the items and of all noise.
+        lower: the lower bound, the mean over items.
+        upper: the upper bound, the mean over items.
+        width: upper - lower. Each is a bound in expectation, so a width near 0 may fall below it by chance.
+        se: the standard error of the width over items.
+        widths: of each item.
     """
 
     items: int
-    chains: int
-    steps: int
+    samples: int
+    temperatures: int
     seed: int
     lower: float
     upper: float
     width: float
     se: float
-    widest: float
+    widths: tuple[float, ...]
+
+    def __str__(self) -> str:
+        """In words."""
+        return (
+            f"{self.lower:.3f} <= log p(x) <= {self.upper:.3f} nats, {self.width:.3f} ± {self.se:.3f} wide, on "
+            f"{self.items} items simulated from the model, by {self.samples} chains through {self.temperatures} "
+            "temperatures both ways"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As plain data; what is not a number is None."""
@@ -296,48 +303,58 @@ class Sandwich(NamedTuple):
 
 def sandwich(
     vae: VAE,
-    shape: Size,
     items: int = 20,
     *,
-    chains: int = CHAINS,
-    steps: int = STEPS,
+    samples: int = CHAINS,
+    temperatures: int = TEMPERATURES,
     seed: int = 0,
-    tick: Callable[[], None] = lambda: None,
+    proposal: str = "q",
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sandwich:
-    """How far annealed importance sampling can be from the truth: two bounds on items simulated from the model.
+    """How far annealed importance sampling may be from the truth, measured where an upper bound can be had.
 
-    An item ``x ~ p(x|z*)`` with ``z* ~ p(z)`` comes with an exact draw of its posterior, z*. Chains that walk back
-    from it have weights whose mean is 1 / p(x): minus the logarithm of their mean is in expectation an upper bound.
-    What holds for items of the model is a promise for data only as far as data look like them.
+    An item that is simulated, ``z ~ p(z), x ~ p(x|z)``, comes with an exact draw from its posterior. Chains that
+    walk back from it have weights whose mean is 1 / p(x): minus the logarithm of that mean is in expectation an upper
+    bound on log p(x). The truth lies between it and what chains that walk forwards give. For data it is a promise as
+    far as data look like what the model makes.
 
     Args:
-        vae: one level of latents on the real line.
+        vae: a model with one level of latents on the real line.
         items: how many to simulate.
-        chains: C for every item, forwards and backwards.
-        steps: temperatures.
-        seed: of items and noise.
-        tick: called after every temperature.
+        samples: chains per item, for each bound.
+        temperatures: how many steps from q to the posterior.
+        seed: of the items and of all noise.
+        proposal: where the path starts: ``q``, ``inflated`` or ``defensive``, see :mod:`ladle.proposals`.
+        progress: called with (items done, items in all).
+
+    Raises:
+        NotAvailable: for other latents, or a model without a density.
 
     Reference:
         Grosse, Ghahramani, Adams: "Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo", 2015.
     """
+    vae, betas, propose = prepared(vae), schedule(temperatures), proposal_of(proposal)
+    size, found = rows(samples, numel(vae.likelihood.event)), []
+    for first in range(0, items, size):
+        index = torch.arange(first, min(first + size, items))
+        z, x = simulated(vae, index.tolist(), seed)
+        path, start = path_of(vae, Batch(x, None, {}, index), samples, seed, propose)
+        steps = tune(path, start, betas, seed)
+        lower = bound(anneal(path, start, betas, steps, seed, "forwards"))
+        upper = -bound(anneal(path, z.expand_as(start), betas.flip(0), steps.flip(0), seed, "backwards"))
+        found.append(torch.stack([lower, upper, upper - lower]).cpu())
+        progress(int(index[-1]) + 1, items)
+    bounds = torch.cat(found, dim=1)
+    se = float(bounds[2].std()) / math.sqrt(items)
+    return Sandwich(items, samples, temperatures, seed, *bounds.mean(1).tolist(), se, tuple(bounds[2].tolist()))
 
-    vae, betas = prepared(vae), temperatures(steps)
-    z, x = simulated(vae, items, seed)
-    batch = Batch(x, None, {}, torch.arange(items, device=x.device))
-    ends, start = ready(vae, batch, chains, seed)
-    sizes = tune(ends, start, betas, seed, tick)
-    lower = bound(anneal(ends, start, betas, sizes, seed, "forwards", tick)[0])
-    upper = -bound(anneal(ends, z.expand_as(start), betas.flip(0), sizes.flip(0), seed, "backwards", tick)[0])
-    return lower, upper
 
-
-def simulated(vae: VAE, items: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Items that the model makes, a stream of noise for each: z ``(B, *event)`` and x ``(B, *event)``."""
-    pairs = []
-    for item in range(items):
+def simulated(vae: VAE, items: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
+    """Items of the model's own making, each from its own noise: z ``(B, *event)`` and x ``(B, *event)``."""
+    made = []
+    for item in items:
         with torch.no_grad(), seeded(seed, "simulated", item):
             trace = vae.latents.walk(from_prior(), n=1)
-            pairs.append((trace.levels[0].z, vae.explain(trace.h).sample()))
-    z, x = (torch.cat(part) for part in zip(*pairs, strict=True))
-    return z, x
+            made.append((trace.levels[0].z, vae.explain(trace.h).sample()))
+    z, x = zip(*made, strict=True)
+    return torch.cat(z), torch.cat(x)

@@ -5,6 +5,7 @@ A *method* is a function ``(vae, batches, *, samples, seed, ...)`` that yields :
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions.constraints import Constraint
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ladle.data import Batch
@@ -118,6 +120,17 @@ def check_density(vae: VAE) -> None:
             f"'{found[0]}' is a batch normalisation: an item's density would depend on its neighbours or on the "
             "training set's statistics, so there is no p(x); normalise each item by itself (LayerNorm, GroupNorm)"
         )
+
+
+def support(vae: VAE) -> Constraint | None:
+    """Where z lives, if there is one level of it with a prior."""
+    prior = getattr(vae.latents, "prior", None)
+    return prior.support if prior is not None and len(vae.latents.events) == 1 else None
+
+
+def doubled(vae: VAE) -> VAE:
+    """A frozen copy in double precision: an item's numbers do not depend on how its neighbours round."""
+    return copy.deepcopy(vae).double().eval().requires_grad_(False)
 
 
 def batch_norms(vae: VAE) -> list[str]:
