@@ -68,10 +68,7 @@ class Path(NamedTuple):
             z = z.detach().requires_grad_()
             log_q, log_p = (sum_event(d.log_prob(z), 2) for d in (self.q, self.p))
             h = self.vae.latents.posterior.family.read(z)  # type: ignore[union-attr, operator]
-            log_px = self.vae.explain(h, self.batch.context).log_prob(self.batch.x)
-            if self.batch.observed is not None:
-                log_px = log_px * self.batch.observed
-            both = log_q, log_p + sum_event(log_px, 2)
+            both = log_q, log_p + self.vae.log_px(h, self.batch, 2)
             slopes = [torch.autograd.grad(log_f.sum(), z)[0] for log_f in both]
         return Point(z.detach(), torch.stack(both).detach(), torch.stack(slopes))
 

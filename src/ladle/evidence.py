@@ -25,6 +25,12 @@ from ladle.shapes import sum_event
 from ladle.vae import VAE
 
 BLOCK = 1000  # samples drawn under one key: part of what a seed means
+WORDS = {
+    "iwae": "{} importance samples",
+    "ais": "{} annealed chains",
+    "quadrature": "quadrature",
+    "enumeration": "enumeration of the latents",
+}
 ROWS, LARGE = 5_000, 784  # decoded at a time, and fewer of items with more numbers than this
 
 
@@ -34,7 +40,7 @@ class Items(NamedTuple):
     Attributes:
         method: how it was computed.
         kind: ``bound``, ``estimate`` or ``exact``.
-        samples: importance samples per item.
+        samples: importance samples per item; of ``ais`` chains, and 0 of what is exact.
         index: ``(N,)``, which items of the data these are.
         nats: ``(N,)``, -log p(x).
         ess: ``(N,)``, the relative effective sample size of the importance weights, between 1/K and 1.
@@ -92,10 +98,10 @@ class Evidence(NamedTuple):
         """In words."""
         sign = "<=" if self.kind == "bound" else "="
         bad = f"; k̂ > {BAD} on {self.k_hat_bad:.0%} of them" if self.k_hat_bad > 0 else ""
-        few = f" of {self.of:,}, taken at random until time was up" if self.items < self.of else ""
+        few = f" of {self.of:,}, taken at random" if self.items < self.of else ""
         return (
             f"-log p(x) {sign} {self.nats:.3f} ± {self.se:.3f} nats ({self.bits_per_dim:.4f} bits/dim), "
-            f"{self.kind} by {self.samples} importance samples on {self.items:,} items{few}{bad}"
+            f"{self.kind} by {WORDS[self.method].format(self.samples)} on {self.items:,} items{few}{bad}"
         )
 
     def to_json(self) -> dict[str, Any]:

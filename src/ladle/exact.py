@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ladle.data import Batch
 from ladle.evidence import LARGE, Items, check_density, doubled, support
 from ladle.families import NotAvailable
+from ladle.families.directional import circle
 from ladle.families.discrete import OneHotBlocks
 from ladle.latents import from_prior, replay
 from ladle.seeds import seeded
@@ -64,6 +65,11 @@ def interval(vae: VAE) -> Chart:
     return Chart(of, ENDS)
 
 
+def angle(vae: VAE) -> Chart:
+    """``z = t``, all around the circle, where the midpoint rule is at its best."""
+    return Chart(lambda t: (t, torch.zeros_like(t[..., 0])), math.pi)
+
+
 def chart_of(vae: VAE) -> Callable[[VAE], Chart] | None:
     """How to integrate over the latents, if that can be done."""
     over = support(vae)
@@ -71,6 +77,8 @@ def chart_of(vae: VAE) -> Callable[[VAE], Chart] | None:
         return None
     if over in (constraints.real, constraints.real_vector):
         return real_line
+    if over is circle:
+        return angle
     return interval if isinstance(over, constraints.interval) else None
 
 
@@ -237,10 +245,10 @@ def exact(vae: VAE, batches: Iterable[Batch]) -> Iterator[Items]:
         yield Items(method, "exact", 0, index, -log_p, unknown, unknown, np.empty((len(log_p), 0)))
 
 
-def rows(dims: int) -> int:
-    """How many items of ``dims`` numbers to take at a time.
+def rows(samples: int, dims: int) -> int:
+    """How many items of ``dims`` numbers to take at a time; there are no samples.
 
-    >>> rows(784), rows(3 * 64 * 64)
+    >>> rows(1, 784), rows(1, 3 * 64 * 64)
     (16, 1)
     """
     return max(1, 16 * LARGE // max(dims, LARGE))
