@@ -90,7 +90,7 @@ def values(over: Constraint | None) -> int:
     """
     if isinstance(over, OneHotBlocks):
         return over.classes
-    return 2 if over is constraints.boolean else 0
+    return 2 if isinstance(over, type(constraints.boolean)) else 0  # a copied model has its own copy
 
 
 def countable(vae: VAE) -> bool:

@@ -88,8 +88,10 @@ def test_quadrature_is_the_closed_form_of_a_linear_model() -> None:
 def test_quadrature_annealing_and_the_bound_agree_in_two_dimensions() -> None:
     """Seeded; the mean over 8 items."""
     vae, batch = tiny(BITS, 2), [bits(8)]
+    with torch.no_grad():
+        vae.likelihood.head.weight.mul_(0.5)
     truth = next(exact(vae, batch)).nats
-    for found in (annealed(vae, batch, samples=64, temperatures=100), importance(vae, batch, samples=20_000)):
+    for found in (annealed(vae, batch, samples=100, temperatures=100), importance(vae, batch, samples=20_000)):
         assert abs((next(found).nats - truth).mean()) < 0.01
 
 
