@@ -10,6 +10,7 @@ precision and for all chains of all items together, so that an item's number doe
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -166,7 +167,7 @@ def anneal(path: Path, start: Tensor, betas: Tensor, steps: Tensor, seed: int, p
     """
     here, log_w = path.at(start), torch.zeros(start.shape[:2], dtype=torch.float64, device=start.device)
     random = noise(seed, phase, path.batch.index.tolist(), (start.shape[0], *start.shape[2:]))
-    for t, (now, then) in enumerate(zip(betas[:-1], betas[1:], strict=True), start=1):
+    for t, (now, then) in enumerate(itertools.pairwise(betas), start=1):
         log_w = log_w + (then - now) * (here.log_f[1] - here.log_f[0])
         if t < len(betas) - 1:  # no weight is taken after the last
             here, _ = transition(path, here, then, steps[t], *(r.to(start.device) for r in next(random)))
@@ -248,7 +249,9 @@ def annealed(
         ess = 1 / log_w.softmax(0).square().sum(0) / samples
         unknown = np.full(len(ess), np.nan)  # chains are too few to see the tail of their weights
         index = batch.index.cpu().numpy()
-        yield Items("ais", "bound", samples, index, -bound(log_w).numpy(), ess.numpy(), unknown, np.empty((len(ess), 0)))
+        yield Items(
+            "ais", "bound", samples, index, -bound(log_w).numpy(), ess.numpy(), unknown, np.empty((len(ess), 0))
+        )
 
 
 def rows(chains: int, dims: int) -> int:
