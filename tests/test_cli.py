@@ -276,7 +276,7 @@ REFUSED = {
     "an unknown method": ("evidence {run} --method exactly", "known: iwae, ais, exact"),
     "exact, of many latents": ("evidence {run} --method exact", "at most 2 real latents"),
     "no temperatures": ("evidence {run} --method ais --temperatures 0", "at least 1"),
-    "no items": ("evidence {run} --items 0", "at least 1"),
+    "no items for the evidence": ("evidence {run} --items 0", "at least 1"),
     "a sandwich of data": ("evidence {run} digits --sandwich", "leave out 'digits'"),
     "a sandwich of no items": ("evidence {run} --sandwich --items 0", "at least 1"),
     "an unknown proposal": ("evidence {run} --proposal wide", "known: q, inflated, defensive"),

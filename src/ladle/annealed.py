@@ -23,7 +23,7 @@ from torch.distributions import Distribution, constraints
 from ladle.data import Batch
 from ladle.evidence import LARGE, Items, check_density, doubled, support
 from ladle.families import NotAvailable
-from ladle.latents import Level, from_prior, keyed
+from ladle.latents import from_prior, keyed
 from ladle.objectives import bound
 from ladle.proposals import Proposal, proposal_of
 from ladle.seeds import key, seeded
@@ -35,7 +35,7 @@ LEAPS = 4  # leapfrog steps of one transition
 TARGET = 0.65  # of proposals are accepted, where an independent draw costs least
 COARSE = 5  # the step sizes are tuned at every fifth temperature
 GAIN = 0.2  # how fast they follow the acceptance
-STEEP = 4.0  # of the sigmoid of the temperatures
+STEEP = 1.0  # of the sigmoid of the temperatures: from q to the posterior nearly a straight line is best
 BLOCK = 20  # transitions whose noise is drawn at a time
 SPREAD = 200  # draws that the scale of the start is taken from
 NORMAL = 1.349  # the distance between the quartiles of the standard normal
@@ -78,10 +78,15 @@ def schedule(temperatures: int) -> Tensor:
     """From 0 to 1 in so many steps, smaller ones near the ends: a sigmoid, ``(temperatures + 1,)``.
 
     >>> [round(b, 3) for b in schedule(4).tolist()]
-    [0.0, 0.105, 0.5, 0.895, 1.0]
+    [0.0, 0.235, 0.5, 0.765, 1.0]
     """
     curve = torch.sigmoid(torch.linspace(-STEEP, STEEP, temperatures + 1, dtype=torch.float64))
     return (curve - curve[0]) / (curve[-1] - curve[0])
+
+
+def mixed(ends: Tensor, beta: Tensor) -> Tensor:
+    """Between what is first and what is second in ``ends``."""
+    return torch.lerp(ends[0], ends[1], beta)
 
 
 def transition(
@@ -104,11 +109,11 @@ def transition(
         Neal: "MCMC Using Hamiltonian Dynamics", 2011.
     """
     stride = step.reshape(-1, *[1] * (momentum.dim() - 2)) * path.scale
-    there, m = here, momentum + stride / 2 * torch.lerp(*here.slope, beta)
+    there, m = here, momentum + stride / 2 * mixed(here.slope, beta)
     for leap in range(1, LEAPS + 1):
         there = path.at(there.z + stride * m)
-        m = m + (stride if leap < LEAPS else stride / 2) * torch.lerp(*there.slope, beta)
-    gain = torch.lerp(*there.log_f, beta) - torch.lerp(*here.log_f, beta)
+        m = m + (stride if leap < LEAPS else stride / 2) * mixed(there.slope, beta)
+    gain = mixed(there.log_f, beta) - mixed(here.log_f, beta)
     log_accept = gain + sum_event(momentum.square() - m.square(), 2) / 2
     taken = log_u < log_accept  # never where it is NaN
     each = taken.reshape(*taken.shape, *[1] * (momentum.dim() - 2))
@@ -198,14 +203,22 @@ def path_of(vae: VAE, batch: Batch, chains: int, seed: int, propose: Proposal) -
     """The path for a batch, and a draw of its start for every chain, ``(C, B, *event)``."""
     batch, (event,) = batch._replace(x=batch.x.double()), vae.latents.events
 
-    def drawn(size: int, block: int) -> Level:
-        own = keyed(seed, batch.index.tolist(), (size,), block)
-        walk = vae.latents.walk(lambda i, q, p: own(i, propose(q, p, event), p), batch, None, batch.context, (size,))
-        return walk.levels[0]
+    def drawn(size: int, block: int) -> tuple[Tensor, Distribution, Distribution]:
+        own, starts = keyed(seed, batch.index.tolist(), (size,), block), []
+
+        def draw(i: int, q: Distribution | None, p: Distribution | None) -> Tensor:
+                assert q is not None
+            assert p is not None
+            starts.extend([propose(q, p, event), p])
+            return own(i, starts[0], p)
+
+        walk = vae.latents.walk(draw, batch, context=batch.context, samples=(size,))
+        return walk.levels[0].z, starts[0], starts[1]
 
     with torch.no_grad():
-        level, (low, high) = drawn(chains, 0), drawn(SPREAD, 1).z.quantile(torch.tensor([0.25, 0.75]).to(batch.x), 0)
-    return Path(vae, batch, propose(level.q, level.p, event), level.p, (high - low) / NORMAL), level.z
+        z, q, p = drawn(chains, 0)
+        low, high = drawn(SPREAD, 1)[0].quantile(torch.tensor([0.25, 0.75]).to(z), dim=0)
+    return Path(vae, batch, q, p, (high - low) / NORMAL), z
 
 
 def annealed(
@@ -345,8 +358,9 @@ def sandwich(
         found.append(torch.stack([lower, upper, upper - lower]).cpu())
         progress(int(index[-1]) + 1, items)
     bounds = torch.cat(found, dim=1)
-    se = float(bounds[2].std()) / math.sqrt(items)
-    return Sandwich(items, samples, temperatures, seed, *bounds.mean(1).tolist(), se, tuple(bounds[2].tolist()))
+    lowest, highest, width = bounds.mean(1).tolist()
+    se, widths = float(bounds[2].std()) / math.sqrt(items), tuple(bounds[2].tolist())
+    return Sandwich(items, samples, temperatures, seed, lowest, highest, width, se, widths)
 
 
 def simulated(vae: VAE, items: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:

@@ -165,7 +165,7 @@ def integrated(vae: VAE, batch: Batch, chart: Chart) -> Tensor:
 
 
 def on_grid(vae: VAE, batch: Batch, chart: Chart, points: int) -> Tensor:
-    """log p(x) by the midpoint rule with so many points along each axis of a box that shrinks around the mass, ``(B,)``.
+    """log p(x) by the midpoint rule, so many points along each axis of a box that shrinks around the mass, ``(B,)``.
 
     Between two points the density may be higher than at both: by no more than half of what it changes from one to
     the next, where it is about quadratic. So a point's surroundings are kept if that much more would matter.
@@ -236,10 +236,10 @@ def exact(vae: VAE, batches: Iterable[Batch]) -> Iterator[Items]:
             "methods that fit: ais, iwae"
         )
     vae = doubled(vae)
-    method = "quadrature" if chart else "enumeration"
-    solve = (lambda batch, on=chart(vae): integrated(vae, batch, on)) if chart else lambda b: enumerated(vae, b)
+    method, on = ("quadrature", chart(vae)) if chart else ("enumeration", None)
     for batch in batches:
-        log_p = solve(batch._replace(x=batch.x.double())).cpu().numpy()
+        batch = batch._replace(x=batch.x.double())
+        log_p = (integrated(vae, batch, on) if on else enumerated(vae, batch)).cpu().numpy()
         unknown = np.full(len(log_p), np.nan)  # there are no weights
         index = batch.index.cpu().numpy()
         yield Items(method, "exact", 0, index, -log_p, unknown, unknown, np.empty((len(log_p), 0)))

@@ -73,8 +73,8 @@ class VAE(nn.Module):
         return Terms(self.log_px(trace.h, batch, len(samples) + 1), trace.levels, {})
 
     def log_px(self, h: Tensor, batch: Batch, lead: int) -> Tensor:
-        """log p(x|h) of what is observed of each item: ``h`` is ``(*S, B, *read)`` with ``lead`` leading dimensions, the
-        result ``(*S, B)``."""
+        """log p(x|h) of what is observed of each item: ``h``, ``(*S, B, *read)`` with ``lead`` leading dimensions, to
+        ``(*S, B)``."""
         p = self.explain(h, batch.context)
         if batch.observed is None:
             return total(p, batch.x, lead)
