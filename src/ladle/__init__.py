@@ -10,6 +10,7 @@
 
 __version__ = "0.1.0"
 
+from ladle.annealed import Sandwich
 from ladle.assemble import Assembly, Training, assemble
 from ladle.data import DataError, Dataset, Schema, Split, read, write
 from ladle.evidence import Evidence, Items
@@ -29,7 +30,7 @@ from ladle.tasks.interpolate import interpolate
 from ladle.tasks.push import push
 from ladle.tasks.reconstruct import reconstruct
 from ladle.tasks.sample import sample
-from ladle.tasks.score import evidence, measure, score
+from ladle.tasks.score import evidence, measure, sandwich, score
 from ladle.train import TrainingError, fit
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "ModelError",
     "NotAvailable",
     "Report",
+    "Sandwich",
     "Schema",
     "SpecError",
     "Split",
@@ -71,6 +73,7 @@ __all__ = [
     "reconstruct",
     "report",
     "sample",
+    "sandwich",
     "score",
     "to_spec",
     "write",
