@@ -96,7 +96,7 @@ def select(
             raise DataError(f"a comparison needs at least 2 items to train, validate and test; split '{split}' has 1")
     plan = recipe_spec(recipe, data.schema, size) if isinstance(recipe, str) else recipe
     count = int(plan["latents"]["size"]) if latents is None else latents
-    field = candidates(usual(data.schema, count) if families is None else families, count)
+    field = candidates(usual(count) if families is None else families, count)
     settings = as_stored({
         "data": data.schema.to_json(), "families": [c.name for c in field], "plan": {**plan, "latents": count},
         "steps": steps, "minutes": minutes if steps or minutes else MINUTES, "seeds": seeds, "finalists": finalists,
