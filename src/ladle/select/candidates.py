@@ -1,7 +1,7 @@
 """The latent families that ``select`` compares: a prior each, and a posterior that fits its support.
 
 A candidate is written ``NAME[:NUMBER][/POSTERIOR]``: ``student_t``, ``mixture:8`` (eight components), ``laplace/normal``
-(a Laplace prior and a normal posterior).
+(a Laplace prior, with the family ``normal`` as posterior).
 """
 
 from __future__ import annotations
@@ -54,9 +54,12 @@ def candidate(text: str, size: int) -> Candidate:
     latents = made(name, size, count)
     prior = latents["prior"]
     if posterior:
-        given = made(posterior, size, None)
-        prior = prior if "family" in prior else {"family": latents["posterior"], **prior}
-        latents = {**latents, "posterior": given["posterior"], "prior": prior}
+        lookup(f"family/{posterior}")
+        latents = {
+            **latents,
+            "posterior": {"part": f"family/{posterior}"},
+            "prior": {"family": latents["posterior"], **prior} if prior == STANDARD else prior,
+        }
     return Candidate(text, text.partition("/")[0], latents)
 
 
