@@ -22,7 +22,7 @@ from ladle.machine import MachineError
 from ladle.recipes import recipe
 from ladle.records import Step
 from ladle.report.report import Report, report
-from ladle.select.select import select
+from ladle.select.choice import select
 from ladle.select.selection import Selection
 from ladle.spec import SpecError, build, parts, to_spec
 from ladle.tasks.encode import decode, encode
