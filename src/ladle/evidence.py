@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ladle.data import Batch
-from ladle.families import NotAvailable
-from ladle.latents import keyed
+from ladle.families import NotAvailable, frozen
+from ladle.latents import Draw, keyed
 from ladle.pareto import BAD, k_hat
-from ladle.proposals import proposal_of
-from ladle.shapes import sum_event
+from ladle.proposals import Proposal, proposal_of
+from ladle.shapes import Size, sum_event
 from ladle.vae import VAE
 
 BLOCK = 1000  # samples drawn under one key: part of what a seed means
@@ -132,17 +133,35 @@ def log_weights(vae: VAE, batch: Batch, samples: int, seed: int, proposal: str =
     The noise of an item depends on (seed, item, block) alone: not on its neighbours, the batch size or the
     device.
     """
-    propose = proposal_of(proposal)
     blocks = []
     for block, start in enumerate(range(0, samples, BLOCK)):
         size = (min(BLOCK, samples - start),)
-        noise = keyed(seed, batch.index.tolist(), size, block)
-        terms = vae(batch, size, lambda i, q, p, noise=noise: noise(i, propose(q, p, vae.latents.events[i]), p))  # type: ignore[misc]
-        log_w = terms.log_px
-        for level, event in zip(terms.levels, vae.latents.events, strict=True):
-            log_w = log_w + level.log_p - sum_event(propose(level.q, level.p, event).log_prob(level.z), 2)
-        blocks.append(log_w)
+        blocks.append(weigh(vae, batch, size, keyed(seed, batch.index.tolist(), size, block), proposal_of(proposal)))
     return torch.cat(blocks)
+
+
+def weigh(vae: VAE, batch: Batch, size: Size, noise: Draw, propose: Proposal) -> Tensor:
+    """The log importance weights of one walk, ``(*size, B)``.
+
+    Gradients reach the parameters of a proposal through z alone: where it is exact, they vanish.
+
+    Args:
+        vae: the model.
+        batch: the items.
+        size: how many samples of each.
+        noise: how to draw from what is proposed.
+        propose: what to draw from at each level.
+    """
+
+    def draw(i: int, q: Distribution | None, p: Distribution | None) -> Tensor:
+        return noise(i, propose(q, p, vae.latents.events[i]), p)  # type: ignore[arg-type]
+
+    terms = vae(batch, size, draw)
+    log_w = terms.log_px
+    for level, event in zip(terms.levels, vae.latents.events, strict=True):
+        r = frozen(propose(level.q, level.p, event))
+        log_w = log_w + level.log_p - sum_event(r.log_prob(level.z), log_w.dim())
+    return log_w
 
 
 def importance(
