@@ -143,7 +143,7 @@ def full_normal(size: int) -> dict[str, Any]:
 @part("candidate", "mixture")
 def mixture(size: int, components: int = 5) -> dict[str, Any]:
     """A learned mixture of 5 normals: latents in clusters."""
-    return real(size, {"part": "prior/mixture", "components": components})
+    return real(size, {"part": "prior/mixture", "family": NORMAL, "components": components})
 
 
 @part("candidate", "vamp")

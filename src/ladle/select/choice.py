@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,9 @@ import numpy as np
 from ladle.checkpoint import ModelError, read_json, write_json
 from ladle.data import DataError, Dataset, read
 from ladle.measures import ACTIVE
+from ladle.families import NotAvailable
 from ladle.recipes import recipe as recipe_spec
+from ladle.refine import amortisation_gap
 from ladle.select.candidates import Candidate, candidates, usual
 from ladle.select.compare import compare
 from ladle.select.pace import affordable, pace
@@ -28,6 +31,7 @@ from ladle.train import TrainingError
 MINUTES = 10.0
 TRIAL = 0.05  # of the time, to measure every candidate's pace
 UNSOUND = 0.7  # Pareto k above which an item's bound is not to be trusted
+GAP_ITEMS, GAP_STEPS = 32, 100
 KEPT = ("config.json", "log.jsonl", "README.md", "model.safetensors")  # the weights last: with them RUN is a model
 
 
@@ -216,6 +220,7 @@ class _Comparison:
                 status="finalist",
                 loose=None if np.isnan(k_hat).all() else float((k_hat > UNSOUND).mean()),
                 active=self.active(one, rung),
+                gap=self.gap(one, rung),
             )
         if not found:
             raise TrainingError(f"every finalist failed: {self.reasons()}")
@@ -262,6 +267,16 @@ class _Comparison:
         models = [self.race.trained(one, rung.steps, s) for s in range(rung.seeds)]
         held = self.race.held("valid")
         return float(np.mean([(encode(model, held).var(0) > ACTIVE).sum() for model in models]))
+
+    def gap(self, one: Candidate, rung: Rung) -> float | None:
+        """The amortisation gap of the first seed's model, where its posterior has one that can be measured."""
+        model, held = self.race.trained(one, rung.steps, 0), self.race.held("valid")
+        show = self.race.progress(f"{one.name}: amortisation gap, item")
+        try:
+            gap = amortisation_gap(model, held, items=GAP_ITEMS, steps=GAP_STEPS, progress=show)
+        except NotAvailable:
+            return None
+        return gap.nats if math.isfinite(gap.nats) else None
 
     def failed(self, one: Candidate, reason: str) -> None:
         self.rows[one.name] = self.rows[one.name]._replace(status="failed", reason=reason)
