@@ -10,6 +10,7 @@
 
 __version__ = "0.1.0"
 
+from ladle.annealed import Sandwich
 from ladle.assemble import Assembly, Training, assemble
 from ladle.data import DataError, Dataset, Schema, Split, read, write
 from ladle.evidence import Evidence
@@ -30,7 +31,7 @@ from ladle.tasks.interpolate import interpolate
 from ladle.tasks.push import push
 from ladle.tasks.reconstruct import reconstruct
 from ladle.tasks.sample import sample
-from ladle.tasks.score import evidence, score
+from ladle.tasks.score import evidence, sandwich, score
 from ladle.train import TrainingError, fit
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "ModelError",
     "NotAvailable",
     "Report",
+    "Sandwich",
     "Schema",
     "Selection",
     "SpecError",
@@ -70,6 +72,7 @@ __all__ = [
     "reconstruct",
     "report",
     "sample",
+    "sandwich",
     "score",
     "select",
     "to_spec",

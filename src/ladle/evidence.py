@@ -5,6 +5,7 @@ A *method* is a function ``(vae, batches, *, samples, seed, ...)`` that yields :
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ladle.data import Batch
@@ -24,6 +26,12 @@ from ladle.shapes import Size, sum_event
 from ladle.vae import VAE
 
 BLOCK = 1000  # samples drawn under one key: part of what a seed means
+WORDS = {
+    "iwae": "{} importance samples",
+    "ais": "{} annealed chains",
+    "quadrature": "quadrature",
+    "enumeration": "enumeration of the latents",
+}
 ROWS, LARGE = 5_000, 784  # decoded at a time, and fewer of items with more numbers than this
 
 
@@ -33,7 +41,7 @@ class Items(NamedTuple):
     Attributes:
         method: how it was computed.
         kind: ``bound``, ``estimate`` or ``exact``.
-        samples: importance samples per item.
+        samples: importance samples per item; of ``ais`` chains, and 0 of what is exact.
         index: ``(N,)``, which items of the data these are.
         nats: ``(N,)``, -log p(x).
         ess: ``(N,)``, the relative effective sample size of the importance weights, between 1/K and 1.
@@ -91,10 +99,10 @@ class Evidence(NamedTuple):
         """In words."""
         sign = "<=" if self.kind == "bound" else "="
         bad = f"; k̂ > {BAD} on {self.k_hat_bad:.0%} of them" if self.k_hat_bad > 0 else ""
-        few = f" of {self.of:,}, taken at random until time was up" if self.items < self.of else ""
+        few = f" of {self.of:,}, taken at random" if self.items < self.of else ""
         return (
             f"-log p(x) {sign} {self.nats:.3f} ± {self.se:.3f} nats ({self.bits_per_dim:.4f} bits/dim), "
-            f"{self.kind} by {self.samples} importance samples on {self.items:,} items{few}{bad}"
+            f"{self.kind} by {WORDS[self.method].format(self.samples)} on {self.items:,} items{few}{bad}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -119,6 +127,17 @@ def check_density(vae: VAE) -> None:
             f"'{found[0]}' is a batch normalisation: an item's density would depend on its neighbours or on the "
             "training set's statistics, so there is no p(x); normalise each item by itself (LayerNorm, GroupNorm)"
         )
+
+
+def support(vae: VAE) -> Constraint | None:
+    """Where z lives, if there is one level of it with a prior."""
+    prior = getattr(vae.latents, "prior", None)
+    return prior.support if prior is not None and len(vae.latents.events) == 1 else None
+
+
+def doubled(vae: VAE) -> VAE:
+    """A frozen copy in double precision: an item's numbers do not depend on how its neighbours round."""
+    return copy.deepcopy(vae).double().eval().requires_grad_(False)
 
 
 def batch_norms(vae: VAE) -> list[str]:

@@ -63,4 +63,4 @@ def each_batch(
         yield batch.to(model.device)
         done += len(batch.x)
         if progress:
-            progress(done, len(split))
+            progress(done, len(split) if turn is None else len(turn))
