@@ -26,8 +26,8 @@ def families(subject: Subject) -> Panel:
         raise Absent("The comparison of latent families in this folder (select.json) cannot be read.") from None
     words = (
         str(selection.verdict),
-        "Evidence is −log p(x) in nats per item, on test items that nothing was chosen by; less is better. Each line is "
-        "the 95 % interval of a family's difference to the best, over items and seeds, of those two alone; the verdict "
+        "Evidence is −log p(x) in nats per item, on test items that nothing was chosen by; less is better. Each line is the "
+        "95 % interval of a family's difference to the best, over items and seeds, of those two alone; the verdict "
         "is for all pairs together. Families in bold are supported.",
     )
     numbers = {"supported": list(selection.supported), "best": selection.best}
@@ -64,9 +64,11 @@ def forest(selection: Selection) -> Markup:
             element("tr", element("td", named), element("td", drawing, class_="track"),
                     *(element("td", text, class_="right") for text in shown))
         )  # fmt: skip
-    head = [element("th", HEAD[0]), element("th", "behind the best"), *(element("th", h, class_="right") for h in HEAD[1:])]
+    head = [
+        element("th", HEAD[0]),
+        element("th", "behind the best"),
+        *(element("th", h, class_="right") for h in HEAD[1:]),
+    ]
     table = element("table", element("tr", *head), *made, class_="forest")
     failed = [element("li", f"{row.family} failed: {row.reason}") for row in selection.rows if row.status == "failed"]
-    return joined(
-        [element("div", table, class_="wide"), element("ul", *failed, class_="notes") if failed else None]
-    )
+    return joined([element("div", table, class_="wide"), element("ul", *failed, class_="notes") if failed else None])

@@ -1,7 +1,7 @@
 """The latent families that ``select`` compares: a prior each, and a posterior that fits its support.
 
-A candidate is written ``NAME[:NUMBER][/POSTERIOR]``: ``student_t``, ``mixture:8`` (eight components), ``laplace/laplace``
-(a Laplace prior with a Laplace posterior).
+A candidate is written ``NAME[:NUMBER][/POSTERIOR]``: ``student_t``, ``mixture:8`` (eight components),
+``laplace/laplace`` (a Laplace prior with a Laplace posterior).
 """
 
 from __future__ import annotations

@@ -14,15 +14,15 @@ import numpy as np
 
 from ladle.checkpoint import ModelError, read_json, write_json
 from ladle.data import DataError, Dataset, read
-from ladle.measures import ACTIVE
 from ladle.families import NotAvailable
+from ladle.measures import ACTIVE
 from ladle.recipes import recipe as recipe_spec
 from ladle.refine import amortisation_gap
 from ladle.select.candidates import Candidate, candidates, usual
 from ladle.select.compare import compare
 from ladle.select.pace import affordable, pace
 from ladle.select.picture import forest
-from ladle.select.race import Failed, Race, Rung, Scores, Telling, rungs
+from ladle.select.race import UNSOUND, Failed, Race, Rung, Scores, Telling, rungs
 from ladle.select.selection import Row, Selection, verdict
 from ladle.spec import SpecError
 from ladle.tasks.encode import encode
@@ -30,7 +30,6 @@ from ladle.train import TrainingError
 
 MINUTES = 10.0
 TRIAL = 0.05  # of the time, to measure every candidate's pace
-UNSOUND = 0.7  # Pareto k above which an item's bound is not to be trusted
 GAP_ITEMS, GAP_STEPS = 32, 100
 KEPT = ("config.json", "log.jsonl", "README.md", "model.safetensors")  # the weights last: with them RUN is a model
 
@@ -211,7 +210,9 @@ class _Comparison:
         found = {}
         for one in alive:
             try:
-                found[one.name] = [self.race.scores(one, rung.steps, s, "test", self.samples) for s in range(rung.seeds)]
+                found[one.name] = [
+                    self.race.scores(one, rung.steps, s, "test", self.samples) for s in range(rung.seeds)
+                ]
             except Failed as error:
                 self.failed(one, str(error))
                 continue
@@ -219,6 +220,7 @@ class _Comparison:
             self.rows[one.name] = self.rows[one.name]._replace(
                 status="finalist",
                 loose=None if np.isnan(k_hat).all() else float((k_hat > UNSOUND).mean()),
+                again=float(np.mean([scores.again.mean() for scores in found[one.name]])),
                 active=self.active(one, rung),
                 gap=self.gap(one, rung),
             )

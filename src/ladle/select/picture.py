@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 
 from ladle.data import atomic_file
-from ladle.select.selection import LOOSE, Row, Selection
+from ladle.select.selection import Row, Selection
 
 PAPER, INK, SOFT, LINE, ACCENT, BLUE = "#ffffff", "#1f2328", "#5b626a", "#e4e1db", "#b8430e", "#2f6690"
 ROW, HEAD, FOOT = 0.34, 0.85, 0.75  # inches: of a family, above and below them
@@ -36,7 +36,9 @@ def forest(selection: Selection, path: Path) -> Path:
         if row.low is not None and row.high is not None:
             axes.plot([row.low, row.high], [place, place], color=colour, lw=2, solid_capstyle="round")
         axes.plot(row.difference, place, "o", color=colour, ms=7)
-        for x, text, hue in zip((1.05, 1.3, 1.52), beside(row), (INK, ACCENT if warns(row) else INK, INK), strict=True):
+        for x, text, hue in zip(
+            (1.05, 1.3, 1.52), beside(row), (INK, ACCENT if row.doubtful else INK, INK), strict=True
+        ):
             axes.text(x, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=hue)
     for x, text in zip((1.05, 1.3, 1.52), ("nats", "k > 0.7", "seconds"), strict=True):
         axes.text(x, -0.9, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=SOFT)
@@ -66,11 +68,6 @@ def beside(row: Row) -> tuple[str, str, str]:
         "" if row.loose is None else f"{row.loose:.0%}",
         "" if row.seconds is None else f"{row.seconds:,.0f}",
     )
-
-
-def warns(row: Row) -> bool:
-    """Whether so many of its items have no bound to be trusted that the verdict says so."""
-    return (row.loose or 0.0) > LOOSE
 
 
 def left(selection: Selection) -> list[str]:
