@@ -36,7 +36,7 @@ def select(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Find the distribution family of the latents by evidence, and say how sure that is."""
+    """Choose the latent family by evidence."""
     dataset = read(data, labels=labels, binarize=binarize, missing=missing)
     fresh = not (out / "report.html").exists() or force
     err.print(f"{dataset.schema.describe()}; comparing latent families into {out}")

@@ -26,9 +26,9 @@ def families(subject: Subject) -> Panel:
         raise Absent("The comparison of latent families in this folder (select.json) cannot be read.") from None
     words = (
         str(selection.verdict),
-        "Evidence is −log p(x) in nats per item, on test items that nothing was chosen by; less is better. Each line is the "
-        "95 % interval of a family's difference to the best, over items and seeds, of those two alone; the verdict "
-        "is for all pairs together. Families in bold are supported.",
+        "Evidence is −log p(x) in nats per item, on test items that nothing was chosen by; less is better. Each line "
+        "is the 95 % interval of a family's difference to the best, over items and seeds, of those two alone; the "
+        "verdict is for all pairs together. Families in bold are supported.",
     )
     numbers = {"supported": list(selection.supported), "best": selection.best}
     return Panel("Latent families", words, body, numbers)

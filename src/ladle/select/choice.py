@@ -242,7 +242,8 @@ class _Comparison:
         rows = sorted(self.rows.values(), key=lambda r: (place.index(r.status), r.difference or 0.0, r.valid or 0.0))
         best = next(iter(finalists))  # by validation: what the test items say is not chosen by
         about = {
-            "source": self.race.data.schema.source or "data", "data": self.race.data.schema.describe(), "latents": self.settings["plan"]["latents"],
+            "source": self.race.data.schema.source or "data", "data": self.race.data.schema.describe(),
+            "latents": self.settings["plan"]["latents"],
             "steps": rung.steps, "seeds": rung.seeds, "samples": self.samples, "items": nats[best].shape[1],
             "method": "iwae", "kind": "bound",
         }  # fmt: skip

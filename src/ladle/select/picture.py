@@ -35,7 +35,7 @@ def forest(selection: Selection, path: Path) -> Path:
         colour = ACCENT if good else BLUE
         if row.low is not None and row.high is not None:
             axes.plot([row.low, row.high], [place, place], color=colour, lw=2, solid_capstyle="round")
-        axes.plot(row.difference, place, "o", color=colour, ms=7)
+        axes.plot(row.difference or 0.0, place, "o", color=colour, ms=7)
         for x, text, hue in zip(
             (1.05, 1.3, 1.52), beside(row), (INK, ACCENT if row.doubtful else INK, INK), strict=True
         ):
