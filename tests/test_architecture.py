@@ -19,7 +19,7 @@ ORDER = [
     "spec", "shapes", "seeds", "machine", "extras", "data", "families", "nets", "conditional", "priors", "latents",
     "vae", "objectives", "pareto", "proposals", "evidence", "annealed", "exact", "recipes", "assemble", "schedule",
     "records", "guard", "checkpoint", "hub", "folder", "loggers", "train", "tasks", "measures", "refine", "health",
-    "report",
+    "select", "report",
     "__init__", "console", "sklearn", "cli", "__main__",
 ]  # fmt: skip
 DATA_KNOWS = {"spec", "shapes", "seeds", "data"}

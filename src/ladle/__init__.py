@@ -24,6 +24,8 @@ from ladle.recipes import recipe
 from ladle.records import Step
 from ladle.refine import amortisation_gap
 from ladle.report.report import Report, report
+from ladle.select.choice import select
+from ladle.select.selection import Selection
 from ladle.spec import SpecError, build, parts, to_spec
 from ladle.tasks.encode import decode, encode
 from ladle.tasks.interpolate import interpolate
@@ -50,6 +52,7 @@ __all__ = [
     "Report",
     "Sandwich",
     "Schema",
+    "Selection",
     "SpecError",
     "Split",
     "Step",
@@ -75,6 +78,7 @@ __all__ = [
     "sample",
     "sandwich",
     "score",
+    "select",
     "to_spec",
     "write",
 ]

@@ -1,0 +1,94 @@
+"""How many steps a given time is enough for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from typing import NamedTuple
+
+import numpy as np
+
+from ladle.data import DataError
+from ladle.folder import Model
+from ladle.machine import choose
+from ladle.select.candidates import Candidate
+from ladle.select.race import AGAIN, FEWEST_STEPS, TEMPERATURES, Race, closest, rungs
+from ladle.tasks.score import measure
+from ladle.train import VALIDATION_ITEMS, VALIDATIONS, fit
+
+FEW_ITEMS, FEW_STEPS = 20, 3
+WHOLE = 1 << 20  # steps of a finalist, to count the steps of all in parts of them
+
+
+class Pace(NamedTuple):
+    """Seconds that a step of training takes, a validation, the evidence of an item, and of one measured again."""
+
+    step: float
+    validation: float
+    item: float
+    again: float
+
+
+def pace(race: Race, candidate: Candidate, seconds: float, samples: int) -> Pace:
+    """How fast a candidate is trained and measured here, tried out for about so many seconds."""
+    assembly = race.assembly(candidate)
+    show = race.progress(f"{candidate.name}: trying its pace, step")
+    begun = spent = 0.0
+    done = 0
+    records = fit(assembly, race.data, epochs=1e6, device=race.device)
+    with closing(records):  # type: ignore[type-var]
+        for record in records:
+            begun = begun or time.perf_counter()  # the first step pays for what is set up once
+            spent, done = time.perf_counter() - begun, record.step - 1
+            show(record.step, record.step)
+            if done >= FEW_STEPS and spent > seconds:
+                break
+    step = spent / done
+    batch = min(assembly.training.batch, len(race.data.train))
+    checked = min(len(race.data.valid), VALIDATION_ITEMS) / batch
+    held = race.held("valid")
+    few = held.take(np.arange(min(len(held), FEW_ITEMS)))
+    model = Model(assembly.model.eval(), race.data.schema, {}, choose(race.device).device)
+    started = time.perf_counter()
+    measure(model, few, samples=samples)
+    item = (time.perf_counter() - started) / len(few)
+    started = time.perf_counter()
+    measure(model, few.take(np.arange(1)), method=closest(model), temperatures=TEMPERATURES)
+    return Pace(step, step * checked / 3, item, time.perf_counter() - started)  # without a gradient: about a third
+
+
+def affordable(paces: Sequence[Pace], seconds: float, items: tuple[int, int], seeds: int, finalists: int) -> int:
+    """The steps of a finalist for which the time suffices, were it the slowest candidates that go furthest.
+
+    Args:
+        paces: of the candidates.
+        seconds: for everything.
+        items: validation and test items measured of every run.
+        seeds: of the finalists.
+        finalists: at most so many.
+
+    Raises:
+        DataError: when it suffices for hardly any step; it says what would.
+
+    >>> affordable([Pace(0.01, 0.0, 0.0, 0.0)] * 2, 60.0, (100, 100), 3, 4)
+    1000
+    """
+    slow = sorted(paces, reverse=True)
+    fixed = of_steps = 0.0
+    field = rungs(len(slow), WHOLE, seeds, finalists)
+    for rung in field:
+        last = rung is field[-1]
+        for one in slow[: rung.candidates]:
+            of_steps += rung.seeds * rung.steps / WHOLE * one.step
+            fixed += rung.seeds * (VALIDATIONS * one.validation + items[0] * one.item)
+            if last:
+                fixed += rung.seeds * (items[1] * one.item + min(AGAIN, items[1]) * one.again)
+    steps = int((seconds - fixed) / of_steps)
+    if steps < FEWEST_STEPS:
+        least = (fixed + 10 * FEWEST_STEPS * of_steps) / 60
+        raise DataError(
+            f"the time is not enough to train {len(slow)} candidates: it must be about {least:.1g} minutes more, with "
+            "fewer families, seeds or samples, or a smaller size, less"
+        )
+    return steps

@@ -1,0 +1,200 @@
+"""Runs of candidates: train one, measure one, and halve the field until the finalists are left."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import torch
+
+from ladle.assemble import Assembly, assemble
+from ladle.checkpoint import write_json
+from ladle.data import Dataset, Split, atomic_file
+from ladle.exact import solvable
+from ladle.folder import Model, load
+from ladle.select.candidates import Candidate
+from ladle.spec import build
+from ladle.tasks.score import measure
+from ladle.train import fit
+
+Telling = Callable[[str], Callable[[int, int], None]]
+PARTICLES = 8
+FEWEST_STEPS = 20
+MOST_ITEMS = {"valid": 1000, "test": 5000}
+UNSOUND = 0.7  # Pareto k above which an item's bound is not to be trusted, and measured again
+AGAIN, TEMPERATURES = 50, 100  # test items of a run, at most, and how finely
+
+
+class Failed(Exception):
+    """Why a candidate leaves the comparison."""
+
+
+class Scores(NamedTuple):
+    """A trained candidate's nats and Pareto k of every item, and which items were measured again for its sake."""
+
+    nats: np.ndarray
+    k_hat: np.ndarray
+    again: np.ndarray
+
+
+class Rung(NamedTuple):
+    """One round of the race: how many candidates, steps and seeds."""
+
+    candidates: int
+    steps: int
+    seeds: int
+
+
+def rungs(candidates: int, steps: int, seeds: int, finalists: int) -> list[Rung]:
+    """Successive halving: the better half goes on with twice the steps, until no more than the finalists are left,
+    who take all seeds.
+
+    Reference:
+        Jamieson, Talwalkar: "Non-stochastic Best Arm Identification and Hyperparameter Optimization", 2016.
+
+    >>> [tuple(rung) for rung in rungs(11, 4000, 3, 4)]
+    [(11, 1000, 1), (6, 2000, 1), (4, 4000, 3)]
+    """
+    field = [candidates]
+    while field[-1] > finalists:
+        field.append(max(finalists, math.ceil(field[-1] / 2)))
+    last = len(field) - 1
+    return [
+        Rung(n, max(FEWEST_STEPS, steps >> (last - i)) if i < last else steps, seeds if i == last else 1)
+        for i, n in enumerate(field)
+    ]
+
+
+@dataclass(frozen=True)
+class Race:
+    """What all runs share.
+
+    Attributes:
+        data: with its splits.
+        plan: of the recipe, whose nets, likelihood and training every candidate gets.
+        folder: holds a folder for every run.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        progress: given the name of a piece of work, gives a function called with (done, total).
+    """
+
+    data: Dataset
+    plan: Mapping[str, Any]
+    folder: Path
+    device: str
+    progress: Telling
+
+    def assembly(self, candidate: Candidate, seed: int = 0) -> Assembly:
+        """The candidate's model, ready to be trained. All minimise the importance-weighted bound with 8 particles: a
+        family whose posterior is hard to approximate loses less by it than under the plain bound."""
+        objective = {"part": "objective/iwae", "particles": PARTICLES, "doubly": reparameterised(candidate.latents)}
+        plan = {**self.plan, "latents": candidate.latents, "objective": objective}
+        return assemble(self.data.schema, plan, seed=seed)
+
+    def run(self, candidate: Candidate, steps: int, seed: int) -> Path:
+        """The folder of one run; what is finished there is not done again, what was broken off goes on."""
+        return self.folder / f"{candidate.folder}-{steps}-{seed}"
+
+    def trained(self, candidate: Candidate, steps: int, seed: int) -> Model:
+        """Train a candidate, or go on with it, or open what is finished.
+
+        Raises:
+            Failed: with the reason, remembered in its folder.
+        """
+        folder = self.run(candidate, steps, seed)
+        known = folder / "failed.json"
+        if known.exists():
+            raise Failed(json.loads(known.read_text(encoding="utf-8"))["reason"])
+        try:
+            if not (folder / "model.safetensors").exists():
+                self.train(candidate, steps, seed)
+            model = load(folder, self.device)
+        except RuntimeError as error:
+            self.fail(candidate, steps, seed, first_line(error))
+        nats = model.config["result"]["nats"]
+        if nats is None or not math.isfinite(nats):
+            self.fail(candidate, steps, seed, "its bound was never finite on the validation items")
+        return model
+
+    def train(self, candidate: Candidate, steps: int, seed: int) -> None:
+        """Train a candidate into its folder, from its last checkpoint where there is one."""
+        show = self.progress(f"{candidate.name}, seed {seed}: step")
+        assembly = self.assembly(candidate, seed)
+        records = fit(
+            assembly, self.data, epochs=epochs(assembly, self.data, steps), seed=seed, device=self.device,
+            run=self.run(candidate, steps, seed), settings={"recipe": f"select {candidate.name}"}, resume=True,
+        )  # fmt: skip
+        with closing(records):  # type: ignore[type-var]  # left between two steps, the run is saved
+            for record in records:
+                show(record.step, steps)
+
+    def fail(self, candidate: Candidate, steps: int, seed: int, reason: str) -> NoReturn:
+        """Remember why a candidate failed, and leave."""
+        folder = self.run(candidate, steps, seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "failed.json", {"reason": reason})
+        raise Failed(reason)
+
+    def scores(self, candidate: Candidate, steps: int, seed: int, split: str, samples: int) -> Scores:
+        """The evidence of a candidate on held-out items, the same for all."""
+        model = self.trained(candidate, steps, seed)
+        path = self.run(candidate, steps, seed) / f"{split}.npz"
+        if not path.exists():
+            try:
+                found = self.measured(model, candidate.name, seed, split, samples)
+            except RuntimeError as error:
+                self.fail(candidate, steps, seed, first_line(error))
+            if not np.isfinite(found.nats).all():
+                bad = int((~np.isfinite(found.nats)).sum())
+                self.fail(candidate, steps, seed, f"its evidence is not finite on {bad} {split} items")
+            with atomic_file(path) as temporary:
+                np.savez(temporary, **found._asdict())
+        with np.load(path) as stored:
+            return Scores(*(stored[name] for name in Scores._fields))
+
+    def measured(self, model: Model, name: str, seed: int, split: str, samples: int) -> Scores:
+        """The importance-weighted bound of every held-out item; of test items whose Pareto k forbids to trust it, the
+        first ``AGAIN`` exactly where that can be done, else by annealed importance sampling, a tighter bound."""
+        held = self.held(split)
+        show = self.progress(f"{name}, seed {seed}: evidence, {split} item")
+        found = measure(model, held, samples=samples, progress=show)
+        nats, again = found.nats.copy(), np.zeros(len(held), bool)
+        doubtful = np.flatnonzero(found.k_hat > UNSOUND)[:AGAIN] if split == "test" else np.zeros(0, int)
+        if len(doubtful):
+            method = closest(model)
+            show = self.progress(f"{name}, seed {seed}: evidence by {method}, item")
+            closer = measure(model, held.take(doubtful), method=method, temperatures=TEMPERATURES, progress=show)
+            if closer.method != found.method:  # latents that are neither few nor on the real line have but the bound
+                nats[doubtful], again[doubtful] = closer.nats, True
+        return Scores(nats, found.k_hat, again)
+
+    def held(self, split: str) -> Split:
+        """Held-out items, at most ``MOST_ITEMS``, the same for every candidate."""
+        whole = self.data.split(split)
+        return whole.take(np.random.default_rng(0).permutation(len(whole))[: MOST_ITEMS[split]])
+
+
+def closest(model: Model) -> str:
+    """The method of evidence that comes closest to the truth."""
+    return "exact" if solvable(model.vae) else "ais"
+
+
+def reparameterised(latents: Mapping[str, Any]) -> bool:
+    """Whether gradients pass through draws from this posterior by reparameterisation."""
+    family = build(latents["posterior"])
+    return family(*(torch.zeros(1, *size) for size in family.raw((int(latents["size"]),)))).has_rsample
+
+
+def epochs(assembly: Assembly, data: Dataset, steps: int) -> float:
+    """The budget in epochs that is just these steps."""
+    return (steps - 0.5) / max(1, len(data.train) // min(assembly.training.batch, len(data.train)))
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error) or type(error).__name__).splitlines()[0][:300]
