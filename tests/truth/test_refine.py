@@ -10,6 +10,8 @@ import ladle
 from gaussians import linear_gaussian, narrower, shifted
 from ladle.data import make_batch
 from ladle.evidence import weigh
+from ladle.health import Context
+from ladle.health.amortisation import amortisation
 from ladle.latents import keyed
 from ladle.refine import amortisation_gap, encoded, proposed, refined
 from ladle.tasks.run import items
@@ -41,6 +43,15 @@ def test_refinement_undoes_a_spoiled_encoder() -> None:
     expected = 2 * ((0.5**2 + 1 - 1) / 2 - np.log(0.5))
     assert abs(gap.nats - expected) < 0.15, (gap, expected)
     assert gap.se < 0.04
+
+
+def test_the_check_tells_of_a_planted_gap_and_calls_nobody_ill() -> None:
+    """KL(q || p(z|x)) as above: 2 (1 / 2) for means moved by a deviation, within its Monte Carlo error."""
+    model, x, _, _ = linear_gaussian()
+    found = amortisation(Context(shifted(model, 1.0), items(model, x)))
+    assert found.ok
+    assert abs(found.measured["gap"] - 1.0) < 0.15
+    assert f"{found.measured['gap']:.3g}" in found.reason
 
 
 def test_neighbours_do_not_matter_and_weights_stay() -> None:

@@ -13,8 +13,9 @@ ITEMS, STEPS = 32, 100  # a second or two for small nets
 def amortisation(context: Context) -> Finding:
     """How much better the bound is with a posterior of each item's own than with the encoder's.
 
-    It informs and is never ill: a gap costs tightness of the bound, not the model's density, and healthy encoders have
-    gaps of every size.
+    It informs and is never ill: a gap costs tightness of the bound, not the model's density, and no threshold tells
+    the two apart. Healthy small models have gaps of 0.7 nats (binary digits, KL 1.1), 6 (digits, KL 11) and 24 (a table
+    of 569 rows, KL 14); with every posterior made far too narrow they have 24, 28 and 30.
 
     Reference:
         Cremer, Li, Duvenaud: "Inference Suboptimality in Variational Autoencoders", 2018.
