@@ -207,7 +207,7 @@ def path_of(vae: VAE, batch: Batch, chains: int, seed: int, propose: Proposal) -
         own, starts = keyed(seed, batch.index.tolist(), (size,), block), []
 
         def draw(i: int, q: Distribution | None, p: Distribution | None) -> Tensor:
-                assert q is not None
+            assert q is not None
             assert p is not None
             starts.extend([propose(q, p, event), p])
             return own(i, starts[0], p)
