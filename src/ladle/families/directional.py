@@ -384,16 +384,11 @@ def _(d: PowerSpherical) -> Tensor:
     return d.mean
 
 
-@tempered.register
-def _(d: VonMises, t: float) -> VonMises:
+@tempered.register(VonMises)
+@tempered.register(PowerSpherical)
+def _(d: Any, t: float) -> td.Distribution:
     """1/t times the concentration: the uniform distribution has no temperature, and stays."""
-    return VonMises(d.natural / checked_temperature(t))
-
-
-@tempered.register
-def _(d: PowerSpherical, t: float) -> PowerSpherical:
-    """1/t times the concentration: the uniform distribution has no temperature, and stays."""
-    return PowerSpherical(d.natural / checked_temperature(t))
+    return type(d)(d.natural / checked_temperature(t))
 
 
 @quantile.register
