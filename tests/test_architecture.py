@@ -17,7 +17,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Each room may import from itself, from earlier tiers and, where one is named, from tier mates before it.
 ORDER = [
     "spec", "shapes", "seeds", "machine", "extras", "data", "families", "nets", "conditional", "priors", "latents",
-    "vae", "objectives", "evidence", "recipes", "assemble", "schedule", "records", "guard",
+    "vae", "linear", "objectives", "evidence", "recipes", "assemble", "estimators", "schedule", "records", "guard",
     "checkpoint", "hub", "folder", "loggers", "train", "tasks", "measures", "health", "report",
     "__init__", "console", "sklearn", "cli", "__main__",
 ]  # fmt: skip
