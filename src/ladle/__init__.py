@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 from ladle.assemble import Assembly, Training, assemble
 from ladle.data import DataError, Dataset, Schema, Split, read, write
+from ladle.estimators import POSTERIORS, estimator
 from ladle.evidence import Evidence
 from ladle.extras import MissingPackage
 from ladle.families import NotAvailable
@@ -25,6 +26,7 @@ from ladle.report.report import Report, report
 from ladle.spec import SpecError, build, parts, to_spec
 from ladle.tasks.encode import decode, encode
 from ladle.tasks.interpolate import interpolate
+from ladle.tasks.laplace import Interval, Laplace, laplace, last_layer, predictive, read_laplace, write_laplace
 from ladle.tasks.push import push
 from ladle.tasks.reconstruct import reconstruct
 from ladle.tasks.sample import sample
@@ -32,12 +34,15 @@ from ladle.tasks.score import evidence, score
 from ladle.train import TrainingError, fit
 
 __all__ = [
+    "POSTERIORS",
     "Assembly",
     "DataError",
     "Dataset",
     "Evidence",
     "Finding",
     "Health",
+    "Interval",
+    "Laplace",
     "LoggerError",
     "MachineError",
     "MissingPackage",
@@ -56,13 +61,18 @@ __all__ = [
     "check",
     "decode",
     "encode",
+    "estimator",
     "evidence",
     "fit",
     "interpolate",
+    "laplace",
+    "last_layer",
     "load",
     "parts",
+    "predictive",
     "push",
     "read",
+    "read_laplace",
     "recipe",
     "reconstruct",
     "report",
@@ -70,4 +80,5 @@ __all__ = [
     "score",
     "to_spec",
     "write",
+    "write_laplace",
 ]

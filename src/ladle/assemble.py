@@ -69,6 +69,7 @@ def assemble(
     with seeded(seed, "weights"):
         model = _model(schema, plan)
         objective = build(plan["objective"])
+        objective.attach(model)
     _check_objective(objective, model)
     try:
         training = Training(**plan.get("training", {}))

@@ -1,4 +1,4 @@
-"""Linear-Gaussian models, where nothing has to be estimated: evidence, posterior and maximum likelihood are closed forms.
+"""Linear-Gaussian models, where nothing is estimated: evidence, posterior and maximum likelihood are closed forms.
 
 ::
 
@@ -121,6 +121,13 @@ class LinearGaussian(NamedTuple):
         loc, scale = (torch.as_tensor(v).to(self.mean).flatten().expand_as(self.mean) for v in (loc, scale))
         return LinearGaussian(scale[:, None] * self.weight, loc + scale * self.mean, scale.square() * self.noise)
 
+    def average(self, mean: Tensor, covariance: Tensor) -> Tensor:
+        """The mean of :meth:`log_prob` over items, from their mean ``(D,)`` and covariance ``(D, D)`` alone."""
+        chol = torch.linalg.cholesky(self.covariance)
+        off = mean - self.mean
+        fit = torch.cholesky_solve(covariance + off.outer(off), chol).trace()
+        return -0.5 * (len(mean) * math.log(2 * math.pi) + 2 * chol.diag().log().sum() + fit)
+
     @property
     def active(self) -> int:
         """The latents that do something: the directions in which ``diag(noise)^-1/2 weight`` is not zero."""
@@ -219,26 +226,19 @@ def em(x: Any, q: int, steps: int = 100, *, shared: bool = True, seed: int = 0) 
     with seeded(seed, "em"):
         weight = torch.randn(len(mean), q, dtype=mean.dtype) * (variance / (2 * max(q, 1))).sqrt()[:, None]
     model = LinearGaussian(weight, mean, _noise(variance / 2, shared))
-    evidence = [_average(model, covariance)]
+    evidence = [model.average(mean, covariance)]
     for _ in range(steps):
         beta = torch.linalg.solve(model.covariance, model.weight).mT
         seen = beta @ covariance
         second = torch.eye(q).to(mean) - beta @ model.weight + seen @ beta.mT
         weight = torch.linalg.solve(second, seen).mT
         model = LinearGaussian(weight, mean, _noise((covariance - weight @ seen).diag(), shared))
-        evidence.append(_average(model, covariance))
+        evidence.append(model.average(mean, covariance))
     return Fit(model, torch.stack(evidence))
 
 
 def _noise(variance: Tensor, shared: bool) -> Tensor:
     return variance.mean().expand_as(variance).clone() if shared else variance
-
-
-def _average(model: LinearGaussian, covariance: Tensor) -> Tensor:
-    """The mean evidence of items with this covariance and the model's mean."""
-    chol = torch.linalg.cholesky(model.covariance)
-    fit = torch.cholesky_solve(covariance, chol).trace()
-    return -0.5 * (len(covariance) * math.log(2 * math.pi) + 2 * chol.diag().log().sum() + fit)
 
 
 class Mixture(NamedTuple):
@@ -322,8 +322,8 @@ def gaussian(vae: VAE) -> LinearGaussian:
     Differentiable in the decoder's weights. The encoder has no part in it.
 
     Args:
-        vae: flat latents under a standard normal prior, ``net/linear`` as decoder, and a normal likelihood with a shared
-            scale, in the data's units by ``affine`` or not.
+        vae: flat latents under a standard normal prior, ``net/linear`` as decoder, and a normal likelihood with a
+            shared scale, in the data's units by ``affine`` or not.
 
     Raises:
         NotAvailable: naming what is not linear or not Gaussian.

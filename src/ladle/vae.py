@@ -16,11 +16,12 @@ from ladle.spec import part
 
 
 class Terms(NamedTuple):
-    """What an objective is made of, per item, in nats: ``log_px`` is ``(*S, B)``."""
+    """What an objective is made of, per item, in nats: ``log_px`` is ``(*S, B)``; and the batch itself."""
 
     log_px: Tensor
     levels: tuple[Level, ...]
     penalties: Mapping[str, Tensor]
+    batch: Batch | None = None
 
     @property
     def kl(self) -> Tensor:
@@ -72,7 +73,7 @@ class VAE(nn.Module):
         log_px = self.explain(trace.h, batch.context).log_prob(batch.x)
         if batch.observed is not None:
             log_px = log_px * batch.observed
-        return Terms(sum_event(log_px, len(samples) + 1), trace.levels, {})
+        return Terms(sum_event(log_px, len(samples) + 1), trace.levels, {}, batch)
 
     def explain(self, h: Tensor, context: Mapping[str, Tensor] | None = None) -> Distribution:
         """p(x|h): ``(*lead, *read)`` to a distribution over ``(*lead, *event)``."""

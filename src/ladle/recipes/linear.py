@@ -23,7 +23,7 @@ def linear_vae(schema: Schema, size: str) -> dict[str, Any]:
     """
     if schema.support != "real":
         raise SpecError(
-            f"linear_vae has a normal likelihood, but the data is {schema.support}; recipes that fit: vae, learned_prior"
+            f"linear_vae has a normal likelihood, but the data is {schema.support}; recipes that fit: vae, iwae"
         )
     if numel(schema.shape) < 2:
         raise SpecError("linear_vae needs items of at least 2 numbers: fewer latents than numbers, and 1 at least")
@@ -34,5 +34,5 @@ def linear_vae(schema: Schema, size: str) -> dict[str, Any]:
         "decoder": {"part": "net/linear"},
         "likelihood": likelihood(schema, shared_scale=True),
         "objective": {"part": "objective/elbo", "sticking": True},
-        "training": {"batch": 512, "rate": 1e-2, "final": 1e-3, "weight_decay": 0.0, "last": True},
+        "training": {"batch": 2048, "rate": 3e-2, "final": 1e-3, "weight_decay": 0.0, "last": True},
     }
