@@ -9,6 +9,7 @@ from ladle.spec import SpecError
 
 PRECISION = 1.0  # of the prior on a decoder's weights
 THRIFT = 8  # a step takes so many times fewer items where each is decoded once for every particle
+CLOSED = ("net/linear",)  # the decoders that need no particles
 
 
 def estimator(plan: Mapping[str, Any], name: str, items: int, precision: float = PRECISION) -> dict[str, Any]:
@@ -34,9 +35,10 @@ def estimator(plan: Mapping[str, Any], name: str, items: int, precision: float =
     Raises:
         SpecError: for an unknown estimator, or a plain autoencoder, which has no p(x).
 
-    >>> plan = {"latents": {"prior": {"part": "prior/standard"}}, "objective": {"part": "objective/elbo"}}
-    >>> estimator(plan, "ml", 100)["objective"]
-    {'part': 'objective/ml'}
+    >>> import ladle
+    >>> plan = ladle.recipe("vae", ladle.Schema("image", (1, 8, 8), "binary"))
+    >>> plan["objective"], estimator(plan, "ml", items=100)["objective"]
+    ({'part': 'objective/elbo'}, {'part': 'objective/ml'})
     """
     if name not in ESTIMATORS:
         raise SpecError(f"unknown estimator '{name}'; known: {', '.join(ESTIMATORS)}")
@@ -49,7 +51,8 @@ def estimator(plan: Mapping[str, Any], name: str, items: int, precision: float =
             "Or take one of the VAE recipes"
         )
     training = dict(plan.get("training", {}))
-    batch = max(1, training.get("batch", 128) // THRIFT)
+    thrift = 1 if plan["decoder"]["part"] in CLOSED else THRIFT
+    batch = max(1, training.get("batch", 128) // thrift)
     return {**plan, "objective": objective, "training": {**training, "batch": batch, "last": True}}
 
 

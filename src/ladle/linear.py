@@ -175,22 +175,30 @@ def _principal(mean: Tensor, covariance: Tensor, q: int, a: float = 0.0) -> Line
     """See :func:`ppca`."""
     values, vectors = torch.linalg.eigh(covariance)
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
-    shrunk = (torch.sqrt(1 + 4 * a * values) - 1) / (2 * a) if a else values
-    for used in range(q, -1, -1):  # with fewer directions the noise is larger, or as large
+    if not a:
+        return _used(values, vectors, values, mean, q, q, float(values[q:].mean()))
+    shrunk = (torch.sqrt(1 + 4 * a * values) - 1) / (2 * a)
+    found = []
+    for used in range(q + 1):  # a strong prior has a mode for some numbers of latents, and the highest is wanted
         rest, count = float(values[used:].sum()), len(values) - used
         root = count**2 - 4 * a * used * rest
-        if root < 0:
-            continue
-        noise = 2 * rest / (count + math.sqrt(root))  # a used s2^2 - count s2 + rest = 0
-        if not used or float(shrunk[used - 1]) > noise:
-            break
+        noise = 2 * rest / (count + math.sqrt(max(root, 0.0)))  # a used s2^2 - count s2 + rest = 0
+        if root >= 0 and (not used or float(shrunk[used - 1]) > noise):
+            found.append(_used(values, vectors, shrunk, mean, q, used, noise))
+    return max(found, key=lambda m: float(m.average(mean, covariance) - a / 2 * m.weight.square().sum()))
+
+
+def _used(
+    values: Tensor, vectors: Tensor, kept: Tensor, mean: Tensor, q: int, used: int, noise: float
+) -> LinearGaussian:
+    """``U (kept - noise)^(1/2)`` in the first directions, and 0 in those that are not used."""
     if not noise > COLLAPSED * float(values.sum()):
         raise DataError(
             f"the items must spread over more than the {q} directions of the latents, or there is no noise and the "
             "evidence is infinite; take fewer latents or more items"
         )
     weight = torch.zeros(len(values), q, dtype=values.dtype)
-    weight[:, :used] = vectors[:, :used] * (shrunk[:used] - noise).sqrt()
+    weight[:, :used] = vectors[:, :used] * (kept[:used] - noise).clamp_min(0).sqrt()
     return LinearGaussian(weight, mean, torch.full_like(values, noise))
 
 
@@ -347,8 +355,8 @@ def gaussian(vae: VAE) -> LinearGaussian:
         raise _not("the decoder must have no hidden layer ('net/linear')")
     if not (isinstance(family, NormalFamily) and family.shared_scale):
         raise _not("the likelihood must be a normal whose scale does not depend on z ('shared_scale': true)")
-    weight, mean = decoder.head.weight.double(), decoder.head.bias.double()
-    scale = family(torch.zeros_like(decoder.head.bias)).scale.double()  # type: ignore[attr-defined]
+    weight, mean = (p.double() for p in (decoder.head.weight, decoder.head.bias) if p is not None)
+    scale = family(torch.zeros_like(mean)).scale.double()  # type: ignore[attr-defined]
     model = LinearGaussian(weight, mean, scale.square())
     if affine is None:
         return model

@@ -78,13 +78,14 @@ class MaximumLikelihood(Objective):
 
     def __init__(self, particles: int = PARTICLES) -> None:
         super().__init__()
-        self.bound, self.linear = Iwae(particles, doubly=False), ()
+        self.bound = Iwae(particles, doubly=False)
+        self.linear: tuple[VAE, ...] = ()  # a tuple: a model is no part of its objective
         self.samples = self.bound.samples
 
     def attach(self, model: VAE) -> None:
         """See :meth:`Objective.attach`."""
         self.bound = Iwae(self.bound.samples[0], doubly=reparameterised(model))
-        self.linear = (model,) if is_linear(model) else ()  # a tuple: a model is no part of its objective
+        self.linear = (model,) if is_linear(model) else ()
         self.samples = () if self.linear else self.bound.samples
 
     def forward(self, terms: Terms, progress: Progress) -> Loss:
@@ -120,7 +121,8 @@ class ExpectationMaximisation(Objective):
         super().__init__()
         if particles < 1:
             raise ValueError(f"em needs at least 1 particle, got {particles}")
-        self.particles, self.linear = particles, ()
+        self.particles = particles
+        self.linear: tuple[VAE, ...] = ()
         self.samples = (particles,)
 
     def attach(self, model: VAE) -> None:

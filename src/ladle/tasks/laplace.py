@@ -147,8 +147,8 @@ def last_layer(vae: VAE) -> nn.Linear:
     if count >= MOST:
         raise NotAvailable(
             f"a posterior of the {count:,} weights of the decoder's last layer needs a matrix of their curvature, and "
-            f"fewer than {MOST:,} fit: with {inputs} features a decoder may put out {(MOST - 1) // (inputs + 1)} numbers, "
-            f"and this one puts out {head.out_features}. Take fewer columns or pixels, a smaller size, or linear_vae"
+            f"fewer than {MOST:,} fit: with {inputs} features a decoder may put out {(MOST - 1) // (inputs + 1)} "
+            f"numbers, this one puts out {head.out_features}. Take fewer columns or pixels, or linear_vae"
         )
     return head
 
