@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+from scipy.linalg import hadamard
 
 import ladle
 from ladle.data import Batch, make_batch
@@ -20,12 +21,25 @@ def rows(n: int = 400, d: int = 6, q: int = 2, seed: int = 0) -> np.ndarray:
     return (rng.normal(size=(n, q)) @ weight.T + rng.normal(size=(n, d)) * 0.7 + 5.0).astype(np.float32)
 
 
+def spectrum(values: list[float], n: int = 400, seed: int = 0) -> ladle.Dataset:
+    """A data set whose training split has exactly these eigenvalues of its covariance, 2^k of them, along directions
+    that give every column the same scale."""
+    rng, d = np.random.default_rng(seed), len(values)
+    x = rng.normal(size=(n, d))
+    held = ladle.read(x.astype(np.float32)).train.x.astype(np.float64)
+    white = np.linalg.inv(np.linalg.cholesky(np.cov(held.T, bias=True))).T
+    turn = hadamard(d) / math.sqrt(d)
+    return ladle.read((((x - held.mean(0)) @ white * np.sqrt(values)) @ turn + 5).astype(np.float32))
+
+
 def units(schema: ladle.Schema) -> tuple[np.ndarray, np.ndarray]:
     """The location and scale that the likelihood speaks in."""
     return np.array(schema.loc), np.array(schema.scale)
 
 
-def linear_vae(schema: ladle.Schema, q: int, estimator: str = "vi", items: int = 1, **training: float) -> ladle.Assembly:
+def linear_vae(
+    schema: ladle.Schema, q: int, estimator: str = "vi", items: int = 1, **training: float
+) -> ladle.Assembly:
     """The recipe with q latents."""
     plan = ladle.recipe("linear_vae", schema, "s")
     plan["latents"] = {**plan["latents"], "size": q}

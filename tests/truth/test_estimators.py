@@ -7,18 +7,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from linear_truth import evidence, linear_vae, rows, set_to, units, weights, whole
-from toys import narrow
 
 import ladle
+from ladle.evidence import log_weights
 from ladle.folder import Model
 from ladle.linear import LinearGaussian, gaussian, ppca
-from ladle.objectives import Progress
+from ladle.objectives import Progress, bound
 from ladle.objectives.elbo import Elbo
 from ladle.objectives.likelihood import ExpectationMaximisation, MaximumLikelihood
 from ladle.seeds import seeded
 from ladle.spec import build
 from ladle.tasks.laplace import Laplace, laplace
+from linear_truth import evidence, linear_vae, rows, set_to, spectrum, units, weights, whole
+from toys import narrow
 
 END = Progress(1.0, 100)
 
@@ -46,26 +47,28 @@ def trained(data: ladle.Dataset, estimator: str, epochs: int) -> ladle.Assembly:
     return assembly
 
 
-def test_variational_inference_ends_at_the_exact_evidence(data: ladle.Dataset) -> None:
-    """The bound is the evidence, its weights do not vary, the columns are the principal directions."""
-    assembly = trained(data, "vi", 500)
-    best = exact_evidence(data)
-    assert best - 0.01 < evidence(assembly, data) <= best
+def test_variational_inference_ends_at_the_exact_evidence() -> None:
+    """With 4 latents on data with 2 eigenvalues above the noise: the bound is the evidence, importance weights do not
+    vary, 2 latents are active, and their columns are the principal directions.
+
+    A latent that only follows noise is worth v^2 / 4 nats for the variance v of its means, so it fades slowly: on is
+    what has a tenth of the prior's variance. Columns turned by 9 degrees cost the bound 0.01 nat here.
+    """
+    data = spectrum([9.0, 4.0, *[0.5] * 6])
+    assembly = linear_vae(data.schema, 4)
+    *_, _ = ladle.fit(assembly, data, epochs=400)
+    target = answer(data, 4)
+    best = float(target.moved(*units(data.schema)).log_prob(data.train.x).mean())
+    assert best - 0.01 < evidence(assembly, data) <= best + 1e-6
     log_w = weights(assembly, data)
     assert float(log_w.mean()) > best - 0.01
-    assert float(log_w.std(0).mean()) < 0.05
-    model, target = gaussian(assembly.model), answer(data).moved(*units(data.schema))
-    inner = assembly.model.likelihood.head.weight.detach().double()
-    ours, theirs = (w / w.norm(dim=0) for w in (inner, answer(data).weight))
-    cosines = (ours.mT @ theirs).abs().amax(0)
-    assert float(cosines.min()) > math.cos(math.radians(3))
-    assert model.active == target.active == 2
-
-
-def test_latents_beyond_the_eigenvalues_above_the_noise_stay_off(data: ladle.Dataset) -> None:
-    """The data has two directions; of four latents ML uses four a little, and a prior switches the two others off."""
-    precision = 60.0
-    assert answer(data, 4, precision).active == 2
+    assert float(log_w.std(0).mean()) < 0.1
+    means = gaussian(assembly.model).posterior(data.train.x).mean.detach()
+    active = means.var(0) > 0.1
+    assert int(active.sum()) == target.active == 2
+    inner = assembly.model.likelihood.head.weight.detach().double()[:, active]
+    ours, theirs = (w / w.norm(dim=0) for w in (inner, target.weight[:, :2]))
+    assert float((ours.mT @ theirs).abs().amax(0).min()) > math.cos(math.radians(10))
 
 
 @pytest.mark.parametrize("name", ["ml", "em"])
@@ -78,7 +81,7 @@ def test_maximum_a_posteriori_is_the_shrunk_answer_and_goes_to_ml(data: ladle.Da
     assembly = linear_vae(data.schema, 2)
     plan = ladle.estimator(assembly.recipe, "map", len(data.train), precision=40.0)
     assembly = ladle.assemble(data.schema, plan)
-    *_, _ = ladle.fit(assembly, data, epochs=250)
+    *_, _ = ladle.fit(assembly, data, epochs=150)
     target = answer(data, 2, 40.0)
     weight = assembly.model.likelihood.head.weight.detach().double()
     torch.testing.assert_close(weight @ weight.mT, target.weight @ target.weight.mT, rtol=0, atol=0.01)
@@ -91,10 +94,11 @@ def test_maximum_a_posteriori_is_the_shrunk_answer_and_goes_to_ml(data: ladle.Da
 
 
 def test_the_gradient_of_exact_em_is_that_of_the_evidence(data: ladle.Dataset) -> None:
-    """Fisher's identity; and the variational bound's agrees when q is exact, with the encoder's at zero."""
+    """Fisher's identity; and where q is exact, each of them leaves the encoder alone: sticking the landing too, with
+    its single draws."""
     assembly = linear_vae(data.schema, 2)
     set_to(assembly, answer(data)._replace(mean=torch.full((6,), 0.3).double()))
-    slopes = {}
+    slopes, said = {}, {}
     for objective in (MaximumLikelihood(), ExpectationMaximisation(), Elbo(sticking=True)):
         objective.attach(assembly.model)
         assembly.model.zero_grad()
@@ -105,10 +109,12 @@ def test_the_gradient_of_exact_em_is_that_of_the_evidence(data: ladle.Dataset) -
         slopes[type(objective)] = [p.grad.clone() for p in assembly.model.likelihood.parameters()]
         encoder = torch.cat([p.grad.flatten() for p in assembly.model.latents.parameters()])
         assert float(encoder.abs().max()) < 1e-3
-        np.testing.assert_allclose(-float(loss.per_item.mean()), evidence(assembly, data), rtol=1e-4 if loss else 0)
+        said[type(objective)] = -float(loss.per_item.detach().mean())
     for a, b in zip(slopes[MaximumLikelihood], slopes[ExpectationMaximisation], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert max(float(s.abs().max()) for s in slopes[MaximumLikelihood]) > 0.01
+    for objective in (MaximumLikelihood, ExpectationMaximisation):
+        np.testing.assert_allclose(said[objective], evidence(assembly, data), rtol=1e-6)
 
 
 def test_monte_carlo_em_has_the_exact_gradient_in_expectation(data: ladle.Dataset) -> None:
@@ -146,7 +152,7 @@ def test_the_monte_carlo_estimate_is_the_exact_evidence(data: ladle.Dataset) -> 
         prior = assembly.model(few, (40_000,), lambda i, q, p: p.sample((40_000,))).log_px
         posterior = assembly.model(few, (2000,)).log_w
     for log_w in (prior.double(), posterior.double()):
-        ratio = (log_w - truth).exp()
+        ratio = (log_w - truth.detach()).exp()
         z = (ratio.mean(0) - 1) / (ratio.std(0) / math.sqrt(len(ratio)))
         assert float(z.abs().max()) < 4.5
         assert float(ratio.std()) > 0.05
@@ -220,9 +226,6 @@ def test_the_last_layer_of_a_deep_model() -> None:
     model = Model(assembly.model.eval().requires_grad_(False), data.schema, {"objective": plan["objective"]}, "cpu")
     found = laplace(model, data, split="train")
     assert found.curvature == "last layer"
-    from ladle.evidence import log_weights
-    from ladle.objectives import bound
-
     head, total = model.vae.likelihood.head.requires_grad_(True), 0
     batch = whole(data)
     for row in range(len(batch.x)):
@@ -251,7 +254,7 @@ def test_what_cannot_be_estimated_is_refused() -> None:
             ladle.estimator(ladle.recipe("ae", schema), name, 10)
     with pytest.raises(ladle.NotAvailable, match="may put out 7 numbers"):
         ladle.last_layer(ladle.assemble(schema, "vae").model)
-    with pytest.raises(ladle.SpecError, match="real|binary"):
+    with pytest.raises(ladle.SpecError, match="the data is binary"):
         ladle.recipe("linear_vae", schema)
     with pytest.raises(ValueError, match="precision above 0"):
         build({"part": "objective/map", "objective": {"part": "objective/ml"}, "items": 5, "precision": 0.0})

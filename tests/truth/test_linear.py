@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from linear_truth import linear_vae, rows, set_to, units, weights
 from scipy.stats import multivariate_normal
 from torch.distributions import kl_divergence
 
 import ladle
 from ladle.linear import LinearGaussian, em, gaussian, mixture, ppca
+from linear_truth import linear_vae, rows, set_to, units, weights
 
 X = rows()
 

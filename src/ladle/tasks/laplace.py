@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, hessian
+from torch.func import functional_call, jacrev
 
 from ladle.checkpoint import ModelError, read_json, read_tensors, write_json, write_tensors
 from ladle.conditional import Amortised
@@ -206,7 +206,7 @@ def _exact(vae: VAE, names: tuple[str, ...], batches: Iterator[Any]) -> Tensor:
         inner = {f"vae.{name}": part for name, part in _split(vae, names, flat).items()}
         return functional_call(evidence, inner, (n, centre + mean, covariance))
 
-    return hessian(loss)(flat).detach().cpu()
+    return jacrev(jacrev(loss))(flat).detach().cpu()
 
 
 def _rotations(vae: VAE, names: tuple[str, ...]) -> Tensor:
