@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -266,3 +267,18 @@ def test_deep_models_learn_by_every_estimator(name: str) -> None:
     plan = ladle.estimator(narrow("vae", data.schema, 2, 8), name, len(data.train))
     first, *_, last = (s for s in ladle.fit(ladle.assemble(data.schema, plan), data, epochs=15) if s.kind == "valid")
     assert last.nats < first.nats - 0.3
+
+
+@pytest.mark.parametrize("name", ["map", "em"])
+def test_a_run_that_was_left_goes_on_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    data, ends = ladle.read(rows(60, 3, 1)), []
+    plan = ladle.estimator(narrow("vae", data.schema, 2, 4), name, len(data.train))
+    for leave in (False, True):
+        run = tmp_path / str(leave)
+        if leave:
+            steps = ladle.fit(ladle.assemble(data.schema, plan), data, epochs=3, run=run)
+            assert [next(steps).step for _ in range(4)][-1] > 1
+            steps.close()
+        *_, _ = ladle.fit(ladle.assemble(data.schema, plan), data, epochs=3, run=run, resume=leave)
+        ends.append(ladle.load(run).vae.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(ends[0].values(), ends[1].values(), strict=True))
