@@ -493,3 +493,30 @@ def test_a_log_line_is_whole_or_not_there(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
     assert [len(json.loads(line)["message"]) for line in log.path.read_text().splitlines()] == [1000, 1000]
+
+
+def test_an_estimator_leaves_an_interval_that_evidence_tells(call: Ladle, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(90, 3)).astype(np.float32))
+    fit = ("fit", "x.npy", "--recipe", "linear_vae", "--size", "xs", "--epochs", "3")
+    left = call(*fit, "--out", "run", "--estimator", "laplace", "--json")
+    assert left.json()["estimator"] == "laplace"
+    assert (tmp_path / "run/laplace.safetensors").exists()
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["objective"]["part"] == "objective/map"
+    assert config["objective"]["items"] == 72
+    assert config["result"]["laplace"]["curvature"] == "exact"
+    told = call("evidence", "run", "x.npy", "--samples", "5", "--json").json()
+    assert told["laplace"]["low"] <= told["laplace"]["high"]
+    assert "Laplace posterior" in call("evidence", "run", "x.npy", "--samples", "5").out
+
+    (tmp_path / "run/laplace.safetensors").unlink()  # an interruption between training and the posterior
+    assert call(*fit, "--out", "run", "--estimator", "laplace", "--resume").status == 0
+    assert (tmp_path / "run/laplace.safetensors").exists()
+    config["result"]["laplace"]["directions"] = 10**9
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    refused(call("evidence", "run", "x.npy", "--samples", "5"), "directions")
+
+    refused(call(*fit, "--out", "other", "--estimator", "mcmc"), "known: vi, ml, map, em, laplace")
+    refused(call("fit", "x.npy", "--recipe", "ae", "--out", "other", "--estimator", "em"), "plain autoencoder")
+    refused(call("fit", "digits", "--recipe", "vae", "--out", "other", "--estimator", "laplace"), "fit")
+    assert not (tmp_path / "other").exists()

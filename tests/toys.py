@@ -14,7 +14,7 @@ def narrow(recipe: str, schema: ladle.Schema, latents: int = 3, width: int = 16)
     plan = ladle.recipe(recipe, schema, "xs")
     plan["latents"] = {**plan["latents"], "size": latents}
     for net in ("encoder", "decoder"):
-        small = {"width": width} if plan[net]["part"] == "net/mlp" else {"width": 4, "blocks": 1}
+        small = {"net/mlp": {"width": width}, "net/linear": {}}.get(plan[net]["part"], {"width": 4, "blocks": 1})
         plan[net] = {**plan[net], **small}
     prior = plan["latents"]["prior"]
     if prior is not None and prior["part"] == "prior/autoregressive":

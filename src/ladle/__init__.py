@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 from ladle.annealed import Sandwich
 from ladle.assemble import Assembly, Training, assemble
 from ladle.data import DataError, Dataset, Schema, Split, read, write
+from ladle.estimators import POSTERIORS, estimator
 from ladle.evidence import Evidence, Items
 from ladle.extras import MissingPackage
 from ladle.families import NotAvailable
@@ -29,6 +30,7 @@ from ladle.select.selection import Selection
 from ladle.spec import SpecError, build, parts, to_spec
 from ladle.tasks.encode import decode, encode
 from ladle.tasks.interpolate import interpolate
+from ladle.tasks.laplace import Interval, Laplace, laplace, last_layer, predictive, read_laplace, write_laplace
 from ladle.tasks.push import push
 from ladle.tasks.reconstruct import reconstruct
 from ladle.tasks.sample import sample
@@ -36,13 +38,16 @@ from ladle.tasks.score import evidence, measure, sandwich, score
 from ladle.train import TrainingError, fit
 
 __all__ = [
+    "POSTERIORS",
     "Assembly",
     "DataError",
     "Dataset",
     "Evidence",
     "Finding",
     "Health",
+    "Interval",
     "Items",
+    "Laplace",
     "LoggerError",
     "MachineError",
     "MissingPackage",
@@ -64,14 +69,19 @@ __all__ = [
     "check",
     "decode",
     "encode",
+    "estimator",
     "evidence",
     "fit",
     "interpolate",
+    "laplace",
+    "last_layer",
     "load",
     "measure",
     "parts",
+    "predictive",
     "push",
     "read",
+    "read_laplace",
     "recipe",
     "reconstruct",
     "report",
@@ -81,4 +91,5 @@ __all__ = [
     "select",
     "to_spec",
     "write",
+    "write_laplace",
 ]

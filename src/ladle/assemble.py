@@ -26,7 +26,8 @@ class Training(NamedTuple):
     """How a recipe wants to be trained.
 
     ``rate`` is the peak learning rate, ``warmup`` the fraction of the run that it takes to reach it, and
-    ``final`` the share of it that the cosine ends at.
+    ``final`` the share of it that the cosine ends at. ``last`` keeps the weights of the end instead of those that
+    validated best: for an estimate that is defined by what it maximises.
     """
 
     batch: int = 128
@@ -35,6 +36,7 @@ class Training(NamedTuple):
     warmup: float = 0.02
     final: float = 0.01
     weight_decay: float = 1e-4
+    last: bool = False
 
 
 class Assembly(NamedTuple):
@@ -67,6 +69,7 @@ def assemble(
     with seeded(seed, "weights"):
         model = _model(schema, plan)
         objective = build(plan["objective"])
+        objective.attach(model)
     _check_objective(objective, model)
     try:
         training = Training(**plan.get("training", {}))

@@ -310,7 +310,7 @@ class _Run:
     def _keep_best(self, nats: float) -> None:
         """Called with the averaged weights in the model."""
         state = self.state
-        if not self.objective.comparable:
+        if self.assembly.training.last or not self.objective.comparable:
             state["best"] = nats if math.isfinite(nats) else None
         elif math.isfinite(nats) and (state["best"] is None or nats < state["best"]):
             state["best"], state["worse"] = nats, 0

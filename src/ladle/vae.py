@@ -17,11 +17,12 @@ from ladle.spec import part
 
 
 class Terms(NamedTuple):
-    """What an objective is made of, per item, in nats: ``log_px`` is ``(*S, B)``."""
+    """What an objective is made of, per item, in nats: ``log_px`` is ``(*S, B)``; and the batch itself."""
 
     log_px: Tensor
     levels: tuple[Level, ...]
     penalties: Mapping[str, Tensor]
+    batch: Batch | None = None
 
     @property
     def kl(self) -> Tensor:
@@ -70,7 +71,7 @@ class VAE(nn.Module):
             draw: how z is chosen.
         """
         trace = self.latents.walk(draw, batch, context=batch.context, samples=samples)
-        return Terms(self.log_px(trace.h, batch, len(samples) + 1), trace.levels, {})
+        return Terms(self.log_px(trace.h, batch, len(samples) + 1), trace.levels, {}, batch)
 
     def log_px(self, h: Tensor, batch: Batch, lead: int) -> Tensor:
         """log p(x|h) of what is observed of each item: ``h``, ``(*S, B, *read)`` with ``lead`` leading dimensions, to

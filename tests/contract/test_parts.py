@@ -32,6 +32,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "conditional/amortised": {"net": MLP, "family": NORMAL, "event": [2]},
     "latents/flat": {"reads": READS, "posterior": AMORTISED, "prior": None},
     "objective/geco": {"distortion": 5.0},
+    "objective/map": {"objective": {"part": "objective/ml", "particles": 3}, "items": 9},
 }
 PRIORS = {
     "standard": [{"family": NORMAL}, {"family": {"part": "family/student_t", "df": 8.0}}],

@@ -22,6 +22,7 @@ def fit(
     out: Annotated[Path, typer.Option("--out", help="The model folder to write.", metavar="RUN")],
     recipe: Annotated[str, typer.Option(help="What to fit; `ladle parts` lists the recipes.")] = "learned_prior",
     size: Annotated[str, typer.Option(help="xs, s, m or l.")] = "s",
+    estimator: Annotated[str, typer.Option(help="vi, ml, map, em or laplace: what the weights are to be.")] = "vi",
     minutes: Annotated[float | None, typer.Option(help="Train this long [default: 5].")] = None,
     epochs: Annotated[float | None, typer.Option(help="Or: this many passes over the data.")] = None,
     seed: Seed = 0,
@@ -47,24 +48,30 @@ def fit(
     if epochs is None and minutes is None:
         minutes = DEFAULT_MINUTES
     dataset = read(data, labels=labels, binarize=binarize, missing=missing, strict=strict)
-    assembly = ladle.assemble(dataset.schema, recipe, size, seed)
+    plan = ladle.estimator(ladle.recipe(recipe, dataset.schema, size), estimator, len(dataset.train))
+    assembly = ladle.assemble(dataset.schema, plan, size, seed)
     parameters = sum(p.numel() for p in assembly.model.parameters())
     about: dict[str, Any] = {
         "data": dataset.schema.describe(),
         "items": {name: len(dataset.split(name)) for name in ("train", "valid", "test")},
         "recipe": recipe,
         "size": size,
+        "estimator": estimator,
         "parameters": parameters,
         "run": str(out),
     }
     err.print(f"{about['data']}; {about['items']['train']:,} training items")
-    err.print(f"recipe {recipe}, size {size}: {parameters:,} parameters")
+    err.print(f"recipe {recipe}, size {size}, estimator {estimator}: {parameters:,} parameters")
+    bayesian = estimator in ladle.POSTERIORS
+    if bayesian:
+        ladle.last_layer(assembly.model)
     if dry_run:
         return tell(about, json, jsonlib.dumps(about, indent=1))
     budget = f"{minutes:g} minutes" if minutes is not None else f"{epochs:g} epochs"
     steps = ladle.fit(
         assembly, dataset, minutes=minutes, epochs=epochs, seed=seed, device=device, run=out,
-        settings={"recipe": recipe, "size": size}, resume=resume, force=force, loggers=logger or (),
+        settings={"recipe": recipe, "size": size, "estimator": estimator}, resume=resume, force=force,
+        loggers=logger or (),
     )  # fmt: skip
     err.print(f"training for {budget} into {out}")
     last, show = None, Show()
@@ -78,6 +85,9 @@ def fit(
     model = ladle.load(out, device)
     if last is None:
         err.print(f"'{out}' is finished already; nothing to do")
+    if bayesian and ladle.read_laplace(out, model) is None:
+        ladle.write_laplace(out, ladle.laplace(model, dataset, seed=seed, progress=counter("laplace")))
+        model = ladle.load(out, device)
     if last is not None or not (out / "report.html").exists():
         from ladle.report.pictures import draw
 
@@ -134,7 +144,11 @@ def evidence(
     )  # fmt: skip
     if method == "ais" and found.method != "ais":
         note(f"ais moves latents on the real line only; this is {found.kind} by {found.method}")
-    tell(found.to_json(), json, str(found))
+    posterior = ladle.read_laplace(run, model)
+    if posterior is None:
+        return tell(found.to_json(), json, str(found))
+    over = ladle.predictive(model, posterior, dataset, split=split, seed=seed, progress=counter("weights"))
+    tell({**found.to_json(), "laplace": over._asdict()}, json, f"{found}\n{over}")
 
 
 @app.command()

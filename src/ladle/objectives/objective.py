@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ladle.shapes import Size
-from ladle.vae import Terms
+from ladle.vae import VAE, Terms
 
 
 class Progress(NamedTuple):
@@ -37,6 +37,10 @@ class Objective(nn.Module, ABC):
     samples: Size = ()
     one_level: bool = False
     comparable: bool = True
+
+    def attach(self, model: VAE) -> None:
+        """Shown the model once, when both are made: for an objective of the weights, or of a closed form."""
+        return
 
     @abstractmethod
     def forward(self, terms: Terms, progress: Progress) -> Loss:

@@ -1,0 +1,362 @@
+"""Bayesian inference over a decoder's weights: a normal posterior around the mode, and what it says of the evidence."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev
+
+from ladle.checkpoint import ModelError, read_json, read_tensors, write_json, write_tensors
+from ladle.conditional import Amortised
+from ladle.data import DataError
+from ladle.evidence import check_density, log_weights
+from ladle.families import NotAvailable
+from ladle.folder import Model
+from ladle.linear import gaussian
+from ladle.objectives import bound
+from ladle.seeds import seeded
+from ladle.tasks.run import Progress, Source, each_batch, items
+from ladle.tasks.score import score
+from ladle.vae import VAE
+
+FILE = "laplace.safetensors"
+HEAD = "likelihood.head."
+MOST = 4096  # weights: their curvature is a square matrix
+PARTICLES = 64
+LEVEL, DRAWS = 0.9, 40
+PROBES = 100  # importance samples of an item for each draw of the weights
+
+
+class Laplace(NamedTuple):
+    """``weights = mode + factor @ e`` with standard normal e: the posterior is N(mode, factor factor').
+
+    Attributes:
+        names: of the parameters, one after another, flattened; the rest are held at the mode.
+        factor: ``(P, R)``. Directions without curvature, such as rotations of the latents, are left out: R <= P.
+        curvature: ``exact`` or ``last layer``; see :func:`laplace`.
+    """
+
+    names: tuple[str, ...]
+    factor: Tensor
+    curvature: str
+
+    def draws(self, vae: VAE, n: int, seed: int = 0) -> Iterator[VAE]:
+        """n copies of the model, each with weights from the posterior: the same object, changed n times."""
+        drawn = copy.deepcopy(vae)
+        with seeded(seed, "laplace"):
+            steps = torch.randn(n, self.factor.shape[1]).double() @ self.factor.double().mT.cpu()
+        for step in steps:
+            _move(drawn, vae, self.names, step)
+            yield drawn
+
+
+class Interval(NamedTuple):
+    """What the posterior of the weights says of the evidence of a data set, in nats, the mean over items.
+
+    Attributes:
+        nats: of the prediction, ``-log E[p(x | weights)]``.
+        low: the lower end of the interval of ``-log p(x | weights)``.
+        high: its upper end.
+        level: the posterior probability between them.
+        draws: of the weights.
+    """
+
+    nats: float
+    low: float
+    high: float
+    level: float
+    draws: int
+
+    def __str__(self) -> str:
+        """In words."""
+        return (
+            f"over the decoder's weights, by {self.draws} draws of their Laplace posterior: predictive {self.nats:.3f} "
+            f"nats, {self.level:.0%} of models within {self.low:.3f} and {self.high:.3f}"
+        )
+
+
+def laplace(
+    model: Model, data: Source, *, split: str | None = "train", seed: int = 0, progress: Progress | None = None
+) -> Laplace:
+    """The Laplace posterior of a decoder's weights: normal, with the mode as mean and the inverse of the curvature of
+    ``-log p(weights) - sum log p(x)`` there as covariance.
+
+    * A linear-Gaussian model, all of whose data was observed: all weights of the decoder and the noise level, and the
+      curvature is exact. Rotations of the latents, which change nothing, are left out.
+    * Any other: the decoder's last layer, and for the curvature the sum over items of ``g g'`` with g the gradient of
+      their importance-weighted bound with 64 samples (the empirical Fisher information).
+
+    Args:
+        model: at its mode: fitted by the estimator ``laplace`` or ``map``.
+        data: what it was fitted to; see :func:`ladle.tasks.run.items`.
+        split: of it.
+        seed: of the importance samples.
+        progress: called with (items done, items in all).
+
+    Raises:
+        NotAvailable: for a model that is no maximum a posteriori, has no p(x), has no such last layer, or too many
+            weights for a matrix of their curvature.
+
+    Reference:
+        MacKay: "A Practical Bayesian Framework for Backpropagation Networks", 1992.
+    """
+    check_density(model.vae)
+    objective = model.config.get("objective", {})
+    precision = objective.get("precision") if isinstance(objective, Mapping) else None
+    if not precision:
+        raise NotAvailable("a Laplace posterior stands at the maximum a posteriori; fit with --estimator laplace")
+    last_layer(model.vae)
+    chosen = items(model, data, split)
+    batches = each_batch(model, chosen, progress=progress)
+    try:
+        linear = gaussian(model.vae) if not model.schema.missing else None
+    except NotAvailable:
+        linear = None
+    names = tuple(n for n, _ in model.vae.named_parameters() if n.startswith("likelihood." if linear else HEAD))
+    named = dict(model.vae.named_parameters())
+    count = sum(named[name].numel() for name in names)
+    if linear:
+        curvature, still = _exact(model.vae, names, batches), _rotations(model.vae, names)
+    else:
+        curvature, still = _fisher(model.vae, names, batches, seed), torch.zeros(count, 0).double()
+    pulled = torch.cat([torch.full_like(named[n], precision if named[n].dim() > 1 else 0.0).flatten() for n in names])
+    curvature = curvature + pulled.double().cpu().diag()
+    return Laplace(names, _factor(curvature, still, precision / 2), "exact" if linear else "last layer")
+
+
+def last_layer(vae: VAE) -> nn.Linear:
+    """The layer whose weights get a posterior; for asking before a long training whether they can have one.
+
+    Raises:
+        NotAvailable: when it is not linear, or has too many weights.
+    """
+    head = getattr(vae.likelihood, "head", None)
+    if not isinstance(head, nn.Linear):
+        raise NotAvailable(
+            f"the decoder's last layer must be linear, got {type(head).__name__}; take fully connected nets"
+        )
+    inputs, count = head.in_features, head.in_features * head.out_features + head.out_features
+    if count >= MOST:
+        raise NotAvailable(
+            f"a posterior of the {count:,} weights of the decoder's last layer needs a matrix of their curvature, and "
+            f"fewer than {MOST:,} fit: with {inputs} features a decoder may put out {(MOST - 1) // (inputs + 1)} "
+            f"numbers, this one puts out {head.out_features}. Take fewer columns or pixels, or linear_vae"
+        )
+    return head
+
+
+def _factor(curvature: Tensor, still: Tensor, least: float) -> Tensor:
+    """``V diag(values)^-1/2`` over the directions that are not still and curve; the prior makes weights curve."""
+    free = torch.eye(len(curvature)).double() - still @ still.mT
+    values, vectors = torch.linalg.eigh(free @ curvature @ free)
+    keep = values > least
+    return (vectors[:, keep] / values[keep].sqrt()).float()
+
+
+def _split(vae: VAE, names: tuple[str, ...], flat: Tensor) -> dict[str, Tensor]:
+    """The flat vector as named parameters."""
+    shapes = [vae.get_parameter(name).shape for name in names]
+    parts = flat.split([shape.numel() for shape in shapes])
+    return {name: part.reshape(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
+
+
+def _move(drawn: VAE, mode: VAE, names: tuple[str, ...], step: Tensor) -> None:
+    """The mode's weights, a step further."""
+    with torch.no_grad():
+        for name, part in _split(mode, names, step).items():
+            drawn.get_parameter(name).copy_(mode.get_parameter(name) + part.to(mode.get_parameter(name)))
+
+
+# ------------------------------------------------------------------------------------- linear and Gaussian
+
+
+class _Evidence(nn.Module):
+    """Minus the log evidence of items, by their number, mean and covariance."""
+
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, n: int, mean: Tensor, covariance: Tensor) -> Tensor:
+        """In nats, of all items."""
+        return -n * gaussian(self.vae).average(mean, covariance)
+
+
+def _exact(vae: VAE, names: tuple[str, ...], batches: Iterator[Any]) -> Tensor:
+    """The second derivatives of minus the log evidence: it depends on the data by mean and covariance alone."""
+    centre = gaussian(vae).mean.detach()
+    n, total, square = 0, torch.zeros_like(centre), torch.zeros(len(centre), len(centre)).to(centre)
+    for batch in batches:
+        rows = batch.x.flatten(1).double() - centre
+        n, total, square = n + len(rows), total + rows.sum(0), square + rows.mT @ rows
+    mean = total / n
+    covariance = square / n - mean.outer(mean)
+    flat = torch.cat([vae.get_parameter(name).detach().flatten() for name in names]).double()
+    evidence = _Evidence(vae)
+
+    def loss(flat: Tensor) -> Tensor:
+        inner = {f"vae.{name}": part for name, part in _split(vae, names, flat).items()}
+        return functional_call(evidence, inner, (n, centre + mean, covariance))
+
+    return jacrev(jacrev(loss))(flat).detach().cpu()
+
+
+def _rotations(vae: VAE, names: tuple[str, ...]) -> Tensor:
+    """An orthonormal basis ``(P, R)`` of how the weights move as the latents turn: ``weight A``, A skew."""
+    weight = vae.get_parameter(HEAD + "weight").detach().double().cpu()
+    d, q = weight.shape
+    start = 0
+    for name in names:
+        if name == HEAD + "weight":
+            break
+        start += vae.get_parameter(name).numel()
+    total = sum(vae.get_parameter(name).numel() for name in names)
+    moves = torch.zeros(q * (q - 1) // 2, total).double()
+    for row, (i, j) in enumerate(torch.combinations(torch.arange(q), 2).tolist()):
+        move = torch.zeros(d, q).double()
+        move[:, i], move[:, j] = weight[:, j], -weight[:, i]
+        moves[row, start : start + d * q] = move.flatten()
+    _, sizes, basis = torch.linalg.svd(moves, full_matrices=False)
+    return basis[sizes > 1e-6 * sizes.max()].mT if len(sizes) else moves.mT
+
+
+# -------------------------------------------------------------------------------------------- any other
+
+
+def _fisher(vae: VAE, names: tuple[str, ...], batches: Iterator[Any], seed: int) -> Tensor:
+    """The sum over items of ``g g'``: g is the outer product of what the last layer reads and the gradient of what it
+    puts out, summed over the samples."""
+    assert isinstance(vae.likelihood, Amortised)
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def look(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        output = output.detach().requires_grad_()
+        seen.append((inputs[0].detach(), output))
+        return output
+
+    total = torch.zeros((), dtype=torch.float64)
+    handle = vae.likelihood.head.register_forward_hook(look)
+    try:
+        for batch in batches:
+            for start in range(0, len(batch.x), 32):  # a gradient of all weights for each item
+                some = _rows(batch, slice(start, start + 32))
+                seen.clear()
+                with torch.enable_grad():
+                    nats = bound(log_weights(vae, some, PARTICLES, seed))
+                    (slope,) = torch.autograd.grad(nats.sum(), seen[0][1])
+                shape = (PARTICLES, len(some.x), -1)
+                read, slope = seen[0][0].reshape(shape), slope.reshape(shape)
+                weight = torch.einsum("kbo,kbi->boi", slope, read).flatten(1)
+                by_name = {HEAD + "weight": weight, HEAD + "bias": slope.sum(0)}
+                g = torch.cat([by_name[name] for name in names], dim=1).double().cpu()
+                total = total + g.mT @ g
+    finally:
+        handle.remove()
+    return total
+
+
+def _rows(batch: Any, rows: slice) -> Any:
+    """Some items of a batch."""
+    observed = None if batch.observed is None else batch.observed[rows]
+    context = {name: value[rows] for name, value in batch.context.items()}
+    return batch._replace(x=batch.x[rows], observed=observed, context=context, index=batch.index[rows])
+
+
+# ------------------------------------------------------------------------------------- what it is used for
+
+
+def predictive(
+    model: Model,
+    posterior: Laplace,
+    data: Source,
+    *,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    split: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Interval:
+    """The evidence of a data set when the decoder's weights are not known, but drawn from their posterior.
+
+    For each draw the evidence of every item is exact where the model is linear and Gaussian, and else the bound with
+    100 importance samples. The interval says how far the weights are known. It is of the models that the posterior
+    holds for possible, and not of the process that made the data, to which a fitted model is never nearer than it.
+
+    Args:
+        model: at the mode.
+        posterior: from :func:`laplace`.
+        data: the items; see :func:`ladle.tasks.run.items`.
+        draws: of the weights.
+        level: of the interval, between 0 and 1.
+        split: of the data.
+        seed: of the weights and the importance samples.
+        progress: called with (draws done, draws in all).
+
+    Raises:
+        DataError: for fewer than 2 draws, or a level that is not between 0 and 1.
+    """
+    if draws < 2 or not 0 < level < 1:
+        raise DataError(f"an interval needs at least 2 draws and a level between 0 and 1, got {draws} and {level}")
+    chosen = items(model, data, split)
+    nats = []
+    for done, vae in enumerate(posterior.draws(model.vae, draws, seed)):
+        if progress:
+            progress(done, draws)
+        drawn = dataclasses.replace(model, vae=vae)
+        try:
+            linear = gaussian(vae)
+        except NotAvailable:
+            nats.append(score(drawn, chosen, samples=PROBES, seed=seed))
+        else:
+            found = [-linear.log_prob(batch.x, batch.observed).cpu() for batch in each_batch(drawn, chosen)]
+            nats.append(torch.cat(found).numpy())
+    if progress:
+        progress(draws, draws)
+    each = np.stack(nats).astype(np.float64)
+    low, high = np.quantile(each.mean(1), [(1 - level) / 2, (1 + level) / 2])
+    mixed = np.logaddexp.reduce(-each, axis=0) - math.log(draws)
+    return Interval(float(-mixed.mean()), float(low), float(high), level, draws)
+
+
+def write_laplace(folder: str | Path, posterior: Laplace) -> None:
+    """Put a posterior of the weights into its model's folder."""
+    folder = Path(folder)
+    config = read_json(folder / "config.json")
+    about = {
+        "curvature": posterior.curvature,
+        "parameters": list(posterior.names),
+        "directions": posterior.factor.shape[1],
+    }
+    write_tensors(folder / FILE, {"factor": posterior.factor})
+    write_json(folder / "config.json", {**config, "result": {**config.get("result", {}), "laplace": about}})
+
+
+def read_laplace(folder: str | Path, model: Model) -> Laplace | None:
+    """The posterior of the weights that a model's folder holds; ``None`` where there is none.
+
+    Raises:
+        ModelError: for one that does not fit the model.
+    """
+    path, about = Path(folder) / FILE, model.config.get("result", {}).get("laplace")
+    if about is None or not path.exists():
+        return None
+    named = dict(model.vae.named_parameters())
+    fits = isinstance(about, Mapping) and set(about) == {"curvature", "parameters", "directions"}
+    names = about["parameters"] if fits else None
+    if not (isinstance(names, list) and names and all(isinstance(n, str) and n in named for n in names)):
+        raise ModelError(f"'{folder}/config.json': 'laplace' must name parameters of the model")
+    count, directions = sum(named[n].numel() for n in names), about["directions"]
+    if count > MOST or type(directions) is not int or not 0 <= directions <= count:
+        raise ModelError(f"'{folder}/config.json': 'laplace' must have at most {MOST} weights and as many directions")
+    factor = read_tensors(path, {"factor": (torch.Size([count, directions]), torch.float32)})["factor"]
+    if not factor.isfinite().all():
+        raise ModelError(f"'{path}' holds NaN or infinity")
+    return Laplace(tuple(names), factor, str(about["curvature"])[:20])

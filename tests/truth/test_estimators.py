@@ -1,0 +1,284 @@
+"""Every estimator on the linear model, where the exact answer is known; and their deep forms against brute force."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ladle
+from ladle.evidence import log_weights
+from ladle.folder import Model
+from ladle.linear import LinearGaussian, gaussian, ppca
+from ladle.objectives import Progress, bound
+from ladle.objectives.elbo import Elbo
+from ladle.objectives.likelihood import ExpectationMaximisation, MaximumLikelihood
+from ladle.seeds import seeded
+from ladle.spec import build
+from ladle.tasks.laplace import Laplace, laplace
+from linear_truth import evidence, linear_vae, rows, set_to, spectrum, units, weights, whole
+from toys import narrow
+
+END = Progress(1.0, 100)
+
+
+@pytest.fixture(scope="module")
+def data() -> ladle.Dataset:
+    return ladle.read(rows())
+
+
+def answer(data: ladle.Dataset, q: int = 2, precision: float = 0.0) -> LinearGaussian:
+    """The exact one, in the likelihood's units."""
+    loc, scale = units(data.schema)
+    return ppca((data.train.x - loc) / scale, q, precision)
+
+
+def exact_evidence(data: ladle.Dataset, precision: float = 0.0) -> float:
+    model = answer(data, 2, precision).moved(*units(data.schema))
+    return float(model.log_prob(data.train.x).mean())
+
+
+def trained(data: ladle.Dataset, estimator: str, epochs: int) -> ladle.Assembly:
+    assembly = linear_vae(data.schema, 2, estimator, len(data.train))
+    *_, last = ladle.fit(assembly, data, epochs=epochs)
+    assert last.kind == "done"
+    return assembly
+
+
+def test_variational_inference_ends_at_the_exact_evidence() -> None:
+    """With 4 latents on data with 2 eigenvalues above the noise: the bound is the evidence, importance weights do not
+    vary, 2 latents are active, and their columns are the principal directions.
+
+    A latent that only follows noise is worth v^2 / 4 nats for the variance v of its means, so it fades slowly: on is
+    what has a tenth of the prior's variance. Columns turned by 9 degrees cost the bound 0.01 nat here.
+    """
+    data = spectrum([9.0, 4.0, *[0.5] * 6])
+    assembly = linear_vae(data.schema, 4)
+    *_, _ = ladle.fit(assembly, data, epochs=400)
+    target = answer(data, 4)
+    best = float(target.moved(*units(data.schema)).log_prob(data.train.x).mean())
+    assert best - 0.01 < evidence(assembly, data) <= best + 1e-6
+    log_w = weights(assembly, data)
+    assert float(log_w.mean()) > best - 0.01
+    assert float(log_w.std(0).mean()) < 0.1
+    means = gaussian(assembly.model).posterior(data.train.x).mean.detach()
+    active = means.var(0) > 0.1
+    assert int(active.sum()) == target.active == 2
+    inner = assembly.model.likelihood.head.weight.detach().double()[:, active]
+    ours, theirs = (w / w.norm(dim=0) for w in (inner, target.weight[:, :2]))
+    assert float((ours.mT @ theirs).abs().amax(0).min()) > math.cos(math.radians(10))
+
+
+@pytest.mark.parametrize("name", ["ml", "em"])
+def test_maximum_likelihood_is_reached(data: ladle.Dataset, name: str) -> None:
+    best = exact_evidence(data)
+    assert best - 0.002 < evidence(trained(data, name, 200), data) <= best
+
+
+def test_maximum_a_posteriori_is_the_shrunk_answer_and_goes_to_ml(data: ladle.Dataset) -> None:
+    assembly = linear_vae(data.schema, 2)
+    plan = ladle.estimator(assembly.recipe, "map", len(data.train), precision=40.0)
+    assembly = ladle.assemble(data.schema, plan)
+    *_, _ = ladle.fit(assembly, data, epochs=150)
+    target = answer(data, 2, 40.0)
+    weight = assembly.model.likelihood.head.weight.detach().double()
+    torch.testing.assert_close(weight @ weight.mT, target.weight @ target.weight.mT, rtol=0, atol=0.01)
+    assert float(weight.square().sum()) < 0.95 * float(answer(data).weight.square().sum())
+    gaps = []
+    for n in (100, 1000, 10_000):
+        x = rows(n, seed=3)
+        gaps.append(float((ppca(x, 2).covariance - ppca(x, 2, 1.0).covariance).norm()))
+    assert gaps[0] > 8 * gaps[1] > 64 * gaps[2] > 0, "the prior's pull must fade like 1 / N"
+
+
+def test_the_gradient_of_exact_em_is_that_of_the_evidence(data: ladle.Dataset) -> None:
+    """Fisher's identity; and where q is exact, each of them leaves the encoder alone: sticking the landing too, with
+    its single draws."""
+    assembly = linear_vae(data.schema, 2)
+    set_to(assembly, answer(data)._replace(mean=torch.full((6,), 0.3).double()))
+    slopes, said = {}, {}
+    for objective in (MaximumLikelihood(), ExpectationMaximisation(), Elbo(sticking=True)):
+        objective.attach(assembly.model)
+        assembly.model.zero_grad()
+        with seeded(0):
+            terms = assembly.model(whole(data), objective.samples)
+        loss = objective(terms, END)
+        loss.scalar.backward()
+        slopes[type(objective)] = [p.grad.clone() for p in assembly.model.likelihood.parameters()]
+        encoder = torch.cat([p.grad.flatten() for p in assembly.model.latents.parameters()])
+        assert float(encoder.abs().max()) < 1e-3
+        said[type(objective)] = -float(loss.per_item.detach().mean())
+    for a, b in zip(slopes[MaximumLikelihood], slopes[ExpectationMaximisation], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert max(float(s.abs().max()) for s in slopes[MaximumLikelihood]) > 0.01
+    for objective in (MaximumLikelihood, ExpectationMaximisation):
+        np.testing.assert_allclose(said[objective], evidence(assembly, data), rtol=1e-6)
+
+
+def test_monte_carlo_em_has_the_exact_gradient_in_expectation(data: ladle.Dataset) -> None:
+    """Not attached to the linear model it draws from q; with q exact the weights are even, and the mean over 200
+    draws is within 4.5 standard errors for every parameter (19 of them; false alarms below 1 in 5,000)."""
+    assembly = linear_vae(data.schema, 2)
+    set_to(assembly, answer(data)._replace(mean=torch.full((6,), 0.3).double()))
+    exact, sampled = MaximumLikelihood(), ExpectationMaximisation(50)
+    exact.attach(assembly.model)
+    found = {}
+    for objective, repeats in ((exact, 1), (sampled, 20)):
+        slopes = []
+        for repeat in range(repeats):
+            assembly.model.zero_grad()
+            with seeded(repeat):
+                objective(assembly.model(whole(data), objective.samples), END).scalar.backward()
+            slopes.append(torch.cat([p.grad.flatten() for p in assembly.model.likelihood.parameters()]))
+        found[objective] = torch.stack(slopes)
+    mean, error = found[sampled].mean(0), found[sampled].std(0) / math.sqrt(20)
+    assert bool(((mean - found[exact][0]).abs() < 4.5 * error + 1e-4).all())
+    assert not bool(((mean + 0.05 - found[exact][0]).abs() < 4.5 * error + 1e-4).all())
+
+
+def test_the_monte_carlo_estimate_is_the_exact_evidence(data: ladle.Dataset) -> None:
+    """Importance sampling from the prior and from a q that is off: the mean weight of 5 items within 4.5 standard
+    errors of p(x) (false alarms below 1 in 10,000)."""
+    assembly = linear_vae(data.schema, 2)
+    set_to(assembly, answer(data))
+    with torch.no_grad():
+        assembly.model.latents.posterior.head.bias += torch.tensor([0.1, -0.1, 0.3, 0.3])
+    batch = whole(data)
+    few = batch._replace(x=batch.x[:5], index=batch.index[:5])
+    truth = gaussian(assembly.model).log_prob(few.x)
+    with torch.no_grad(), seeded(5):
+        prior = assembly.model(few, (40_000,), lambda i, q, p: p.sample((40_000,))).log_px
+        posterior = assembly.model(few, (2000,)).log_w
+    for log_w in (prior.double(), posterior.double()):
+        ratio = (log_w - truth.detach()).exp()
+        z = (ratio.mean(0) - 1) / (ratio.std(0) / math.sqrt(len(ratio)))
+        assert float(z.abs().max()) < 4.5
+        assert float(ratio.std()) > 0.05
+
+
+# ------------------------------------------------------------------------------------------------ Laplace
+
+
+def fitted(x: np.ndarray, q: int) -> Model:
+    """The linear model at its exact mode under N(0, 1) weights, as if the estimator had fitted it."""
+    columns = x.shape[1]
+    schema = ladle.Schema("table", (columns,), "real", loc=(0.0,) * columns, scale=(1.0,) * columns)
+    assembly = linear_vae(schema, q, "map", len(x))
+    set_to(assembly, ppca(x, q, 1.0))
+    config = {"objective": assembly.recipe["objective"]}
+    return Model(assembly.model.eval().requires_grad_(False), schema, config, "cpu")
+
+
+def products(model: Model, posterior: Laplace, draws: torch.Tensor) -> torch.Tensor:
+    """Draws of the covariance of the first two numbers, ``sum_q W_0q W_1q``."""
+    start, weight = 0, None
+    for name in posterior.names:
+        mode = model.vae.get_parameter(name)
+        if name.endswith("head.weight"):
+            weight = mode + (draws @ posterior.factor.mT)[:, start : start + mode.numel()].reshape(-1, *mode.shape)
+        start += mode.numel()
+    return (weight[:, 0] * weight[:, 1]).sum(-1)
+
+
+def test_the_laplace_interval_covers_at_its_level() -> None:
+    """Of 200 data sets of 300 items, the 90 % interval of a covariance, a product of weights, holds the true one in 180
+    give or take 14 (99.9 % of the binomial); half as wide, in far fewer."""
+    weight, noise = torch.tensor([[1.0], [0.8], [-0.5]]).double(), 0.5
+    truth, inside, narrow_ = float(weight[0] * weight[1]), 0, 0
+    with seeded(11):
+        draws = torch.randn(1000, 13)
+        for _ in range(200):
+            z = torch.randn(300, 1).double()
+            x = (z @ weight.mT + math.sqrt(noise) * torch.randn(300, 3).double()).float().numpy()
+            model = fitted(x, 1)
+            posterior = laplace(model, x, split=None)
+            assert posterior.curvature == "exact"
+            found = products(model, posterior, draws[:, : posterior.factor.shape[1]])
+            low, high = np.quantile(found.numpy(), [0.05, 0.95])
+            inside += low < truth < high
+            middle, half = (low + high) / 2, (high - low) / 4
+            narrow_ += middle - half < truth < middle + half
+    assert 166 <= inside <= 194, inside
+    assert narrow_ < 150
+
+
+def test_rotations_are_left_out_and_draws_keep_the_evidence() -> None:
+    x = rows(400, 5, 3, seed=2) - 5
+    model = fitted(x, 3)
+    posterior = laplace(model, x, split=None)
+    assert posterior.factor.shape == (5 * 3 + 5 + 1, 5 * 3 + 5 + 1 - 3)
+    over = ladle.predictive(model, posterior, x)
+    mode = -float(gaussian(model.vae).log_prob(x).mean())
+    # A chi-square of R degrees of freedom, halved, over N: what drawing R weights costs on the data itself.
+    assert mode < over.low < over.high < mode + 2 * 18 / (2 * 400)
+    assert over.low < mode + 18 / (2 * 400) < over.high
+    assert mode - 0.01 < over.nats < over.high
+
+
+def test_the_last_layer_of_a_deep_model() -> None:
+    """Its curvature is the sum of squared gradients of the bound, each item's by itself."""
+    data = ladle.read(rows(60, 3, 1))
+    plan = ladle.estimator(narrow("vae", data.schema, 2, 4), "laplace", len(data.train))
+    assembly = ladle.assemble(data.schema, plan)
+    *_, _ = ladle.fit(assembly, data, epochs=2)
+    model = Model(assembly.model.eval().requires_grad_(False), data.schema, {"objective": plan["objective"]}, "cpu")
+    found = laplace(model, data, split="train")
+    assert found.curvature == "last layer"
+    head, total = model.vae.likelihood.head.requires_grad_(True), 0
+    batch = whole(data)
+    for row in range(len(batch.x)):
+        one = batch._replace(x=batch.x[row : row + 1], index=batch.index[row : row + 1])
+        g = torch.autograd.grad(bound(log_weights(model.vae, one, 64, 0)).sum(), [head.weight, head.bias])
+        g = torch.cat([part.flatten() for part in g]).double()
+        total = total + g.outer(g)
+    head.requires_grad_(False)
+    total += torch.cat([torch.ones(head.weight.numel()), torch.zeros(head.bias.numel())]).double().diag()
+    factor = found.factor.double()
+    torch.testing.assert_close(factor.mT @ total @ factor, torch.eye(factor.shape[1]).double(), rtol=1e-3, atol=1e-3)
+    assert factor.shape[1] >= head.weight.numel()
+    over = ladle.predictive(model, found, data, split="test", draws=5)
+    assert over.low <= over.high
+
+
+# ---------------------------------------------------------------------------------------------- bad input
+
+
+def test_what_cannot_be_estimated_is_refused() -> None:
+    schema = ladle.Schema("image", (1, 28, 28), "binary")
+    with pytest.raises(ladle.SpecError, match="known: vi, ml, map, em, laplace"):
+        ladle.estimator(ladle.recipe("vae", schema), "mcmc", 10)
+    for name in ("ml", "map", "em", "laplace"):
+        with pytest.raises(ladle.SpecError, match="plain autoencoder"):
+            ladle.estimator(ladle.recipe("ae", schema), name, 10)
+    with pytest.raises(ladle.NotAvailable, match="may put out 7 numbers"):
+        ladle.last_layer(ladle.assemble(schema, "vae").model)
+    with pytest.raises(ladle.SpecError, match="the data is binary"):
+        ladle.recipe("linear_vae", schema)
+    with pytest.raises(ValueError, match="precision above 0"):
+        build({"part": "objective/map", "objective": {"part": "objective/ml"}, "items": 5, "precision": 0.0})
+
+
+@pytest.mark.parametrize("name", ["ml", "map", "em"])
+def test_deep_models_learn_by_every_estimator(name: str) -> None:
+    data = ladle.read(rows(200, 4, 1))
+    plan = ladle.estimator(narrow("vae", data.schema, 2, 8), name, len(data.train))
+    first, *_, last = (s for s in ladle.fit(ladle.assemble(data.schema, plan), data, epochs=15) if s.kind == "valid")
+    assert last.nats < first.nats - 0.3
+
+
+@pytest.mark.parametrize("name", ["map", "em"])
+def test_a_run_that_was_left_goes_on_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    data, ends = ladle.read(rows(60, 3, 1)), []
+    plan = ladle.estimator(narrow("vae", data.schema, 2, 4), name, len(data.train))
+    for leave in (False, True):
+        run = tmp_path / str(leave)
+        if leave:
+            steps = ladle.fit(ladle.assemble(data.schema, plan), data, epochs=3, run=run)
+            assert [next(steps).step for _ in range(4)][-1] > 1
+            steps.close()
+        *_, _ = ladle.fit(ladle.assemble(data.schema, plan), data, epochs=3, run=run, resume=leave)
+        ends.append(ladle.load(run).vae.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(ends[0].values(), ends[1].values(), strict=True))
