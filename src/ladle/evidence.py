@@ -30,6 +30,7 @@ NUMBERS = 4_000_000  # that the decoder's net puts out at a time: what bounds me
 WORDS = {
     "iwae": "{} importance samples",
     "ais": "{} annealed chains",
+    "closed form": "the closed form of linear models",
     "quadrature": "quadrature",
     "enumeration": "enumeration of the latents",
 }

@@ -1,4 +1,5 @@
-"""log p(x) exactly: by quadrature over at most two latents, by enumeration where they have few configurations."""
+"""log p(x) exactly: in closed form where the model is linear, by quadrature over at most two latents, by enumeration
+where they have few configurations."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from ladle.families import NotAvailable
 from ladle.families.directional import circle
 from ladle.families.discrete import OneHotBlocks
 from ladle.latents import from_prior, replay
+from ladle.linear import gaussian, is_linear
 from ladle.seeds import seeded
 from ladle.shapes import Size, numel
 from ladle.vae import VAE
@@ -105,7 +107,7 @@ def countable(vae: VAE) -> bool:
 
 def solvable(vae: VAE) -> bool:
     """Whether log p(x) can be had exactly."""
-    return countable(vae) or chart_of(vae) is not None
+    return is_linear(vae) or countable(vae) or chart_of(vae) is not None
 
 
 def configurations(over: Constraint, event: Size) -> Tensor:
@@ -214,8 +216,9 @@ def within(kept: Tensor) -> tuple[Tensor, Tensor]:
 def exact(vae: VAE, batches: Iterable[Batch]) -> Iterator[Items]:
     """log p(x) of every item without an error to speak of, a batch at a time.
 
-    By enumeration where z has at most 65,536 configurations; by quadrature, to 0.001 nat, where z is at most two
-    real numbers: a grid must agree with one half as fine to 0.0005 nat.
+    In closed form where the model is linear-Gaussian; by enumeration where z has at most 65,536 configurations; by
+    quadrature, to 0.001 nat, where z is at most two real numbers: a grid must agree with one half as fine to 0.0005
+    nat.
 
     Args:
         vae: a model with one level of latents.
@@ -228,21 +231,32 @@ def exact(vae: VAE, batches: Iterable[Batch]) -> Iterator[Items]:
         NotAvailable: for other latents, a model without a density, or a posterior too narrow for the finest grid.
     """
     check_density(vae)
-    chart = chart_of(vae)
-    if not countable(vae) and chart is None:
+    if not solvable(vae):
         raise NotAvailable(
-            f"log p(x) is exact for at most {DIMENSIONS} real latents or {MOST:,} configurations of discrete ones, and "
-            f"here are {' + '.join(str(numel(event)) for event in vae.latents.events)} on {support(vae)}; "
+            f"log p(x) is exact for linear-Gaussian models, at most {DIMENSIONS} real latents or {MOST:,} "
+            "configurations of discrete ones, and here are "
+            f"{' + '.join(str(numel(event)) for event in vae.latents.events)} on {support(vae)}; "
             "methods that fit: ais, iwae"
         )
-    vae = doubled(vae)
-    method, on = ("quadrature", chart(vae)) if chart else ("enumeration", None)
+    method, log_prob = solution(vae)
     for batch in batches:
-        batch = batch._replace(x=batch.x.double())
-        log_p = (integrated(vae, batch, on) if on else enumerated(vae, batch)).cpu().numpy()
+        with torch.no_grad():
+            log_p = log_prob(batch._replace(x=batch.x.double())).cpu().numpy()
         unknown = np.full(len(log_p), np.nan)  # there are no weights
         index = batch.index.cpu().numpy()
         yield Items(method, "exact", 0, index, -log_p, unknown, unknown, np.empty((len(log_p), 0)))
+
+
+def solution(vae: VAE) -> tuple[str, Callable[[Batch], Tensor]]:
+    """How log p(x) is had, and the function that gives it for a batch in float64, ``(B,)``."""
+    if is_linear(vae):
+        model = gaussian(vae)
+        return "closed form", lambda batch: model.log_prob(batch.x, batch.observed)
+    chart, vae = chart_of(vae), doubled(vae)
+    if chart is None:
+        return "enumeration", lambda batch: enumerated(vae, batch)
+    on = chart(vae)
+    return "quadrature", lambda batch: integrated(vae, batch, on)
 
 
 def rows(vae: VAE, samples: int) -> int:

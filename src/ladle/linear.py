@@ -364,6 +364,15 @@ def gaussian(vae: VAE) -> LinearGaussian:
     return model.moved(loc, unit)
 
 
+def is_linear(vae: VAE) -> bool:
+    """Whether a model is linear-Gaussian, so that its evidence is a closed form."""
+    try:
+        gaussian(vae)
+    except NotAvailable:
+        return False
+    return True
+
+
 def _not(why: str) -> NotAvailable:
     return NotAvailable(f"this model is not linear and Gaussian, so its evidence is no closed form: {why}")
 

@@ -15,8 +15,8 @@ from torch.distributions import MultivariateNormal
 import ladle
 from ladle.annealed import annealed, path_of, prepared, sandwich, schedule, simulated, transition, tune
 from ladle.data import Batch, Schema, Split, order
-from ladle.evidence import importance, summary
-from ladle.exact import exact
+from ladle.evidence import doubled, importance, summary
+from ladle.exact import exact, integrated, real_line
 from ladle.families import NotAvailable, positive
 from ladle.proposals import proposal_of
 from ladle.seeds import seeded
@@ -82,9 +82,13 @@ def test_quadrature_is_the_closed_form_of_a_linear_model() -> None:
     marginal = MultivariateNormal(head.bias.detach().double(), weight @ weight.T + noise * torch.eye(6))
     with seeded(3):
         x = 3 * marginal.sample((5,)).float()
-    found = next(exact(vae, [Batch(x, None, {}, torch.arange(5))]))
-    assert (found.method, found.kind) == ("quadrature", "exact")
-    np.testing.assert_allclose(-found.nats, marginal.log_prob(x.double()).numpy(), atol=1e-3)
+    batch, truth = Batch(x, None, {}, torch.arange(5)), marginal.log_prob(x.double()).numpy()
+    precise = doubled(vae)
+    grid = integrated(precise, batch._replace(x=x.double()), real_line(precise))
+    np.testing.assert_allclose(grid.numpy(), truth, atol=1e-3)
+    found = next(exact(vae, [batch]))
+    assert (found.method, found.kind) == ("closed form", "exact")
+    np.testing.assert_allclose(-found.nats, truth, atol=1e-9)
 
 
 def test_quadrature_annealing_and_the_bound_agree_in_two_dimensions() -> None:

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from ladle.families import NotAvailable
 from ladle.latents import Level
 from ladle.latents.flat import Flat
-from ladle.linear import LinearGaussian, gaussian
+from ladle.linear import LinearGaussian, gaussian, is_linear
 from ladle.objectives.elbo import landing
 from ladle.objectives.importance import Iwae, bound
 from ladle.objectives.objective import Loss, Objective, Progress
@@ -43,15 +42,6 @@ def exact(model: VAE, terms: Terms) -> Exact:
     assert terms.batch is not None
     x, observed = terms.batch.x, terms.batch.observed
     return Exact(now, frozen, frozen.posterior(x, observed), x, observed)
-
-
-def is_linear(model: VAE) -> bool:
-    """Whether the evidence of a model is a closed form."""
-    try:
-        gaussian(model)
-    except NotAvailable:
-        return False
-    return True
 
 
 def reparameterised(model: VAE) -> bool:
