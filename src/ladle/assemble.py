@@ -12,12 +12,16 @@ from torch.distributions import Distribution, constraints
 from ladle.conditional import Amortised
 from ladle.data import Schema
 from ladle.families import Family
+from ladle.latents import Latents
+from ladle.latents.blocks import parse
 from ladle.latents.flat import Flat
+from ladle.latents.ladder import Ladder
 from ladle.nets import Standardise
 from ladle.objectives import Objective
+from ladle.priors import Prior
 from ladle.recipes import recipe as recipe_spec
 from ladle.seeds import seeded
-from ladle.shapes import Size
+from ladle.shapes import Size, numel
 from ladle.spec import SpecError, build, lookup, parts
 from ladle.vae import VAE
 
@@ -89,34 +93,56 @@ def _model(schema: Schema, plan: Mapping[str, Any]) -> VAE:
             f"likelihood '{plan['likelihood']['part']}' explains all numbers of an item at once, but the data has "
             "missing ones; an element-wise family, such as normal, would do"
         )
-    family: Family = build(plan["latents"]["posterior"])
-    event: Size = (size,)
-    _member(plan["latents"]["posterior"]["part"], family, event)
-
     masked = schema.missing
     reads = Standardise(*_units(schema), masked=masked)
     seen = (schema.shape[0] * (2 if masked else 1), *schema.shape[1:])
-    encoder = build({**plan["encoder"], "inputs": seen})
-    posterior = Amortised(encoder, family, list(event))
+    latents, read = (_ladder if "blocks" in plan["latents"] else _flat)(plan, reads, seen)
 
-    prior = plan["latents"]["prior"]
-    if prior is not None:
-        takes = _arguments(prior["part"])
-        default = {"family": plan["latents"]["posterior"]} if "family" in takes else {}
-        sizes = {name: size for name, size in (("event", event), ("inputs", seen)) if name in takes}
-        prior = build({**default, **prior, **sizes})
-        if prior.support != family.support:
-            raise SpecError(
-                f"the posterior '{plan['latents']['posterior']['part']}' lives on {family.support}, "
-                f"but the prior '{plan['latents']['prior']['part']}' on {prior.support}; they must agree"
-            )
-
-    decoder_sizes: dict[str, Any] = {"inputs": family.read_size(event)}
+    decoder_sizes: dict[str, Any] = {"inputs": read}
     if "outputs" in _arguments(plan["decoder"]["part"]):
         decoder_sizes["outputs"] = schema.shape[1:]
     decoder = build({**plan["decoder"], **decoder_sizes})
     likelihood = Amortised(decoder, likelihood_family, list(schema.shape))
-    return VAE(Flat(reads, posterior, prior), likelihood)
+    return VAE(latents, likelihood)
+
+
+def _flat(plan: Mapping[str, Any], reads: Standardise, seen: Size) -> tuple[Latents, Size]:
+    """One level of latents, and the size of what the decoder reads of it."""
+    family: Family = build(plan["latents"]["posterior"])
+    event: Size = (int(plan["latents"]["size"]),)
+    _member(plan["latents"]["posterior"]["part"], family, event)
+    encoder = build({**plan["encoder"], "inputs": seen})
+    posterior = Amortised(encoder, family, list(event))
+    return Flat(reads, posterior, _prior(plan["latents"], family, event, seen)), family.read_size(event)
+
+
+def _ladder(plan: Mapping[str, Any], reads: Standardise, seen: Size) -> tuple[Latents, Size]:
+    """Several levels of latents, which have an encoder of their own, and the size of what the decoder reads of them."""
+    latents = plan["latents"]
+    family: Family = build(latents["posterior"])
+    top = parse(latents["blocks"], seen, latents["size"])[0]
+    prior = _prior(latents, family, (numel(top),), seen)
+    if prior is None:
+        raise SpecError("a ladder needs a prior at its top, got none; prior/standard would fit")
+    ladder = Ladder(reads, list(seen), latents["blocks"], latents["width"], latents["size"], family, prior)
+    return ladder, ladder.features
+
+
+def _prior(latents: Mapping[str, Any], family: Family, event: Size, seen: Size) -> Prior | None:
+    """The prior of a plan's latents over one event, which must live where their posterior does."""
+    prior = latents["prior"]
+    if prior is None:
+        return None
+    takes = _arguments(prior["part"])
+    default = {"family": latents["posterior"]} if "family" in takes else {}
+    sizes = {name: size for name, size in (("event", event), ("inputs", seen)) if name in takes}
+    made: Prior = build({**default, **prior, **sizes})
+    if made.support != family.support:
+        raise SpecError(
+            f"the posterior '{latents['posterior']['part']}' lives on {family.support}, "
+            f"but the prior '{prior['part']}' on {made.support}; they must agree"
+        )
+    return made
 
 
 def _member(name: str, family: Family, event: Size) -> Distribution:

@@ -1,0 +1,67 @@
+"""Several levels of latents: the ladder VAE and the very deep VAE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ladle.data import Schema
+from ladle.latents.blocks import maps
+from ladle.recipes.sizes import CHANNELS, WIDTH, latents, likelihood
+from ladle.recipes.vae import STANDARD
+from ladle.spec import SpecError, part
+
+NORMAL = {"part": "family/normal"}
+LEVELS = {"xs": 3, "s": 3, "m": 5, "l": 5}  # of the dense ladder
+DEPTH = {"xs": 1, "s": 2, "m": 3, "l": 5}  # of the deep one: levels on each map
+FINEST = {"xs": 8, "s": 20, "m": 20, "l": 40}  # the longest side of a map with latents
+
+
+@part("recipe", "lvae")
+def lvae(schema: Schema, size: str) -> dict[str, Any]:
+    """A few fully connected levels, twice as many latents on each as on the one above.
+
+    Reference:
+        Sønderby, Raiko, Maaløe, Sønderby, Winther: "Ladder Variational Autoencoders", 2016.
+    """
+    most, width = latents(schema, size), WIDTH[size] if schema.size > 64 else WIDTH[size] // 2
+    each = [max(1, most >> i) for i in reversed(range(LEVELS[size]))]
+    return {
+        "latents": {
+            "blocks": ", ".join(f"1:{n}" for n in each),
+            "width": width,
+            "size": each[0],
+            "posterior": NORMAL,
+            "prior": STANDARD,
+        },
+        "decoder": {"part": "net/mlp", "width": width, "depth": 1},
+        "likelihood": likelihood(schema),
+        "objective": {"part": "objective/elbo", "warmup": 0.1},
+    }
+
+
+@part("recipe", "vdvae")
+def vdvae(schema: Schema, size: str) -> dict[str, Any]:
+    """Latents on maps of every size, from one pixel to half the image or so.
+
+    Reference:
+        Child: "Very Deep VAEs Generalize Autoregressive Models and Can Outperform Them on Images", 2021.
+        Vahdat, Kautz: "NVAE: A Deep Hierarchical Variational Autoencoder", 2020.
+    """
+    if schema.kind != "image":
+        raise SpecError("vdvae has latents on maps of an image, but the data is a table; recipes that fit: lvae, vae")
+    sides = [max(m) for m in reversed(maps(schema.shape))]
+    used = [side for side in sides if 2 < side <= FINEST[size]] or sides[1:]
+    below = [f"{side}x{DEPTH[size]}" for side in used]
+    return {
+        "latents": {
+            "blocks": ", ".join([f"1:{latents(schema, size)}", *below]),
+            "width": CHANNELS[size],
+            "size": 4,
+            "posterior": NORMAL,
+            "prior": {"part": "prior/learned"},
+        },
+        "decoder": {"part": "net/map_up", "width": CHANNELS[size]},
+        "likelihood": likelihood(schema),
+        "objective": {"part": "objective/elbo"},
+        "training": {"batch": 64},
+    }
