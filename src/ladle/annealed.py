@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from ladle.data import Batch
-from ladle.evidence import Items, check_density, doubled, outputs, support
+from ladle.evidence import Items, check_density, doubled, lives, outputs, support
 from ladle.families import NotAvailable
 from ladle.latents import from_prior, keyed
 from ladle.objectives import bound
@@ -193,7 +193,7 @@ def prepared(vae: VAE) -> VAE:
     check_density(vae)
     if not unconstrained(vae):
         raise NotAvailable(
-            f"annealed importance sampling moves one level of latents on the real line, and here is {support(vae)}; "
+            f"annealed importance sampling moves one level of latents on the real line, and here are {lives(vae)}; "
             "methods that fit: exact, where there are few latents, and iwae"
         )
     return doubled(vae)

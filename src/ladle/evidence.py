@@ -17,9 +17,11 @@ from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ladle.conditional import Amortised
 from ladle.data import Batch
 from ladle.families import NotAvailable, frozen
 from ladle.latents import Draw, keyed
+from ladle.latents.flat import Flat
 from ladle.pareto import BAD, k_hat
 from ladle.proposals import Proposal, proposal_of
 from ladle.shapes import Size, numel, sum_event
@@ -132,8 +134,15 @@ def check_density(vae: VAE) -> None:
 
 def support(vae: VAE) -> Constraint | None:
     """Where z lives, if there is one level of it with a prior."""
-    prior = getattr(vae.latents, "prior", None)
-    return prior.support if prior is not None and len(vae.latents.events) == 1 else None
+    prior = vae.latents.prior if isinstance(vae.latents, Flat) else None
+    return prior.support if prior is not None else None
+
+
+def lives(vae: VAE) -> str:
+    """What there is of latents, in words."""
+    sizes = " + ".join(str(numel(event)) for event in vae.latents.events)
+    over = support(vae)
+    return f"{sizes} in {len(vae.latents.events)} levels" if over is None else f"{sizes} on {over}"
 
 
 def doubled(vae: VAE) -> VAE:
@@ -261,8 +270,10 @@ def rows(vae: VAE, samples: int) -> int:
 
 
 def outputs(vae: VAE) -> int:
-    """How many numbers the decoder's net puts out for one z."""
-    return sum(numel(size) for size in vae.likelihood.family.raw(vae.likelihood.event))
+    """How many numbers the decoder's net reads or puts out for one z, whichever is more."""
+    likelihood = vae.likelihood
+    read = numel(likelihood.net.inputs) if isinstance(likelihood, Amortised) else 0
+    return max(read, sum(numel(size) for size in likelihood.family.raw(likelihood.event)))
 
 
 def summary(items: Items, dims: int, of: int | None = None) -> Evidence:

@@ -15,7 +15,7 @@ from torch.distributions.constraints import Constraint
 from torch.nn import functional as F
 
 from ladle.data import Batch
-from ladle.evidence import Items, check_density, doubled, outputs, support
+from ladle.evidence import Items, check_density, doubled, lives, outputs, support
 from ladle.families import NotAvailable
 from ladle.families.directional import circle
 from ladle.families.discrete import OneHotBlocks
@@ -235,7 +235,7 @@ def exact(vae: VAE, batches: Iterable[Batch]) -> Iterator[Items]:
         raise NotAvailable(
             f"log p(x) is exact for linear-Gaussian models, at most {DIMENSIONS} real latents or {MOST:,} "
             "configurations of discrete ones, and here are "
-            f"{' + '.join(str(numel(event)) for event in vae.latents.events)} on {support(vae)}; "
+            f"{lives(vae)}; "
             "methods that fit: ais, iwae"
         )
     method, log_prob = solution(vae)

@@ -314,6 +314,11 @@ def card(config: Mapping[str, Any]) -> str:
     schema, fit, result = Schema.from_json(config["schema"]), config["fit"], config["result"]
     latents = config["model"]["latents"]
     prior = latents["prior"]["part"] if latents["prior"] else "none (a plain autoencoder: its pools are unknown)"
+    posterior = (
+        f"{latents['posterior']['part']} on the levels {latents['blocks']}"
+        if "blocks" in latents
+        else f"{latents['posterior']['family']['part']} over {latents['posterior']['event']}"
+    )
     bound = "" if result.get("nats") is None else (
         f"- bound on the validation split: {result['nats']:.3f} nats per item, "
         f"{result['nats'] / (schema.size * 0.6931471805599453):.4f} bits per dimension "
@@ -330,7 +335,7 @@ library_name: ladle
 
 - data: {schema.describe()}; {", ".join(f"{n} {s}" for s, n in config["data"]["items"].items())} items
 - recipe: {fit.get("recipe")}, size {fit.get("size")}, estimator {fit.get("estimator", "vi")}
-- posterior: {latents["posterior"]["family"]["part"]} over {latents["posterior"]["event"]}; prior: {prior}
+- posterior: {posterior}; prior: {prior}
 - likelihood: {config["model"]["likelihood"]["family"]["part"]}
 - trained: {result["steps"]} steps in {result["seconds"]:.0f} s, seed {fit.get("seed")}, ladle {config["ladle"]}
 {bound}

@@ -13,7 +13,7 @@ from ladle.data import DataError, Split
 from ladle.evidence import check_density
 from ladle.families import centre, chain
 from ladle.folder import Model
-from ladle.latents import Level, keyed
+from ladle.latents import Level, centres, keyed
 from ladle.tasks.run import each_batch
 
 ACTIVE = 0.01  # the threshold of Burda et al. on the variance of a latent's centre
@@ -28,7 +28,8 @@ class Units(NamedTuple):
     Attributes:
         kl: ``(D,)`` nats per item. Under an autoregressive prior, the part that each latent adds given the ones
             before it. The parts sum to the KL.
-        spread: ``(D,)``, the variance over items of the centre of q(z|x).
+        spread: ``(D,)``, the variance over items of the centre of q(z|x); below the top of a hierarchy, of its distance
+            from that of p(z|above), which moves with the items too.
     """
 
     kl: np.ndarray
@@ -55,25 +56,28 @@ def units(model: Model, split: Split, *, seed: int = 0) -> Units:
         Burda, Grosse, Salakhutdinov: "Importance Weighted Autoencoders", 2016 (active units).
     """
     check_density(model.vae)
-    kls, centres = [], []
+    kls, where = [], []
     for batch in each_batch(model, split):
         draw = keyed(seed, batch.index.tolist(), (DRAWS,))
         with torch.no_grad():
             levels = model.vae.latents.walk(draw, batch, context=batch.context, samples=(DRAWS,)).levels
             kls.append(torch.cat([_kl(level) for level in levels], dim=1).sum(0))
-            centres.append(torch.cat([centre(level.q)[0].flatten(1) for level in levels if level.q], dim=1))
-    where = torch.cat(centres).double()
-    kl = torch.stack(kls).sum(0) / len(where)
-    return Units(kl.cpu().numpy(), where.var(0, correction=0).cpu().numpy())
+            top, *below = model.vae.latents.walk(centres, batch, context=batch.context).levels
+            steps = [level.z - centre(level.p) for level in below if level.p is not None]
+            where.append(torch.cat([v.flatten(1) for v in (top.z, *steps)], dim=1))
+    places = torch.cat(where).double()
+    kl = torch.stack(kls).sum(0) / len(places)
+    return Units(kl.cpu().numpy(), places.var(0, correction=0).cpu().numpy())
 
 
 def _kl(level: Level) -> Tensor:
-    """The KL of one level per item and latent, ``(B, D)``: in closed form, else the mean over its draws."""
+    """The KL of one level per item and latent, ``(B, D)``: in closed form, else by its draws; the mean over the draws
+    of the levels above."""
     assert level.q is not None
     assert level.p is not None
     if level.q.event_shape == level.p.event_shape == ():
         try:
-            return kl_divergence(level.q, level.p)[0].flatten(1).double()
+            return kl_divergence(level.q, level.p).mean(0).flatten(1).double()
         except NotImplementedError:
             pass
     return (chain(level.q, level.z) - chain(level.p, level.z)).mean(0).flatten(1).double()

@@ -29,6 +29,7 @@ from ladle.machine import choose
 from ladle.recipes import recipe as recipe_spec
 from ladle.seeds import key
 from ladle.shapes import numel
+from ladle.spec import SpecError
 from ladle.tasks.encode import decode, encode
 from ladle.tasks.run import each_batch, items
 from ladle.tasks.sample import sample
@@ -232,6 +233,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
         plan = self.recipe(schema, self.size) if callable(self.recipe) else recipe_spec(self.recipe, schema, self.size)
         latents, training = dict(plan["latents"]), dict(plan.get("training", {}))
         if self.n_components is not None:
+            if "blocks" in latents:
+                raise SpecError(
+                    f"n_components counts the latents of one level, but {self._recipe_name()} has the levels "
+                    f"'{latents['blocks']}'; leave it None, or give a recipe that returns other blocks"
+                )
             latents["size"] = int(self.n_components)
         if self.batch_size is not None:
             training["batch"] = int(self.batch_size)

@@ -14,6 +14,7 @@ from ladle.cli.app import Data, Device, Force, Json, Out, Part, Run, Seed, app, 
 from ladle.console import counter
 from ladle.data import rehearse
 from ladle.shapes import numel
+from ladle.tasks.encode import taken_levels
 
 
 def _open(run: str, device: str, out: Path, force: bool) -> ladle.Model:
@@ -43,6 +44,7 @@ def encode(
     run: Run,
     data: Data,
     out: Out,
+    levels: Annotated[str, typer.Option(help="Of a hierarchy: all, concatenated, or only the top.")] = "all",
     split: Part = None,
     device: Device = "auto",
     force: Force = False,
@@ -50,9 +52,10 @@ def encode(
 ) -> None:
     """Embed every item: the centre of q(z|x)."""
     start, model = time.perf_counter(), _open(run, device, out, force)
-    names = [f"z{i}" for i in range(sum(numel(event) for event in model.vae.latents.events))]
+    events = model.vae.latents.events[: taken_levels(model, levels)]
+    names = [f"z{i}" for i in range(sum(numel(event) for event in events))]
     rehearse(np.zeros((1, len(names)), np.float32), out, names=names, force=force)
-    z = ladle.encode(model, read(data, like=model.schema), split=split, progress=counter("encode"))
+    z = ladle.encode(model, read(data, like=model.schema), levels=levels, split=split, progress=counter("encode"))
     _write(z, out, names, start, force, json, latents=z.shape[1])
 
 
@@ -100,6 +103,9 @@ def reconstruct(
     data: Data,
     out: Out,
     draws: Annotated[int, typer.Option(help="Draw z this many times instead of taking its centre.")] = 0,
+    keep: Annotated[
+        int | None, typer.Option(help="Of a hierarchy: read so many levels from the item, draw those below anew.")
+    ] = None,
     split: Part = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -110,7 +116,13 @@ def reconstruct(
     start, model = time.perf_counter(), _open(run, device, out, force)
     _rehearse(model, out, force, *([draws] if draws > 0 else []))
     x = ladle.reconstruct(
-        model, read(data, like=model.schema), draws=draws, split=split, seed=seed, progress=counter("reconstruct")
+        model,
+        read(data, like=model.schema),
+        draws=draws,
+        keep=keep,
+        split=split,
+        seed=seed,
+        progress=counter("reconstruct"),
     )
     _write(x, out, model.schema, start, force, json)
 

@@ -129,7 +129,7 @@ def _totals(d: Distribution, support: Constraint, seed: int) -> Tensor:
 
 def _conditionals(p: Distribution, context: Context) -> Tensor | None:
     """The integrals of p(z_i | z_1 .. z_(i-1)) for some i at some draws; ``None`` where p has no such chain."""
-    (z,) = context.dreamt
+    z = context.dreamt[0]
     try:
         chain(p, z[:1])
     except NotAvailable:

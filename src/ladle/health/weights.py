@@ -38,7 +38,8 @@ def weights(context: Context) -> Finding:
             "the model is damaged: take a checkpoint or copy from before, or fit it again",
         )  # fmt: skip
     zs = context.tested.zs
-    ill = [what for what, values in (("latents", zs[0]), ("reconstructions", torch.from_numpy(context.decoded(zs))))
+    said = [*(("latents", z) for z in zs), ("reconstructions", torch.from_numpy(context.decoded(zs)))]
+    ill = [what for what, values in said
            if not torch.isfinite(values).all()]  # fmt: skip
     if ill:
         return Finding(
@@ -76,7 +77,7 @@ def supports(context: Context) -> Finding:
     prior = getattr(vae.latents, "prior", None)
     if prior is None:
         return Finding("supports", True, measured, f"all {total:,} values of the data are possible; no prior")
-    (z,) = context.tested.zs
+    z = context.tested.zs[0]  # below the top of a hierarchy, posterior and prior are members of one family
     away = float((~prior.support.check(z)).float().mean())
     lead = prior(len(z), {}, vae.latents.posterior).log_prob(z)  # type: ignore[operator,attr-defined]
     measured |= {"latents outside": away}

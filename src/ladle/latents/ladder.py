@@ -256,4 +256,3 @@ class Ladder(Latents):
             levels.append(level(z, q, p, self.events[i]))
             state = below.add(state, fold(z, 3)[0])  # type: ignore[operator]
         return Trace(tuple(levels), unfold(state, lead))
-

@@ -113,7 +113,7 @@ def centres(_: int, q: Distribution | None, p: Distribution | None) -> Tensor:
 
 
 def from_prior(temperature: float = 1.0) -> Draw:
-    """Generation: a draw from the prior, at a temperature."""
+    """Generation: a draw from the prior, at a temperature; at 0 its centre."""
 
     def draw(_: int, q: Distribution | None, p: Distribution | None) -> Tensor:
         if p is None:
@@ -121,14 +121,17 @@ def from_prior(temperature: float = 1.0) -> Draw:
                 "a plain autoencoder has no prior p(z), so there is no pool to draw from; "
                 "fit one of the VAE recipes, or encode data and decode those latents"
             )
+        if temperature == 0.0:
+            return families.centre(p)
         return (p if temperature == 1.0 else families.tempered(p, temperature)).sample()
 
     return draw
 
 
-def replay(zs: Sequence[Tensor]) -> Draw:
-    """Decoding: the given latents, one tensor per level."""
-    return lambda i, q, p: zs[i]
+def replay(zs: Sequence[Tensor], then: Draw | None = None) -> Draw:
+    """Decoding: the given latents, one tensor per level, from the top. With some levels only, the ones below them are
+    drawn as ``then`` says: keep the gist, vary the detail."""
+    return lambda i, q, p: zs[i] if then is None or i < len(zs) else then(i, q, p)
 
 
 def keyed(

@@ -47,8 +47,10 @@ def mixing(inputs: int, outputs: int, side: int, gain: float = 1.0) -> nn.Module
     """A layer that sees a pixel's neighbours: a 3x3 convolution, and where there is but one pixel a linear map. A ReLU
     before it is made up for, and its results start at ``gain`` times the deviation of what it reads.
 
-    >>> mixing(2, 3, side=7), mixing(2, 3, side=1)
-    (Conv2d(2, 3, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1)), Pointwise(in_features=2, out_features=3, bias=True))
+    >>> mixing(2, 3, side=7)
+    Conv2d(2, 3, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+    >>> mixing(2, 3, side=1)
+    Pointwise(in_features=2, out_features=3, bias=True)
     """
     if side == 1:
         return Pointwise(inputs, outputs, gain * math.sqrt(2))

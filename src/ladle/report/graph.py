@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 from torch import nn
 
 from ladle.conditional import Amortised
+from ladle.latents.ladder import Ladder, Top
 from ladle.priors import Prior
 from ladle.report.page import Markup, Panel, element, joined
 from ladle.report.subject import Subject
@@ -17,6 +18,7 @@ from ladle.spec import to_spec
 from ladle.vae import VAE
 
 WIDTH, LEFT, STEP, RADIUS = 340, 122, 104, 23
+CIRCLES = 4  # of latents, one for each level; where there are more levels, those of one size share one
 
 
 def name_of(part: nn.Module) -> str:
@@ -52,6 +54,14 @@ def parts_of(vae: VAE) -> Iterator[tuple[str, str, str, int]]:
             yield "", f"head: {kind} to {name_of(family)}", f"{_by(net.features)} → {raw}", _count(module.head)
         elif isinstance(module, Prior):
             yield role(path), f"prior: {name_of(module)}{_details(module)}", _by(module.event), _count(module)
+        elif isinstance(module, Top):
+            shapes = f"{_by(module.inputs)} → {_by(module.event)}"
+            yield role(path), f"pyramid of features, and a head to {name_of(module.family)}", shapes, _count(module)
+        elif isinstance(module, Ladder):
+            for event, levels in groupby(module.below, lambda level: _by(tuple(level.rung))):
+                numbers = [_count(level) for level in levels]
+                many = f"{len(numbers)} levels" if len(numbers) > 1 else "1 level"
+                yield "p(z | above), q(z | above, x)", f"top-down: {many}", event, sum(numbers)
 
 
 def role(path: str) -> str:
@@ -98,7 +108,6 @@ def architecture(subject: Subject) -> Panel:
 def graph(subject: Subject) -> Panel:
     """The directed graph of the model."""
     vae = subject.model.vae
-    levels = len(vae.latents.events)
     prior = getattr(vae.latents, "prior", None)
     posterior = getattr(vae.latents, "posterior", None)
     likelihood = name_of(vae.likelihood.family)
@@ -118,9 +127,30 @@ def graph(subject: Subject) -> Panel:
             "decoder's net. That is why this report speaks of bounds. h is what the likelihood's net reads of z.",
         )
         p = name_of(prior) if prior is not None else "a chain of levels"
-    names = [f"z{_below(levels - i)}" if levels > 1 else "z" for i in range(levels)]
-    events = ["" if subject.plain else _by(event) for event in vae.latents.events]
-    return Panel("The model as a graph", words, _drawn(names, events, p, q, likelihood, subject.plain))
+    names, sizes = zip(*nodes(vae.latents.events), strict=True)
+    sizes = ("",) * len(sizes) if subject.plain else sizes
+    return Panel("The model as a graph", words, _drawn(list(names), list(sizes), p, q, likelihood, subject.plain))
+
+
+def nodes(events: tuple[Size, ...]) -> list[tuple[str, str]]:
+    """The name and the size of every circle that stands for latents, from the top: of many levels, those of one size
+    share one.
+
+    >>> nodes(((5,),)), nodes(((5,), (4, 2, 2)))
+    ([('z', '5')], [('z₂', '5'), ('z₁', '4 × 2 × 2')])
+    >>> nodes(((5,), *[(4, 2, 2)] * 3, *[(4, 7, 7)] * 3))
+    [('z₇', '5'), ('z₆₋₄', '3 levels of 4 × 2 × 2'), ('z₃₋₁', '3 levels of 4 × 7 × 7')]
+    """
+    if len(events) == 1:
+        return [("z", _by(events[0]))]
+    runs = groupby(events) if len(events) > CIRCLES else ((event, [event]) for event in events)
+    number, found = len(events), []
+    for event, run in runs:
+        last = number - len(list(run)) + 1
+        name = f"z{_below(number)}" + (f"₋{_below(last)}" if number > last else "")
+        found.append((name, (f"{number - last + 1} levels of " if number > last else "") + _by(event)))
+        number = last - 1
+    return found
 
 
 def _below(i: int) -> str:

@@ -98,6 +98,11 @@ def select(
         if len(data.split(split)) < 2:
             raise DataError(f"a comparison needs at least 2 items to train, validate and test; split '{split}' has 1")
     plan = recipe_spec(recipe, data.schema, size) if isinstance(recipe, str) else recipe
+    if "blocks" in plan["latents"]:
+        raise SpecError(
+            "families are compared on one level of latents, but this recipe has several; recipes that fit: "
+            "vae, learned_prior, iwae"
+        )
     count = int(plan["latents"]["size"]) if latents is None else latents
     field = candidates(usual(count) if families is None else families, count)
     settings = as_stored({

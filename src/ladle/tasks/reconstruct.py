@@ -8,7 +8,7 @@ import torch
 from ladle import families
 from ladle.data import DataError
 from ladle.folder import Model
-from ladle.latents import centres, keyed
+from ladle.latents import Draw, centres, keyed
 from ladle.tasks.run import Progress, Source, each_batch, items
 
 
@@ -17,6 +17,7 @@ def reconstruct(
     data: Source,
     *,
     draws: int = 0,
+    keep: int | None = None,
     split: str | None = None,
     seed: int = 0,
     batch: int | None = None,
@@ -28,6 +29,8 @@ def reconstruct(
         model: from :func:`ladle.load`.
         data: what to reconstruct; see :func:`ladle.tasks.run.items`.
         draws: 0 takes the centre; otherwise how many z are drawn per item.
+        keep: of a hierarchy, how many levels are read from the item; those below come from their prior given these.
+            Keep the gist, vary the detail.
         split: of a data set that has splits.
         seed: of the draws, keyed by item.
         batch: items at a time.
@@ -37,16 +40,25 @@ def reconstruct(
         ``(N, *event)`` float32 in the data's own units; with draws ``(N, draws, *event)``.
 
     Raises:
-        DataError: for a negative number of draws, or data that is not what the model was fitted to.
+        DataError: for a negative number of draws, a number of levels that the model has not, or data that is not what
+            the model was fitted to.
     """
     if draws < 0:
         raise DataError(f"the number of draws must be at least 0, got {draws}")
+    levels = len(model.vae.latents.events)
+    if keep is not None and not 1 <= keep <= levels:
+        raise DataError(f"the levels to keep must be between 1 and the {levels} that the model has, got {keep}")
     rows = []
     samples = (draws,) if draws else ()
     for b in each_batch(model, items(model, data, split), batch, progress):
-        draw = keyed(seed, b.index.tolist(), samples) if draws else centres
+        draw = kept(keyed(seed, b.index.tolist(), samples) if draws else centres, levels if keep is None else keep)
         with torch.no_grad():
             trace = model.vae.latents.walk(draw, b, context=b.context, samples=samples)
             x = families.mean(model.vae.explain(trace.h, b.context)).float().cpu().numpy()
         rows.append(np.moveaxis(x, 0, 1) if draws else x)
     return np.concatenate(rows)
+
+
+def kept(draw: Draw, keep: int) -> Draw:
+    """A draw from the posteriors of the first levels, and from the priors of the ones below."""
+    return lambda i, q, p: draw(i, q if i < keep else p, p)
