@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,14 @@ def narrow(recipe: str, schema: ladle.Schema, latents: int = 3, width: int = 16)
     """A recipe's plan with nets so narrow that it trains in no time."""
     plan = ladle.recipe(recipe, schema, "xs")
     plan["latents"] = {**plan["latents"], "size": latents}
-    for net in ("encoder", "decoder"):
-        small = {"net/mlp": {"width": width}, "net/linear": {}}.get(plan[net]["part"], {"width": 4, "blocks": 1})
+    if "blocks" in plan["latents"]:
+        blocks = re.sub(r":\d+", ":2", plan["latents"]["blocks"])
+        plan["latents"] |= {"blocks": blocks, "size": 1, "width": width // 2}
+    for net in [net for net in ("encoder", "decoder") if net in plan]:
+        part = plan[net]["part"]
+        small = {"net/mlp": {"width": width}, "net/linear": {}, "net/map_up": {"width": 4}}.get(
+            part, {"width": 4, "blocks": 1}
+        )
         plan[net] = {**plan[net], **small}
     prior = plan["latents"]["prior"]
     if prior is not None and prior["part"] == "prior/autoregressive":

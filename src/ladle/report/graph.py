@@ -58,7 +58,7 @@ def parts_of(vae: VAE) -> Iterator[tuple[str, str, str, int]]:
             shapes = f"{_by(module.inputs)} → {_by(module.event)}"
             yield role(path), f"pyramid of features, and a head to {name_of(module.family)}", shapes, _count(module)
         elif isinstance(module, Ladder):
-            for event, levels in groupby(module.below, lambda level: _by(tuple(level.rung))):
+            for event, levels in groupby(module.below, lambda level: _by(level.rung)):  # type: ignore[arg-type]
                 numbers = [_count(level) for level in levels]
                 many = f"{len(numbers)} levels" if len(numbers) > 1 else "1 level"
                 yield "p(z | above), q(z | above, x)", f"top-down: {many}", event, sum(numbers)
