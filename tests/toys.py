@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 import ladle
+from ladle.seeds import seeded
 
 
 def narrow(recipe: str, schema: ladle.Schema, latents: int = 3, width: int = 16) -> dict[str, Any]:
@@ -27,6 +31,16 @@ def narrow(recipe: str, schema: ladle.Schema, latents: int = 3, width: int = 16)
     if prior is not None and prior["part"] == "prior/autoregressive":
         plan["latents"]["prior"] = {**prior, "width": 12, "components": 2}
     return plan
+
+
+def stirred(module: nn.Module, by: float = 0.3, seed: int = 1) -> nn.Module:
+    """The module a small step away from where it was initialised: zeros hide what they multiply."""
+    with seeded(seed, "stirred"), torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(
+                by * torch.randn_like(parameter) / math.sqrt(max(1, parameter[0].numel() if parameter.dim() else 1))
+            )
+    return module
 
 
 def toy_data() -> dict[str, ladle.Dataset]:

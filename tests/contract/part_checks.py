@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from ladle.assemble import Assembly
@@ -24,18 +24,9 @@ from ladle.priors import Prior
 from ladle.seeds import seeded
 from ladle.shapes import sum_event
 from ladle.spec import build, to_spec
+from toys import stirred
 
 FALSE_ALARM = 1e-6  # of each test of a sampler, at one seed
-
-
-def stirred(module: nn.Module, by: float = 0.3, seed: int = 1) -> nn.Module:
-    """The module a small step away from where it was initialised: zeros hide what they multiply."""
-    with seeded(seed, "stirred"), torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(
-                by * torch.randn_like(parameter) / math.sqrt(max(1, parameter[0].numel() if parameter.dim() else 1))
-            )
-    return module
 
 
 def spec_round_trips(thing: Any, says: Any) -> None:
