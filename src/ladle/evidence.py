@@ -140,9 +140,9 @@ def support(vae: VAE) -> Constraint | None:
 
 def lives(vae: VAE) -> str:
     """What there is of latents, in words."""
-    sizes = " + ".join(str(numel(event)) for event in vae.latents.events)
-    over = support(vae)
-    return f"{sizes} in {len(vae.latents.events)} levels" if over is None else f"{sizes} on {over}"
+    events, over = vae.latents.events, support(vae)
+    count = sum(numel(event) for event in events)
+    return f"{count} latents in {len(events)} levels" if over is None else f"{count} on {over}"
 
 
 def doubled(vae: VAE) -> VAE:

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 
 import ladle
 from ladle.folder import skeleton
-from ladle.spec import build, parts
+from ladle.spec import build, parts, to_spec
+from toys import narrow
 
 Config = dict[str, Any]
 Tensors = dict[str, torch.Tensor]
@@ -354,3 +355,32 @@ def test_every_family_passes_the_door(digits_run: Path, name: str) -> None:
             skeleton(spec, SCHEMAS[held])
             tried += 1
     assert tried
+
+
+LADDERS = {
+    "no string": ({"blocks": 7}, "does not describe"),
+    "no such side": ({"blocks": "1, 3"}, "a side must be one of 8, 4, 2, 1"),
+    "a million levels": ({"blocks": "1x999999"}, "at most 100 levels"),
+    "a long string": ({"blocks": "1," * 10**6}, "at most 100 levels"),
+    "another prior's event": ({"blocks": "1:7, 4"}, "does not describe"),
+    "other items": ({"inputs": [1, 4, 4]}, "does not describe"),
+    "no items": ({"inputs": [1, 0, 0]}, "does not describe"),
+    "another map at the end": ({"blocks": "1:2, 4, 4, 8, 8"}, None),
+    "as many levels as there may be": ({"blocks": "1:2, 4x49, 8x50"}, None),
+    "huge": ({"width": 1 << 24}, "does not describe"),
+    "wide": ({"width": -3}, "at least 1"),
+}
+
+
+@pytest.mark.parametrize("name", LADDERS)
+def test_ladders_from_strangers(toys: dict[str, ladle.Dataset], bounded: None, name: str) -> None:
+    schema = toys["digits"].schema
+    config = {"model": to_spec(ladle.assemble(schema, narrow("vdvae", schema)).model)}
+    change, told = LADDERS[name]
+    config["model"]["latents"].update(change)
+    if told is None:
+        skeleton(config, schema)
+    else:
+        with pytest.raises(ladle.ModelError, match=told) as caught:
+            skeleton(config, schema)
+        assert "\n" not in str(caught.value)
