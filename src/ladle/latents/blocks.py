@@ -20,7 +20,7 @@ from typing import NamedTuple, NoReturn
 from ladle.shapes import Size
 from ladle.spec import SpecError
 
-MOST = 100  # levels; the deepest that were ever published have 78
+MOST = 100  # levels; the deepest VDVAE has 78
 _RUNG = re.compile(r"\s*(\d{1,6})(?:x(\d{1,6}))?(?::(\d{1,6}))?\s*")
 
 
