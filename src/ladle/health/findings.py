@@ -108,6 +108,7 @@ class Health:
 
 
 WIDTH = 17  # of the column of names
+DREAMT = 1000  # draws from the prior at a time
 
 
 def lines(finding: Finding) -> list[tuple[str, bool | None]]:
@@ -216,9 +217,12 @@ class Context:
     @cached_property
     def dreamt(self) -> tuple[Tensor, ...]:
         """As many draws of z from the prior as there are test items, one ``(N, *event)`` for each level."""
+        parts, n = [], len(self.test)
         with torch.no_grad(), seeded(self.seed, "dream"):
-            trace = self.vae.latents.walk(from_prior(), n=len(self.test))
-        return tuple(level.z for level in trace.levels)
+            for start in range(0, n, DREAMT):
+                trace = self.vae.latents.walk(from_prior(), n=min(DREAMT, n - start))
+                parts.append([level.z for level in trace.levels])
+        return tuple(torch.cat(level) for level in zip(*parts, strict=True))
 
     def decoded(self, zs: tuple[Tensor, ...]) -> np.ndarray:
         """The expectation of p(x|z), ``(N, *event)``."""

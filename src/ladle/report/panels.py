@@ -300,6 +300,6 @@ def _quantiles(subject: Subject, u: np.ndarray) -> tuple[np.ndarray, str]:
                 return families.quantile(p, at).flatten(1).cpu().numpy(), "its prior"
             except families.NotAvailable:
                 pass
-        many = latents.walk(from_prior(), n=2000).levels
-        z = torch.cat([level.z.flatten(1) for level in many], dim=1).float().cpu().numpy()
+        many = [latents.walk(from_prior(), n=250).levels for _ in range(8)]  # a few: wide nets on maps take memory
+        z = torch.cat([torch.cat([level.z.flatten(1) for level in some], dim=1) for some in many]).float().cpu().numpy()
     return np.quantile(z, u, axis=0).astype(np.float32), "the values it takes in 2,000 draws from the prior"
