@@ -22,6 +22,8 @@ from ladle.machine import MachineError
 from ladle.recipes import recipe
 from ladle.records import Step
 from ladle.report.report import Report, report
+from ladle.select.select import select
+from ladle.select.selection import Selection
 from ladle.spec import SpecError, build, parts, to_spec
 from ladle.tasks.encode import decode, encode
 from ladle.tasks.interpolate import interpolate
@@ -46,6 +48,7 @@ __all__ = [
     "NotAvailable",
     "Report",
     "Schema",
+    "Selection",
     "SpecError",
     "Split",
     "Step",
@@ -68,6 +71,7 @@ __all__ = [
     "report",
     "sample",
     "score",
+    "select",
     "to_spec",
     "write",
 ]

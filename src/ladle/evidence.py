@@ -1,4 +1,7 @@
-"""log p(x) and its error. A bound is called a bound."""
+"""log p(x) and its error. A bound is called a bound.
+
+A *method* is a function ``(vae, batches, *, samples, seed, ...)`` that yields :class:`Items`, a batch at a time.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,44 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ladle.data import Batch
 from ladle.families import NotAvailable
 from ladle.latents import keyed
-from ladle.objectives import bound
+from ladle.pareto import BAD, k_hat
+from ladle.proposals import proposal_of
+from ladle.shapes import sum_event
 from ladle.vae import VAE
 
-BLOCK = 100  # samples drawn under one key: part of what a seed means
+BLOCK = 1000  # samples drawn under one key: part of what a seed means
 ROWS, LARGE = 5_000, 784  # decoded at a time, and fewer of items with more numbers than this
+
+
+class Items(NamedTuple):
+    """What a method found of each item.
+
+    Attributes:
+        method: how it was computed.
+        kind: ``bound``, ``estimate`` or ``exact``.
+        samples: importance samples per item.
+        index: ``(N,)``, which items of the data these are.
+        nats: ``(N,)``, -log p(x).
+        ess: ``(N,)``, the relative effective sample size of the importance weights, between 1/K and 1.
+        k_hat: ``(N,)``, the Pareto k̂ of the importance weights, see :func:`ladle.pareto.k_hat`.
+        curve: ``(N, C)``, the bound with each number of samples of :func:`ladder`, from the same weights; no columns
+            where the method has no such bound.
+    """
+
+    method: str
+    kind: str
+    samples: int
+    index: np.ndarray
+    nats: np.ndarray
+    ess: np.ndarray
+    k_hat: np.ndarray
+    curve: np.ndarray
+
+
+def joined(found: Iterable[Items]) -> Items:
+    """One record of what was found of several batches, at least one."""
+    parts = list(found)
+    return Items(*parts[0][:3], *(np.concatenate(part) for part in zip(*(one[3:] for one in parts), strict=True)))
 
 
 class Evidence(NamedTuple):
@@ -29,20 +65,36 @@ class Evidence(NamedTuple):
         kind: ``bound``, ``estimate`` or ``exact``.
         samples: importance samples per item.
         items: how many items.
+        of: how many there are in the data; more than ``items`` if there was a time limit.
         nats: -log p(x), the mean per item; lower is better.
         se: its standard error over items.
         bits_per_dim: nats per number of the data, in bits.
         ess: the mean relative effective sample size of the importance weights, between 1/K and 1.
+        k_hat_bad: the share of items whose Pareto k̂ is above 0.7: there the bound may be far from log p(x).
+        curve: ``(K, nats)`` for K = 1, 2, 5, 10, ...: how the bound falls as samples grow.
     """
 
     method: str
     kind: str
     samples: int
     items: int
+    of: int
     nats: float
     se: float
     bits_per_dim: float
     ess: float
+    k_hat_bad: float
+    curve: tuple[tuple[int, float], ...]
+
+    def __str__(self) -> str:
+        """In words."""
+        sign = "<=" if self.kind == "bound" else "="
+        bad = f"; k̂ > {BAD} on {self.k_hat_bad:.0%} of them" if self.k_hat_bad > 0 else ""
+        few = f" of {self.of:,}, taken at random until time was up" if self.items < self.of else ""
+        return (
+            f"-log p(x) {sign} {self.nats:.3f} ± {self.se:.3f} nats ({self.bits_per_dim:.4f} bits/dim), "
+            f"{self.kind} by {self.samples} importance samples on {self.items:,} items{few}{bad}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As plain data; what is not a number is None."""
@@ -73,22 +125,29 @@ def batch_norms(vae: VAE) -> list[str]:
     return [name for name, module in vae.named_modules() if isinstance(module, _BatchNorm)]
 
 
-def log_weights(vae: VAE, batch: Batch, samples: int, seed: int) -> Tensor:
-    """The log importance weights of a batch, ``(samples, B)``, computed ``BLOCK`` samples at a time.
+def log_weights(vae: VAE, batch: Batch, samples: int, seed: int, proposal: str = "q") -> Tensor:
+    """The log importance weights of a batch, ``log p(x, z) / r(z|x)`` with z drawn from the proposal r,
+    ``(samples, B)``, computed ``BLOCK`` samples at a time.
 
     The noise of an item depends on (seed, item, block) alone: not on its neighbours, the batch size or the
     device.
     """
+    propose = proposal_of(proposal)
     blocks = []
     for block, start in enumerate(range(0, samples, BLOCK)):
         size = (min(BLOCK, samples - start),)
-        blocks.append(vae(batch, size, keyed(seed, batch.index.tolist(), size, block)).log_w)
+        noise = keyed(seed, batch.index.tolist(), size, block)
+        terms = vae(batch, size, lambda i, q, p, noise=noise: noise(i, propose(q, p, vae.latents.events[i]), p))  # type: ignore[misc]
+        log_w = terms.log_px
+        for level, event in zip(terms.levels, vae.latents.events, strict=True):
+            log_w = log_w + level.log_p - sum_event(propose(level.q, level.p, event).log_prob(level.z), 2)
+        blocks.append(log_w)
     return torch.cat(blocks)
 
 
 def importance(
-    vae: VAE, batches: Iterable[Batch], *, samples: int = 100, seed: int = 0
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    vae: VAE, batches: Iterable[Batch], *, samples: int = 100, seed: int = 0, proposal: str = "q"
+) -> Iterator[Items]:
     """The importance-weighted bound of every item, a batch at a time.
 
     ``log p(x) >= E log 1/K sum_k p(x, z_k) / q(z_k|x)``: in expectation a lower bound that rises with K.
@@ -98,45 +157,83 @@ def importance(
         batches: the items; make them no larger than :func:`rows` says.
         samples: K.
         seed: of the noise, keyed by item.
+        proposal: what z is drawn from: ``q``, ``inflated`` or ``defensive``, see :mod:`ladle.proposals`.
 
     Yields:
-        ``-log p(x)`` bounded from above, in nats ``(B,)``, and the relative effective sample size ``(B,)``.
+        What was found of a batch: ``-log p(x)`` bounded from above, and how good its weights are.
 
     Raises:
-        NotAvailable: for a plain autoencoder, or a model with batch normalisation.
+        NotAvailable: for a plain autoencoder, a model with batch normalisation, or a posterior without a temperature
+            if it is to be inflated.
+        SpecError: for an unknown proposal.
 
     Reference:
         Burda, Grosse, Salakhutdinov: "Importance Weighted Autoencoders", 2016.
     """
     check_density(vae)
+    proposal_of(proposal)
     for batch in batches:
         with torch.no_grad():  # not around the yield: a generator that is left early would leave gradients off
-            log_w = log_weights(vae, batch, samples, seed).double()
+            log_w = log_weights(vae, batch, samples, seed, proposal).double().cpu()
             weights = log_w.softmax(dim=0)
             ess = 1 / weights.square().sum(dim=0) / samples
-            nats = -bound(log_w)
-        yield nats.cpu().numpy(), ess.cpu().numpy()
+            bounds = -curve(log_w)
+        yield Items(
+            "iwae", "bound", samples, batch.index.cpu().numpy(), bounds[:, -1].numpy(), ess.numpy(),
+            k_hat(log_w.numpy()), bounds.numpy(),
+        )  # fmt: skip
+
+
+def ladder(samples: int) -> list[int]:
+    """1, 2, 5, 10, ... and ``samples``.
+
+    >>> ladder(70)
+    [1, 2, 5, 10, 20, 50, 70]
+    """
+    steps = [digit * 10**power for power in range(len(str(samples))) for digit in (1, 2, 5)]
+    return [k for k in steps if k < samples] + [samples]
+
+
+def curve(log_w: Tensor) -> Tensor:
+    """The bound with fewer samples, from the same weights: ``(S, B) -> (B, C)`` with the numbers K of :func:`ladder`.
+
+    ``1/G sum_g log 1/K sum_(k in g) w_k`` over the G disjoint groups of K samples that there are.
+
+    >>> curve(torch.tensor([1.0, 1.0, 3.0]).log()[:, None]).exp()  # (1 * 1 * 3)^(1/3), 1, (1 + 1 + 3) / 3
+    tensor([[1.4422, 1.0000, 1.6667]])
+    """
+    sums = {1: log_w}
+    for k in ladder(len(log_w))[1:]:
+        inner = max(n for n in sums if k % n == 0)  # a group of these has been summed
+        groups = len(log_w) // k
+        sums[k] = sums[inner][: groups * (k // inner)].unflatten(0, (groups, -1)).logsumexp(1)
+    return torch.stack([logs.mean(0) - math.log(k) for k, logs in sums.items()], dim=1)
 
 
 def rows(samples: int, dims: int) -> int:
     """How many items of ``dims`` numbers to take at a time, so that memory stays bounded.
 
     >>> rows(500, 784), rows(500, 3 * 64 * 64)
-    (50, 3)
+    (10, 1)
     """
     return max(1, ROWS * LARGE // max(dims, LARGE) // min(samples, BLOCK))
 
 
-def summary(nats: np.ndarray, ess: np.ndarray, samples: int, dims: int) -> Evidence:
-    """The evidence of a set of items from the bound of each.
+def summary(items: Items, dims: int, of: int | None = None) -> Evidence:
+    """The evidence of a set of items.
 
     Args:
-        nats: ``(N,)`` -log p(x) of each item.
-        ess: ``(N,)`` relative effective sample sizes.
-        samples: K.
+        items: what was found of each.
         dims: the numbers in one item.
+        of: how many items there are in the data; by default no more than these.
     """
-    n = len(nats)
-    mean = float(nats.mean())
-    se = float(nats.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-    return Evidence("iwae", "bound", samples, n, mean, se, mean / (dims * math.log(2)), float(ess.mean()))
+    n = len(items.nats)
+    mean = float(items.nats.mean())
+    se = float(items.nats.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    known = items.k_hat[~np.isnan(items.k_hat)]
+    bad = float((known > BAD).mean()) if len(known) else math.nan
+    steps = zip(ladder(items.samples), items.curve.mean(0).tolist(), strict=False)
+    bits = mean / (dims * math.log(2))
+    return Evidence(
+        items.method, items.kind, items.samples, n, of or n, mean, se, bits, float(items.ess.mean()), bad, tuple(steps)
+    )

@@ -23,7 +23,7 @@ from ladle.data.arrays import arrange
 from ladle.data.conform import moments
 from ladle.data.content import Content, Request
 from ladle.data.schema import SUPPORTS
-from ladle.evidence import importance, rows
+from ladle.evidence import importance, joined, rows
 from ladle.folder import Model, describe
 from ladle.machine import choose
 from ladle.recipes import recipe as recipe_spec
@@ -182,7 +182,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
         check_scalar(samples, "importance_samples", Integral, min_val=1)
         batches = each_batch(model, items(model, self._checked(X)), rows(samples, numel(model.schema.shape)))
         found = importance(model.vae, map(keyed_by_content, batches), samples=samples)
-        return -np.concatenate([nats for nats, _ in found]).astype(np.float32)
+        return -joined(found).nats.astype(np.float32)
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of :meth:`score_samples`; of rows that were held out, it is what a grid search should maximise.

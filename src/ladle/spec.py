@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 # The rooms that hold parts. A new file in one of them is found without being named anywhere.
-ROOMS = ("families", "priors", "nets", "latents", "objectives", "recipes", "data", "tasks", "health")
+ROOMS = ("families", "priors", "nets", "latents", "objectives", "recipes", "data", "tasks", "health", "select")
 
 _REGISTRY: dict[str, dict[str, Any]] = {}
 

@@ -99,22 +99,21 @@ def evidence(
     ] = None,
     method: Annotated[str, typer.Option(help="iwae: the importance-weighted bound.")] = "iwae",
     samples: Annotated[int, typer.Option(help="Importance samples per item.")] = 500,
+    proposal: Annotated[str, typer.Option(help="q, inflated or defensive: what they are drawn from.")] = "q",
+    minutes: Annotated[float | None, typer.Option(help="Take items in random order for this long.")] = None,
     split: Part = None,
     seed: Seed = 0,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """-log p(x) per item, and its standard error."""
-    if method != "iwae":
-        raise typer.BadParameter(f"unknown method '{method}'; known: iwae")
     model = ladle.load(run, device)
     dataset = read(data or named(model), like=model.schema)
-    found = ladle.evidence(model, dataset, samples=samples, split=split, seed=seed, progress=counter("evidence"))
-    text = (
-        f"-log p(x) <= {found.nats:.3f} ± {found.se:.3f} nats ({found.bits_per_dim:.4f} bits/dim), "
-        f"{found.kind} by {found.samples} importance samples on {found.items} items"
-    )
-    tell(found.to_json(), json, text)
+    found = ladle.evidence(
+        model, dataset, method=method, samples=samples, proposal=proposal, minutes=minutes, split=split, seed=seed,
+        progress=counter("evidence"),
+    )  # fmt: skip
+    tell(found.to_json(), json, str(found))
 
 
 @app.command()

@@ -99,7 +99,14 @@ def order(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def batches(
-    split: Split, schema: Schema, size: int, *, seed: int | None = None, epoch: int = 0, whole: bool = False
+    split: Split,
+    schema: Schema,
+    size: int,
+    *,
+    seed: int | None = None,
+    epoch: int = 0,
+    whole: bool = False,
+    turn: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """All items of a split, ``size`` at a time: in order for evaluation, shuffled when a ``seed`` is given.
 
@@ -110,12 +117,16 @@ def batches(
         seed: the training run's seed, or ``None`` for evaluation.
         epoch: the pass over the data, in training.
         whole: leave out a last batch that is smaller.
+        turn: in evaluation, the items in the order in which they are wanted; by default their own.
 
     Yields:
         Batches.
     """
     if size < 1:
         raise DataError(f"the size of a batch must be at least 1, got {size}")
-    items = np.arange(len(split)) if seed is None else order(len(split), seed, epoch)
+    if seed is not None:
+        items = order(len(split), seed, epoch)
+    else:
+        items = np.arange(len(split)) if turn is None else turn
     for start in range(0, len(items) - size + 1 if whole else len(items), size):
         yield make_batch(split, schema, items[start : start + size], seed=seed, epoch=epoch)

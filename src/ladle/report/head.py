@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ladle.data import DataError
-from ladle.evidence import Evidence, importance, rows, summary
+from ladle.evidence import Evidence, Items, importance, joined, rows, summary
 from ladle.families import NotAvailable
 from ladle.report.page import Absent, Markup, Panel, element, number, prose
 from ladle.report.subject import Subject
@@ -104,7 +104,7 @@ def tighter(subject: Subject) -> Evidence | None:
     """The importance-weighted bound, on as many held-out items as the time allows; ``None`` where it cannot be had."""
     patience = QUICK if subject.quick else PATIENCE
     model, show, started = subject.model, subject.progress("evidence"), time.monotonic()
-    found: list[tuple[np.ndarray, np.ndarray]] = []
+    found: list[Items] = []
     try:
         held = subject.held.take(np.arange(min(ITEMS, len(subject.held))))
         size = min(CHUNK, rows(SAMPLES, numel(model.schema.shape)))
@@ -114,8 +114,7 @@ def tighter(subject: Subject) -> Evidence | None:
                 break
     except (Absent, NotAvailable, DataError):
         return None
-    nats, ess = (np.concatenate(part) for part in zip(*found, strict=True))
-    return summary(nats, ess, SAMPLES, model.schema.size)
+    return summary(joined(found), model.schema.size)
 
 
 def use(subject: Subject) -> Panel:

@@ -51,11 +51,15 @@ def at_once(model: Model) -> int:
 
 
 def each_batch(
-    model: Model, split: Split, size: int | None = None, progress: Progress | None = None
+    model: Model,
+    split: Split,
+    size: int | None = None,
+    progress: Progress | None = None,
+    turn: np.ndarray | None = None,
 ) -> Iterator[Batch]:
-    """The items in order, on the model's device."""
+    """The items in order, or as it is their turn, on the model's device."""
     done = 0
-    for batch in batches(split, model.schema, at_once(model) if size is None else size):
+    for batch in batches(split, model.schema, at_once(model) if size is None else size, turn=turn):
         yield batch.to(model.device)
         done += len(batch.x)
         if progress:

@@ -1,0 +1,1 @@
+"""Latent families compared by evidence."""

@@ -1,0 +1,158 @@
+"""The latent families that ``select`` compares: a prior each, and a posterior that fits its support.
+
+A candidate is written ``NAME[:NUMBER][/POSTERIOR]``: ``student_t``, ``mixture:8`` (eight components), ``laplace/normal``
+(a Laplace prior and a normal posterior).
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from ladle.data import Schema
+from ladle.spec import SpecError, lookup, part, parts
+
+NORMAL = {"part": "family/normal"}
+STANDARD = {"part": "prior/standard"}
+WRITTEN = re.compile(r"([a-z_0-9]+)(?::([0-9]{1,4}))?(?:/([a-z_0-9]+))?")
+
+
+class Candidate(NamedTuple):
+    """A latent family by its name, and the ``latents`` of a recipe's plan that it stands for."""
+
+    name: str
+    prior: str
+    latents: dict[str, Any]
+
+    @property
+    def folder(self) -> str:
+        """The name as a folder's."""
+        return self.name.replace(":", "-").replace("/", "+")
+
+
+def candidate(text: str, size: int) -> Candidate:
+    """The candidate that is written so.
+
+    Args:
+        text: ``NAME[:NUMBER][/POSTERIOR]``.
+        size: the number of latent variables.
+
+    Raises:
+        SpecError: for an unknown name (the known ones are listed), or a number where none is taken.
+
+    >>> candidate("laplace/normal", 2).latents["posterior"]
+    {'part': 'family/normal'}
+    """
+    written = WRITTEN.fullmatch(text)
+    if written is None:
+        raise SpecError(
+            f"a candidate is written NAME, NAME:NUMBER or NAME/POSTERIOR, such as student_t:3 or laplace/normal; "
+            f"got '{text[:60]}'; known: {', '.join(sorted(parts()['candidate']))}"
+        )
+    name, count, posterior = written.groups()
+    latents = made(name, size, count)
+    prior = latents["prior"]
+    if posterior:
+        given = made(posterior, size, None)
+        prior = prior if "family" in prior else {"family": latents["posterior"], **prior}
+        latents = {**latents, "posterior": given["posterior"], "prior": prior}
+    return Candidate(text, text.partition("/")[0], latents)
+
+
+def made(name: str, size: int, count: str | None) -> dict[str, Any]:
+    """The latents of a registered candidate, with its number where one is given."""
+    maker = lookup(f"candidate/{name}")
+    if count is None:
+        return maker(size)
+    takes = list(inspect.signature(maker).parameters)[1:]
+    if not takes:
+        raise SpecError(f"candidate '{name}' takes no number, got '{name}:{count}'")
+    if int(count) < 1:
+        raise SpecError(f"the {takes[0]} of candidate '{name}' must be at least 1, got {count}")
+    return maker(size, int(count))
+
+
+def candidates(names: Iterable[str], size: int) -> list[Candidate]:
+    """Several candidates, each once.
+
+    Raises:
+        SpecError: for an unknown or repeated one, or for fewer than two.
+    """
+    written = [name.strip() for name in names]
+    if len(set(written)) < len(written):
+        raise SpecError(f"every candidate once; got {', '.join(written)}")
+    if len(written) < 2:
+        raise SpecError(f"a comparison needs at least 2 candidates, got {', '.join(written) or 'none'}")
+    return [candidate(name, size) for name in written]
+
+
+def usual(schema: Schema, size: int) -> tuple[str, ...]:
+    """The candidates that are compared when none are named: one of every kind, those of more parameters last.
+
+    A circle, a sphere and a simplex of one number do not exist, so few latents have fewer of them.
+    """
+    names = ("normal", "laplace", "logistic", "student_t", "mixture", "vamp", "autoregressive", "sphere", "beta",
+             "categorical", "bernoulli")  # fmt: skip
+    alone = ("autoregressive", "sphere") if size < 2 else ()
+    return tuple(name for name in names if name in parts()["candidate"] and name not in alone)
+
+
+# -------------------------------------------------------------------------------------------- real lines
+
+
+def same(size: int, family: dict[str, Any]) -> dict[str, Any]:
+    """The standard member as prior and the same family as posterior."""
+    return {"size": size, "posterior": family, "prior": STANDARD}
+
+
+@part("candidate", "normal")
+def normal(size: int) -> dict[str, Any]:
+    """N(0, I), with a normal posterior for every latent."""
+    return same(size, NORMAL)
+
+
+@part("candidate", "laplace")
+def laplace(size: int) -> dict[str, Any]:
+    """A sharp peak and exponential tails: sparse latents."""
+    return same(size, {"part": "family/laplace"})
+
+
+@part("candidate", "logistic")
+def logistic(size: int) -> dict[str, Any]:
+    """A smooth top and exponential tails."""
+    return same(size, {"part": "family/logistic"})
+
+
+@part("candidate", "student_t")
+def student_t(size: int, df: int = 3) -> dict[str, Any]:
+    """Heavy tails: Student's t with 3 degrees of freedom."""
+    return same(size, {"part": "family/student_t", "df": float(df)})
+
+
+@part("candidate", "autoregressive")
+def autoregressive(size: int) -> dict[str, Any]:
+    """A learned prior: a mixture for every latent given the ones before it; codable."""
+    return {"size": size, "posterior": NORMAL, "prior": {"part": "prior/autoregressive"}}
+
+
+# ------------------------------------------------------------------------------------- bounded, discrete
+
+
+@part("candidate", "beta")
+def beta(size: int) -> dict[str, Any]:
+    """Uniform on the interval (0, 1), with beta posteriors."""
+    return same(size, {"part": "family/beta"})
+
+
+@part("candidate", "categorical")
+def categorical(size: int, classes: int = 8) -> dict[str, Any]:
+    """Each latent one of 8 classes, read as an indicator vector."""
+    return same(size * classes, {"part": "family/one_hot", "classes": classes})
+
+
+@part("candidate", "bernoulli")
+def bernoulli(size: int) -> dict[str, Any]:
+    """Each latent 0 or 1."""
+    return same(size, {"part": "family/bernoulli"})

@@ -1,0 +1,171 @@
+"""Runs of candidates: train one, measure one, and halve the field until the finalists are left."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import torch
+
+from ladle.assemble import Assembly, assemble
+from ladle.checkpoint import write_json
+from ladle.data import Dataset, Split, atomic_file
+from ladle.folder import Model, load
+from ladle.select.candidates import Candidate
+from ladle.spec import build
+from ladle.tasks.score import measure
+from ladle.train import fit
+
+Telling = Callable[[str], Callable[[int, int], None]]
+PARTICLES = 8
+FEWEST_STEPS = 20
+MOST_ITEMS = {"valid": 1000, "test": 5000}
+
+
+class Failed(Exception):
+    """Why a candidate leaves the comparison."""
+
+
+class Scores(NamedTuple):
+    """A trained candidate's nats and Pareto k of every item."""
+
+    nats: np.ndarray
+    k_hat: np.ndarray
+
+
+class Rung(NamedTuple):
+    """One round of the race: how many candidates, steps and seeds."""
+
+    candidates: int
+    steps: int
+    seeds: int
+
+
+def rungs(candidates: int, steps: int, seeds: int, finalists: int) -> list[Rung]:
+    """Successive halving: the better half goes on with twice the steps, until no more than the finalists are left,
+    who take all seeds.
+
+    Reference:
+        Jamieson, Talwalkar: "Non-stochastic Best Arm Identification and Hyperparameter Optimization", 2016.
+
+    >>> [tuple(rung) for rung in rungs(11, 4000, 3, 4)]
+    [(11, 1000, 1), (6, 2000, 1), (4, 4000, 3)]
+    """
+    field = [candidates]
+    while field[-1] > finalists:
+        field.append(max(finalists, math.ceil(field[-1] / 2)))
+    last = len(field) - 1
+    return [
+        Rung(n, max(FEWEST_STEPS, steps >> (last - i)) if i < last else steps, seeds if i == last else 1)
+        for i, n in enumerate(field)
+    ]
+
+
+@dataclass(frozen=True)
+class Race:
+    """What all runs share.
+
+    Attributes:
+        data: with its splits.
+        plan: of the recipe, whose nets, likelihood and training every candidate gets.
+        folder: holds a folder for every run.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        progress: given the name of a piece of work, gives a function called with (done, total).
+    """
+
+    data: Dataset
+    plan: Mapping[str, Any]
+    folder: Path
+    device: str
+    progress: Telling
+
+    def assembly(self, candidate: Candidate, seed: int = 0) -> Assembly:
+        """The candidate's model, ready to be trained. All minimise the importance-weighted bound with 8 particles: a
+        family whose posterior is hard to approximate loses less by it than under the plain bound."""
+        objective = {"part": "objective/iwae", "particles": PARTICLES, "doubly": reparameterised(candidate.latents)}
+        plan = {**self.plan, "latents": candidate.latents, "objective": objective}
+        return assemble(self.data.schema, plan, seed=seed)
+
+    def run(self, candidate: Candidate, steps: int, seed: int) -> Path:
+        """The folder of one run; what is finished there is not done again, what was broken off goes on."""
+        return self.folder / f"{candidate.folder}-{steps}-{seed}"
+
+    def trained(self, candidate: Candidate, steps: int, seed: int) -> Model:
+        """Train a candidate, or go on with it, or open what is finished.
+
+        Raises:
+            Failed: with the reason, remembered in its folder.
+        """
+        folder = self.run(candidate, steps, seed)
+        known = folder / "failed.json"
+        if known.exists():
+            raise Failed(json.loads(known.read_text(encoding="utf-8"))["reason"])
+        show = self.progress(f"{candidate.name}, seed {seed}, {steps} steps: step")
+        try:
+            assembly = self.assembly(candidate, seed)
+            settings = {"recipe": f"select {candidate.name}", "size": None}
+            records = fit(assembly, self.data, epochs=epochs(assembly, self.data, steps), seed=seed,
+                          device=self.device, run=folder, settings=settings, resume=True)  # fmt: skip
+            with closing(records):  # type: ignore[type-var]  # left between two steps, the run is saved
+                for record in records:
+                    show(record.step, steps)
+            model = load(folder, self.device)
+        except RuntimeError as error:
+            self.fail(candidate, steps, seed, first_line(error))
+        nats = model.config["result"]["nats"]
+        if nats is None or not math.isfinite(nats):
+            self.fail(candidate, steps, seed, "its bound was never finite on the validation items")
+        return model
+
+    def fail(self, candidate: Candidate, steps: int, seed: int, reason: str) -> NoReturn:
+        """Remember why a candidate failed, and leave."""
+        folder = self.run(candidate, steps, seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "failed.json", {"reason": reason})
+        raise Failed(reason)
+
+    def scores(self, candidate: Candidate, steps: int, seed: int, split: str, samples: int) -> Scores:
+        """The evidence of a candidate on held-out items, the same for all."""
+        model = self.trained(candidate, steps, seed)
+        path = self.run(candidate, steps, seed) / f"{split}.npz"
+        if not path.exists():
+            held = self.held(split)
+            show = self.progress(f"{candidate.name}, seed {seed}: evidence, {split} item")
+            try:
+                found = measure(model, held, samples=samples, progress=show)
+            except RuntimeError as error:
+                self.fail(candidate, steps, seed, first_line(error))
+            if not np.isfinite(found.nats).all():
+                bad = int((~np.isfinite(found.nats)).sum())
+                self.fail(candidate, steps, seed, f"its evidence is not finite on {bad} of {len(held)} {split} items")
+            with atomic_file(path) as temporary:
+                np.savez(temporary, nats=found.nats, k_hat=found.k_hat)
+        with np.load(path) as stored:
+            return Scores(stored["nats"], stored["k_hat"])
+
+    def held(self, split: str) -> Split:
+        """Held-out items, at most ``MOST_ITEMS``, the same for every candidate."""
+        whole = self.data.split(split)
+        return whole.take(np.random.default_rng(0).permutation(len(whole))[: MOST_ITEMS[split]])
+
+
+def reparameterised(latents: Mapping[str, Any]) -> bool:
+    """Whether gradients pass through draws from this posterior by reparameterisation."""
+    family = build(latents["posterior"])
+    return family(*(torch.zeros(1, *size) for size in family.raw((int(latents["size"]),)))).has_rsample
+
+
+def epochs(assembly: Assembly, data: Dataset, steps: int) -> float:
+    """The budget in epochs that is just these steps."""
+    return (steps - 0.5) / max(1, len(data.train) // min(assembly.training.batch, len(data.train)))
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error) or type(error).__name__).splitlines()[0][:300]

@@ -1,0 +1,269 @@
+"""Choose the latent family by evidence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ladle.checkpoint import ModelError, read_json, write_json
+from ladle.data import DataError, Dataset, read
+from ladle.measures import ACTIVE
+from ladle.recipes import recipe as recipe_spec
+from ladle.select.candidates import Candidate, candidates, usual
+from ladle.select.compare import compare
+from ladle.select.pace import affordable, pace
+from ladle.select.picture import forest
+from ladle.select.race import Failed, Race, Rung, Scores, Telling, rungs
+from ladle.select.selection import Row, Selection, verdict
+from ladle.spec import SpecError
+from ladle.tasks.encode import encode
+from ladle.train import TrainingError
+
+MINUTES = 10.0
+TRIAL = 0.05  # of the time, to measure every candidate's pace
+UNSOUND = 0.7  # Pareto k above which an item's bound is not to be trusted
+KEPT = ("config.json", "log.jsonl", "README.md", "model.safetensors")  # the weights last: with them RUN is a model
+
+
+def silent(what: str) -> Any:
+    """No progress."""
+    return lambda done, total: None
+
+
+def select(
+    data: str | Path | np.ndarray | Dataset,
+    out: str | Path,
+    *,
+    families: Iterable[str] | None = None,
+    recipe: str | Mapping[str, Any] = "vae",
+    size: str = "xs",
+    latents: int | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    seeds: int = 3,
+    finalists: int = 4,
+    samples: int = 500,
+    device: str = "auto",
+    resume: bool = False,
+    force: bool = False,
+    progress: Telling = silent,
+) -> Selection:
+    """Find the distribution family that the latents are drawn from, by held-out evidence, and how sure that is.
+
+    Every candidate is a prior with a posterior that fits its support; nets, likelihood, latent size and optimiser
+    steps are the same for all. By validation the field is halved until the finalists are left, who are trained from
+    several seeds and compared on the test items.
+
+    Args:
+        data: a name, a file, a folder, an array or a data set.
+        out: the folder to write: ``select.json``, ``select.png``, every run under ``candidates/``, and the best
+            finalist as a model folder that every verb takes.
+        families: the candidates, as :mod:`ladle.select.candidates` says; left out, one of every kind.
+        recipe: whose nets, likelihood and training are taken: a name, or a plan.
+        size: the dial of a recipe that is named.
+        latents: how many latent variables; the recipe's number when left out.
+        steps: of a finalist's training.
+        minutes: or, of everything; the steps then follow from each candidate's pace. 10 when both are left out.
+        seeds: per finalist.
+        finalists: at most so many; as many as candidates for no race.
+        samples: importance samples per item.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        resume: go on with the comparison in ``out``.
+        force: replace it.
+        progress: given the name of a piece of work, gives a function called with (done, total).
+
+    Raises:
+        DataError: for numbers that cannot be, or data without a test split.
+        SpecError: for an unknown candidate, or a recipe that no candidate fits.
+        ModelError: for a folder that holds something else.
+        TrainingError: when every candidate failed.
+    """
+    if steps is not None and minutes is not None:
+        raise DataError(f"give steps or minutes, not both; got steps={steps}, minutes={minutes}")
+    for name, value in (("steps", steps), ("minutes", minutes), ("seeds", seeds), ("finalists", finalists),
+                        ("samples", samples), ("latents", latents)):  # fmt: skip
+        if value is not None and not 0 < value < 1e9:
+            raise DataError(f"{name} must be above 0, got {value}")
+    data = data if isinstance(data, Dataset) else read(data)
+    for split in ("train", "valid", "test"):
+        if len(data.split(split)) < 2:
+            raise DataError(f"a comparison needs at least 2 items to train, validate and test; split '{split}' has 1")
+    plan = recipe_spec(recipe, data.schema, size) if isinstance(recipe, str) else recipe
+    count = int(plan["latents"]["size"]) if latents is None else latents
+    field = candidates(usual(data.schema, count) if families is None else families, count)
+    settings = as_stored({
+        "data": data.schema.to_json(), "families": [c.name for c in field], "plan": {**plan, "latents": count},
+        "steps": steps, "minutes": minutes if steps or minutes else MINUTES, "seeds": seeds, "finalists": finalists,
+        "samples": samples,
+    })  # fmt: skip
+    folder = Path(out)
+    state = opened(folder, settings, resume, force)
+    if "rows" in state:
+        return Selection.from_json(state)
+    race = Race(data, plan, folder / "candidates", device, progress)
+    return _Comparison(race, field, folder, state).run()
+
+
+def opened(folder: Path, settings: Mapping[str, Any], resume: bool, force: bool) -> dict[str, Any]:
+    """Make ready the folder; what ``select.json`` holds.
+
+    Raises:
+        ModelError: for a folder that holds something else, or a comparison with other settings.
+    """
+    path = folder / "select.json"
+    if folder.exists() and not folder.is_dir():
+        raise ModelError(f"'{folder}' must be a folder, got a file")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not path.is_file():
+            raise ModelError(f"'{folder}' is not empty and holds no comparison; give --out a new folder")
+        if resume:
+            state = read_json(path)
+            if state["settings"] == settings:
+                return state
+            other = [name for name in settings if state["settings"].get(name) != settings[name]]
+            raise ModelError(f"'{folder}' was started with other {', '.join(other)}; resume it with the same")
+        if not force:
+            raise ModelError(f"'{folder}' holds a comparison already; --resume goes on with it, --force replaces it")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {"settings": dict(settings)}
+    write_json(path, state)
+    return state
+
+
+def as_stored(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain data as it comes back from a file: tuples are lists."""
+    return json.loads(json.dumps(data))
+
+
+class _Comparison:
+    """A comparison in progress. All that it has found is in the folders of its runs."""
+
+    def __init__(self, race: Race, field: list[Candidate], folder: Path, state: dict[str, Any]) -> None:
+        self.race, self.field, self.folder, self.state = race, field, folder, state
+        self.settings = state["settings"]
+        self.samples, self.seeds = self.settings["samples"], self.settings["seeds"]
+        self.rows: dict[str, Row] = {c.name: Row(c.name, c.prior, "out") for c in field}
+
+    def run(self) -> Selection:
+        """The race, then the finalists on the test items."""
+        alive = self.fitting()
+        if "steps" not in self.state:
+            self.state["steps"] = self.settings["steps"] or self.paced(alive)
+            write_json(self.folder / "select.json", self.state)
+        field = rungs(len(alive), self.state["steps"], self.seeds, self.settings["finalists"])
+        for rung in field:
+            alive = self.valid(alive[: rung.candidates], rung)
+        finalists = self.tested(alive, field[-1])
+        return self.ended(finalists, field[-1])
+
+    def fitting(self) -> list[Candidate]:
+        """The candidates that a model can be made of."""
+        fit = []
+        for one in self.field:
+            try:
+                self.race.assembly(one)
+                fit.append(one)
+            except (ValueError, RuntimeError) as error:  # SpecError is the first, NotAvailable the second
+                self.failed(one, str(error))
+        if not fit:
+            raise SpecError(f"no candidate fits: {self.reasons()}")
+        return fit
+
+    def paced(self, alive: list[Candidate]) -> int:
+        """The steps that fit into the minutes."""
+        started, seconds = time.perf_counter(), 60 * self.settings["minutes"]
+        paces = [pace(self.race, one, TRIAL * seconds / len(alive), self.samples) for one in alive]
+        items = len(self.race.held("valid")), len(self.race.held("test"))
+        left = seconds - (time.perf_counter() - started)
+        return affordable(paces, left, items, self.seeds, self.settings["finalists"])
+
+    def valid(self, alive: list[Candidate], rung: Rung) -> list[Candidate]:
+        """Run a rung; who is left of it, the best first."""
+        ranked = []
+        for one in alive:
+            try:
+                found = [self.race.scores(one, rung.steps, s, "valid", self.samples) for s in range(rung.seeds)]
+            except Failed as error:
+                self.failed(one, str(error))
+                continue
+            nats = float(np.mean([scores.nats.mean() for scores in found]))
+            self.rows[one.name] = self.rows[one.name]._replace(
+                valid=nats, steps=rung.steps, seeds=rung.seeds, seconds=self.seconds(one, rung)
+            )
+            ranked.append((nats, one))
+        if not ranked:
+            raise TrainingError(f"every candidate failed: {self.reasons()}")
+        return [one for _, one in sorted(ranked, key=lambda pair: pair[0])]
+
+    def tested(self, alive: list[Candidate], rung: Rung) -> dict[str, list[Scores]]:
+        """The evidence of the finalists on the test items, by seed; the best by validation first."""
+        found = {}
+        for one in alive:
+            try:
+                found[one.name] = [self.race.scores(one, rung.steps, s, "test", self.samples) for s in range(rung.seeds)]
+            except Failed as error:
+                self.failed(one, str(error))
+                continue
+            k_hat = np.stack([scores.k_hat for scores in found[one.name]])
+            self.rows[one.name] = self.rows[one.name]._replace(
+                status="finalist",
+                loose=None if np.isnan(k_hat).all() else float((k_hat > UNSOUND).mean()),
+                active=self.active(one, rung),
+            )
+        if not found:
+            raise TrainingError(f"every finalist failed: {self.reasons()}")
+        return found
+
+    def ended(self, finalists: Mapping[str, list[Scores]], rung: Rung) -> Selection:
+        """The table, the verdict, the picture and the model that is kept."""
+        nats = {name: np.stack([scores.nats for scores in found]) for name, found in finalists.items()}
+        found = compare(nats)
+        for name, d in found.differences.items():
+            self.rows[name] = self.rows[name]._replace(
+                nats=float(nats[name].mean()), difference=d.nats, se=d.se, worse=d.worse, p=d.p
+            )
+        place = ["finalist", "out", "failed"]
+        rows = sorted(self.rows.values(), key=lambda r: (place.index(r.status), r.difference or 0.0, r.valid or 0.0))
+        best = next(iter(finalists))  # by validation: what the test items say is not chosen by
+        about = {
+            "data": self.race.data.schema.describe(), "latents": self.settings["plan"]["latents"],
+            "steps": rung.steps, "seeds": rung.seeds, "samples": self.samples, "items": nats[best].shape[1],
+            "method": "iwae", "kind": "bound",
+        }  # fmt: skip
+        selection = Selection(tuple(rows), verdict(found, rows, rung.seeds), found.supported, best, about)
+        self.keep(next(c for c in self.field if c.name == best), rung)
+        forest(selection, self.folder / "select.png")
+        write_json(self.folder / "select.json", {**self.state, **selection.to_json()})
+        return selection
+
+    def keep(self, one: Candidate, rung: Rung) -> None:
+        """Make the folder that of the best finalist's best seed, by validation."""
+        runs = [self.race.scores(one, rung.steps, s, "valid", self.samples).nats.mean() for s in range(rung.seeds)]
+        chosen = self.race.run(one, rung.steps, int(np.argmin(runs)))
+        for name in KEPT:
+            shutil.copyfile(chosen / name, self.folder / name)
+
+    def seconds(self, one: Candidate, rung: Rung) -> float:
+        """Of training, the mean over seeds."""
+        configs = [read_json(self.race.run(one, rung.steps, s) / "config.json") for s in range(rung.seeds)]
+        return float(np.mean([config["result"]["seconds"] for config in configs]))
+
+    def active(self, one: Candidate, rung: Rung) -> float:
+        """Active units, the mean over seeds: latents whose centre moves with x."""
+        models = [self.race.trained(one, rung.steps, s) for s in range(rung.seeds)]
+        held = self.race.held("valid")
+        return float(np.mean([(encode(model, held).var(0) > ACTIVE).sum() for model in models]))
+
+    def failed(self, one: Candidate, reason: str) -> None:
+        self.rows[one.name] = self.rows[one.name]._replace(status="failed", reason=reason)
+
+    def reasons(self) -> str:
+        """Why each of the failed ones failed."""
+        return "; ".join(f"{r.family}: {r.reason}" for r in self.rows.values() if r.status == "failed")
