@@ -23,6 +23,8 @@ from torch import Tensor
 HIDDEN = 8  # units of the decoders with a hidden layer
 COMPONENTS = 5
 CLASSES = 4
+PLACES = (-1.6, -0.4, 0.5, 1.5)  # of the classes
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 CELLS = 1 << 24  # numbers of a table (items, nodes) held at a time
 
 
@@ -94,17 +96,18 @@ def _rng(world: World, what: str) -> np.random.Generator:
 
 
 def decoder(world: World) -> Decoder:
-    """The decoder of a world. A hidden layer reads every direction forwards and backwards, so that no two z agree."""
-    rng = _rng(world, "decoder")
-    read = world.latents * CLASSES if world.family == "categorical" else world.latents
+    """The decoder of a world. A hidden layer reads every direction forwards and backwards, so that no two z agree.
+    The classes of a choice are places on a line, so that as many normal latents span the same space."""
+    rng, size = _rng(world, "decoder"), world.latents
+    places = torch.eye(size, dtype=torch.float64)
+    if world.family == "categorical":
+        places = torch.kron(places, torch.tensor(PLACES, dtype=torch.float64))
     bias = torch.tensor(rng.normal(size=world.dims))
     if world.decoder == "linear":
-        return Decoder(torch.tensor(rng.normal(size=(world.dims, read))), bias)
-    half = rng.normal(size=(HIDDEN // 2, read))
-    half /= np.linalg.norm(half, axis=1, keepdims=True)
-    into, shift = np.concatenate([half, -half]), rng.uniform(-0.3, 0.3, HIDDEN)
-    out = torch.tensor(rng.normal(size=(world.dims, HIDDEN)))
-    return Decoder(out, bias, torch.tensor(into), torch.tensor(shift))
+        return Decoder(torch.tensor(rng.normal(size=(world.dims, size))) @ places, bias)
+    half = _unit(rng.normal(size=(HIDDEN // 2, size)))
+    into, shift = torch.tensor(np.concatenate([half, -half])), torch.tensor(rng.uniform(-0.3, 0.3, HIDDEN))
+    return Decoder(torch.tensor(rng.normal(size=(world.dims, HIDDEN))), bias, into @ places, shift)
 
 
 def prior(world: World) -> Prior:
@@ -163,7 +166,7 @@ def _mixture(world: World) -> Prior:
 
 
 def _log_normal(z: Tensor) -> Tensor:
-    return -0.5 * z.square() - 0.5 * math.log(2 * math.pi)
+    return -0.5 * z.square() - HALF_LOG_2PI
 
 
 def _unit(z: np.ndarray) -> np.ndarray:
@@ -208,17 +211,16 @@ def truth(world: World, x: np.ndarray) -> Tensor:
     f, p, items = decoder(world), prior(world), torch.tensor(x, dtype=torch.float64)
     if world.decoder == "linear" and p.log_prob is not None:
         return around(f, world.noise, p.log_prob, items)
-    return over(f, world.noise, *p.nodes(), items)
+    return over(f, torch.tensor(world.noise).double(), *p.nodes(), items)
 
 
-def over(f: Decoder, noise: float, nodes: Tensor, log_weights: Tensor, x: Tensor) -> Tensor:
+def over(f: Decoder, noise: Tensor, nodes: Tensor, log_weights: Tensor, x: Tensor) -> Tensor:
     """``log sum_m w_m N(x; f(z_m), noise^2)``, ``(N,)``."""
     means = f(nodes)
-    constant = -0.5 * x.shape[1] * math.log(2 * math.pi * noise**2)
-    ends = log_weights - 0.5 * means.square().sum(1) / noise**2
+    ends, slopes = log_weights - 0.5 * means.square().sum(1) / noise**2, means.T / noise**2
     rows = max(1, CELLS // len(nodes))
-    sums = [torch.logsumexp(torch.addmm(ends, part, means.T, alpha=noise**-2), 1) for part in x.split(rows)]
-    return torch.cat(sums) - 0.5 * x.square().sum(1) / noise**2 + constant
+    sums = [torch.logsumexp(torch.addmm(ends, part, slopes), 1) for part in x.split(rows)]
+    return torch.cat(sums) - 0.5 * x.square().sum(1) / noise**2 - x.shape[1] * (noise.log() + HALF_LOG_2PI)
 
 
 def around(f: Decoder, noise: float, log_prob: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -233,7 +235,7 @@ def around(f: Decoder, noise: float, log_prob: Callable[[Tensor], Tensor], x: Te
     sums = [torch.logsumexp(log_prob(c[:, None] + steps) + log_weights, 1) for c in centre.split(rows)]
     rest = (x - f(centre)).square().sum(1) / noise**2
     left = x.shape[1] - size
-    return torch.cat(sums) - 0.5 * rest - 0.5 * left * math.log(2 * math.pi * noise**2) - 0.5 * torch.logdet(gram)
+    return torch.cat(sums) - 0.5 * rest - left * (math.log(noise) + HALF_LOG_2PI) - 0.5 * torch.logdet(gram)
 
 
 # -------------------------------------------------------------------------------------------- the best normal latents
@@ -241,16 +243,11 @@ def around(f: Decoder, noise: float, log_prob: Callable[[Tensor], Tensor], x: Te
 
 def best_normal(world: World, train: np.ndarray, x: np.ndarray) -> Tensor:
     """log p(x) under the likeliest model of ``train`` that has normal latents and the world's kind of decoder."""
-    size = 2 if world.family == "categorical" and world.decoder == "mlp" else latent_size(world)
+    size = world.latents
     learn, items = (torch.tensor(a, dtype=torch.float64) for a in (train, x))
     if world.decoder == "linear":
         return pca(learn, size, items)
     return hidden(world, learn, size, items)
-
-
-def latent_size(world: World) -> int:
-    """The number of reals that stand in for a world's latents."""
-    return world.latents * (CLASSES - 1) if world.family == "categorical" else world.latents
 
 
 def pca(train: Tensor, size: int, x: Tensor) -> Tensor:
@@ -290,7 +287,7 @@ def hidden(world: World, train: Tensor, size: int, x: Tensor, starts: int = 3, s
             optimizer.step()
             schedule.step()
         best = Decoder(*(w.detach().double() for w in weights))
-        noise = float(log_noise.exp())
+        noise = log_noise.detach().double().exp()
         found.append((float(over(best, noise, *coarse, train).mean()), over(best, noise, *fine, x)))
     return max(found, key=lambda pair: pair[0])[1]
 
