@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from ladle.conditional import Amortised
 from ladle.data import Schema
@@ -81,8 +81,14 @@ def _model(schema: Schema, plan: Mapping[str, Any]) -> VAE:
         raise SpecError(f"a model needs at least 1 latent, got {size}")
     likelihood_family: Family = build(plan["likelihood"])
     check_support(plan["likelihood"]["part"], likelihood_family, schema)
+    if schema.missing and _member(plan["likelihood"]["part"], likelihood_family, schema.shape).event_shape:
+        raise SpecError(
+            f"likelihood '{plan['likelihood']['part']}' explains all numbers of an item at once, but the data has "
+            "missing ones; an element-wise family, such as normal, would do"
+        )
     family: Family = build(plan["latents"]["posterior"])
     event: Size = (size,)
+    _member(plan["latents"]["posterior"]["part"], family, event)
 
     masked = schema.missing
     reads = Standardise(*_units(schema), masked=masked)
@@ -110,6 +116,18 @@ def _model(schema: Schema, plan: Mapping[str, Any]) -> VAE:
     decoder = build({**plan["decoder"], **decoder_sizes})
     likelihood = Amortised(decoder, likelihood_family, list(schema.shape))
     return VAE(Flat(reads, posterior, prior), likelihood)
+
+
+def _member(name: str, family: Family, event: Size) -> Distribution:
+    """The standard member of a family over one item.
+
+    Raises:
+        SpecError: for an event that the family cannot have.
+    """
+    try:
+        return family(*(torch.zeros(1, *size) for size in family.raw(event)))
+    except ValueError as error:
+        raise SpecError(f"'{name}' cannot have an event of size {event}: {error}") from None
 
 
 def _arguments(name: str) -> tuple[str, ...]:
@@ -167,8 +185,7 @@ def _check_objective(objective: Objective, model: VAE) -> None:
         )
     if model.latents.prior is None:
         raise SpecError("a plain autoencoder has no log q: use the 'elbo' objective without sticking")
-    family = model.latents.posterior.family
-    q = family(*(torch.zeros(1, *size) for size in family.raw(model.latents.events[0])))
+    q = _member("the posterior", model.latents.posterior.family, model.latents.events[0])
     if not q.has_rsample:
         raise SpecError(
             f"sticking the landing and DReG need a reparameterised posterior, and {type(q).__name__} "

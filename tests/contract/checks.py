@@ -19,9 +19,11 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from ladle.families import Family, NotAvailable, centre, draw, mapped, mean, quantile, tempered
+from ladle.families.directional import VonMises, sphere
 from ladle.families.discrete import OneHot, OneHotBlocks
 from ladle.families.pixels import DiscretisedLogisticMixture
-from ladle.shapes import Size
+from ladle.families.simplex import LogisticNormal, open_simplex
+from ladle.shapes import Size, sum_event
 from ladle.spec import build, to_spec
 
 FALSE_ALARM = 1e-6  # of each test of a sampler, at one seed
@@ -70,9 +72,16 @@ def density_sums_to_one(family: Family, event: Size) -> None:
         assert error < allowed, f"the density integrates to 1 ± {error:.1e} at spread {spread}"
 
 
+def directions(size: int) -> list[Tensor]:
+    """What a joint distribution's values are projected to, one by one: oblique, so that no two cells of a grid fall on
+    the same number."""
+    return [torch.tensor([math.cos(k * i + k) for i in range(size)], dtype=torch.float64) for k in (1, 2, 3)]
+
+
 def sampler_agrees_with_density(family: Family, event: Size, n: int = 20_000, seed: int = 0) -> None:
     """The empirical distribution function of n samples keeps within the Dvoretzky-Kiefer-Wolfowitz bound of the
-    one integrated from ``log_prob``, which holds for discrete distributions too."""
+    one integrated from ``log_prob``, which holds for discrete distributions too; of joint continuous ones, that of
+    three projections."""
     family = exact(family)
     d = family(*raws(family, event, 1.0, lead=(2,)))
     with torch.random.fork_rng():
@@ -82,13 +91,22 @@ def sampler_agrees_with_density(family: Family, event: Size, n: int = 20_000, se
     assert bool(family.support.check(samples).all()), "a sample lies outside the support"
     cells = cover(d, family.support)
     masses = columns(cells.masses(d), d.batch_shape)
-    tests = len(masses)
+    tests = len(masses) * len(directions(math.prod(d.event_shape)))
     bound = math.sqrt(math.log(2 * tests / FALSE_ALARM) / (2 * n))
     if cells.discrete:
         found = columns(ranks(samples, cells, d.batch_shape), d.batch_shape)
         for mass, rank in zip(masses, found, strict=True):
             empirical = np.cumsum(np.bincount(rank, minlength=len(mass))) / n
             assert np.abs(empirical - np.cumsum(mass)).max() < bound, "the sampler follows another distribution"
+    elif d.event_shape:
+        for values, edges in ((samples @ w, cells.values @ w) for w in directions(d.event_shape[0])):
+            for mass, edge, here in zip(
+                masses, columns(edges, d.batch_shape), columns(values, d.batch_shape), strict=True
+            ):
+                order = np.argsort(edge, kind="stable")
+                u = np.interp(np.sort(here), edge[order], np.cumsum(mass[order]))
+                distance = np.abs(np.arange(1, n + 1) / n - u).max()
+                assert distance < bound + 5e-3, "the sampler follows another distribution"
     else:
         edges, found = columns(cells.values, d.batch_shape), columns(samples, d.batch_shape)
         for mass, edge, values in zip(masses, edges, found, strict=True):
@@ -108,7 +126,8 @@ def kl_equals_monte_carlo(q: td.Distribution, p: td.Distribution, n: int = 20_00
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         z = q.sample((n,))
-    ratio = q.log_prob(z) - p.log_prob(z)
+    lead = 1 + min(len(q.batch_shape), len(p.batch_shape))  # beside a joint distribution an element-wise one is summed
+    ratio = sum_event(q.log_prob(z), lead) - sum_event(p.log_prob(z), lead)
     error = ratio.std(0) / math.sqrt(n)
     assert closed.shape == ratio.shape[1:]
     assert bool(((closed - ratio.mean(0)).abs() <= 4 * error + 1e-6).all()), "the closed form of the KL is wrong"
@@ -119,7 +138,13 @@ def extremes(family: Family, d: td.Distribution) -> list[Tensor]:
     """Values at the far ends of a support, as far as float32 data may go."""
     support = family.support
     if support == constraints.real:
-        return [torch.full(d.batch_shape, v) for v in (-1e6, 1e6)]
+        return [torch.full(d.batch_shape + d.event_shape, v) for v in (-1e6, 1e6)]
+    if support == open_simplex:
+        corner = torch.tensor([1e-7, 1e-30, 1 - 1e-7]).expand(d.batch_shape + d.event_shape)
+        return [corner, corner.flip(-1)]
+    if support == sphere:
+        axis = torch.eye(d.event_shape[0])[0].expand(d.batch_shape + d.event_shape)
+        return [axis, -axis, centre(d), -centre(d)]
     if isinstance(support, constraints.interval):
         return [v for v in (torch.full(d.batch_shape, v) for v in (0.0, 1e-7, 1 - 1e-7, 1.0)) if support.check(v).all()]
     if support in (constraints.positive, constraints.nonnegative):
@@ -204,8 +229,9 @@ def zeros_are_standard(
     family: Family, event: Size, loc: float | list[float] = 0.0, scale: float | list[float] = 1.0
 ) -> None:
     """Raw zeros give the standard member. On the line: centred at ``loc`` and symmetric, with roughly half to two
-    thirds of its mass within ``scale``. On the unit interval and over one-hot vectors: uniform. Over the integers
-    of an interval: symmetric. For every item alike."""
+    thirds of its mass within ``scale``. On the unit interval, the circle, the sphere, the simplex and over one-hot vectors:
+    uniform (but for the logistic-normal: centred). Over the integers of an interval: symmetric. For every item
+    alike."""
     family = exact(family)
     d = family(*raws(family, event, 0.0))
     middle = centre(d)
@@ -220,9 +246,12 @@ def zeros_are_standard(
     log_p, masses = d.log_prob(cells.values), cells.masses(d)
     if on_line:
         torch.testing.assert_close(log_p, d.log_prob(2 * loc - cells.values), rtol=1e-6, atol=1e-6)
-        within = (masses * ((cells.values - loc).abs() <= scale)).sum(0)
+        each = masses.unsqueeze(-1) if d.event_shape else masses
+        within = (each * ((cells.values - loc).abs() <= scale)).sum(0)
         assert bool(((within > 0.45) & (within < 0.7)).all()), f"the standard scale is not 1: {within}"
-    elif isinstance(family.support, (constraints.interval, OneHotBlocks)):
+    elif isinstance(d, LogisticNormal):
+        torch.testing.assert_close(middle, torch.full_like(middle, 1 / 3))
+    elif isinstance(family.support, (constraints.interval, OneHotBlocks)) or family.support in (sphere, open_simplex):
         assert float(log_p.max() - log_p.min()) < 1e-6, "raw zeros do not give the uniform distribution"
     elif cells.discrete and family.support != constraints.nonnegative_integer:
         torch.testing.assert_close(masses, masses.flip(0))
@@ -319,13 +348,18 @@ def quantile_inverts_cdf(family: Family, event: Size) -> bool:
 
 
 def spread_of(d: td.Distribution, cells: Cover) -> Tensor:
-    """The variance; for unordered values, the chance that two draws differ; for pixel mixtures, the mean scale of
+    """The variance (the circular one of angles); for unordered values, the chance that two draws differ; for pixel mixtures, the mean scale of
     the components (the mixture's own variance may shrink as they widen, where the ends of the range cut them)."""
     if isinstance(d, DiscretisedLogisticMixture):
         return (d.logits.softmax(-1) * d.scale).sum(-1)
     masses = cells.masses(d)
     if isinstance(d, (OneHot, td.Categorical)):
         return 1 - masses.square().sum(0)
+    if isinstance(d, VonMises):
+        return 1 - torch.hypot((masses * cells.values.cos()).sum(0), (masses * cells.values.sin()).sum(0))
+    if d.event_shape:
+        middle = (masses.unsqueeze(-1) * cells.values).sum(0)
+        return (masses * (cells.values - middle).square().sum(-1)).sum(0)
     middle = (masses * cells.values).sum(0)
     return (masses * (cells.values - middle).square()).sum(0)
 

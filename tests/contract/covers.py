@@ -13,7 +13,9 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from ladle.families import centre
+from ladle.families.directional import circle, sphere
 from ladle.families.discrete import OneHotBlocks
+from ladle.families.simplex import open_simplex
 from ladle.shapes import Size
 
 
@@ -51,6 +53,11 @@ def cover(d: td.Distribution, support: constraints.Constraint) -> Cover:
         return listed(torch.arange(support.lower_bound, support.upper_bound + 1))
     if support == constraints.nonnegative_integer:
         return listed(torch.arange(4096))
+    if d.event_shape:
+        return joint(d, support)
+    if support == circle:
+        t = math.pi * (2 * torch.arange(4000, dtype=torch.float64) + 1) / 4000 - math.pi
+        return grid(t.reshape(-1, *ones), torch.full_like(t, 2 * math.pi / 4000))
     if support == constraints.real:  # relative resolution 1% at every distance from 1e-7 to 1e10 from the centre
         t = torch.arange(-4000, 4001, dtype=torch.float64) / 100
         return grid(centre(d) + 1e-7 * torch.sinh(t).reshape(-1, *ones), 1e-7 * torch.cosh(t) / 100)
@@ -61,6 +68,44 @@ def cover(d: td.Distribution, support: constraints.Constraint) -> Cover:
         t = torch.arange(-6000, 4001, dtype=torch.float64) / 100
         return grid(t.exp().reshape(-1, *ones), t.exp() / 100)
     raise AssertionError(f"these checks cannot integrate over {support} yet; teach covers.cover how")
+
+
+def joint(d: td.Distribution, support: constraints.Constraint) -> Cover:
+    """A product of grids over what a joint continuous distribution of two or three numbers lives on."""
+
+    def over(values: Tensor, weights: Tensor) -> Cover:
+        """``(N, *batch, D)`` and ``(N, *batch)``, where 1 stands for what is the same for all."""
+        size = (len(values), *d.batch_shape)
+        return Cover(values.expand(*size, *d.event_shape), weights.expand(size), False)
+
+    def product(*axes: Tensor) -> Tensor:
+        return torch.cartesian_prod(*(axis.double() for axis in axes))
+
+    ones = (1,) * len(d.batch_shape)
+    if support == sphere and d.event_shape == (3,):
+        nodes, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(300))
+        turns = 2 * math.pi * torch.arange(300) / 300
+        t, angle = product(nodes, turns).unbind(-1)
+        flat = (1 - t.square()).sqrt()
+        values = torch.stack([flat * angle.cos(), flat * angle.sin(), t], -1)
+        weights = weights.repeat_interleave(300) * 2 * math.pi / 300
+        return over(values.reshape(-1, *ones, 3), weights.reshape(-1, *ones))
+    if support == open_simplex and d.event_shape == (3,):  # the log-ratios to the last number, dense around the centre
+        t = torch.arange(-160, 161, dtype=torch.float64) / 20
+        steps, sizes = product(*[0.05 * torch.sinh(t)] * 2), product(*[0.05 * torch.cosh(t) / 20] * 2).prod(-1)
+        middle = centre(d).log()
+        ratios = (middle[..., :-1] - middle[..., -1:]) + steps.reshape(-1, *ones, 2)
+        values = torch.nn.functional.pad(ratios, (0, 1)).softmax(-1).clamp_min(torch.finfo(torch.float64).tiny)
+        return over(values, values.prod(-1) * sizes.reshape(-1, *ones))
+    if support == constraints.real and d.event_shape == (2,):  # along the axes of what its sampler gives
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            draws = d.sample((5000,))
+        off = draws - draws.mean(0)
+        axes = torch.linalg.cholesky(torch.einsum("n...i,n...j->...ij", off, off) / len(off))
+        steps = product(*[torch.linspace(-9, 9, 181)] * 2).reshape(-1, *ones, 2, 1)
+        return over(centre(d) + (axes @ steps).squeeze(-1), 0.01 * torch.linalg.det(axes)[None])
+    raise AssertionError(f"these checks cannot integrate over {support} of {tuple(d.event_shape)}; teach covers.joint")
 
 
 def columns(values: Tensor, batch: Size) -> np.ndarray:

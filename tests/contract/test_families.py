@@ -38,7 +38,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "categorical": {"classes": 4},
     "one_hot": {"classes": 3},
 }
-EVENTS = {"one_hot": (6,)}
+EVENTS = {"one_hot": (6,), "power_spherical": (3,), "dirichlet": (3,), "logistic_normal": (3,)}
 STANDARD = {"affine": {"loc": [100.0, -3.0], "scale": [50.0, 0.02]}}
 SHARED = {"shared_scale": True}
 VARIANTS = [
@@ -48,6 +48,7 @@ VARIANTS = [
     Case("discretised_logistic", {"levels": 2, "floor": 0.01}),
     Case("discretised_logistic_mixture", {"levels": 5, "components": 2}),
     Case("affine", {"family": {"part": "family/logistic", **SHARED}, "loc": -2.0, "scale": 1e3}, loc=-2.0, scale=1e3),
+    Case("affine", {**REQUIRED["affine"], "family": {"part": "family/full_normal"}}, **STANDARD["affine"]),
 ]
 
 
@@ -127,7 +128,13 @@ def test_closed_forms_of_the_kl(case: Case) -> None:
             assert found or not (case.name == other.name and case.name in CLOSED), "the closed form is gone"
 
 
-CLOSED = {"normal", "laplace", "beta", "continuous_bernoulli", "bernoulli", "categorical", "one_hot"}
+CLOSED = {
+    "normal", "laplace", "beta", "continuous_bernoulli", "bernoulli", "categorical", "one_hot",
+    "full_normal", "von_mises", "dirichlet", "logistic_normal",
+}  # fmt: skip
+
+
+JOINT = {"full_normal", "power_spherical", "dirichlet", "logistic_normal"}
 
 
 def _having(check: Any) -> set[str]:
@@ -143,6 +150,7 @@ def test_what_is_available() -> None:
         "continuous_bernoulli",
         "bernoulli",
         "categorical",
+        "von_mises",
     }
     assert _having(checks.draw_carries_gradient) >= line | {
         "student_t",
@@ -151,6 +159,8 @@ def test_what_is_available() -> None:
         "continuous_bernoulli",
         "bernoulli",
         "one_hot",
+        *JOINT,
+        "von_mises",
     }
     assert _having(checks.temperature_acts) >= line | pixels | {
         "student_t",
@@ -160,8 +170,10 @@ def test_what_is_available() -> None:
         "one_hot",
         "continuous_bernoulli",
         "categorical",
+        *JOINT,
+        "von_mises",
     }
-    assert _having(checks.cdf_agrees_with_density) >= line | pixels | {"affine", "continuous_bernoulli"}
+    assert _having(checks.cdf_agrees_with_density) >= line | pixels | {"affine", "continuous_bernoulli", "von_mises"}
 
 
 @pytest.mark.parametrize(
@@ -191,5 +203,12 @@ def test_events_that_do_not_fit_are_refused() -> None:
         build({"part": "family/one_hot", "classes": 3}).raw((7,))
     with pytest.raises(ValueError, match="broadcast"):
         build({"part": "family/affine", **REQUIRED["affine"]}).raw((3,))
+    for name in ("power_spherical", "dirichlet", "logistic_normal"):
+        for event in ((), (5, 1)):
+            with pytest.raises(ValueError, match="at least 2"):
+                build({"part": f"family/{name}"}).raw(event)
     with pytest.raises(ValueError, match="none"):
-        build({"part": "family/categorical", "classes": 3}).read_size(())
+        build({"part": "family/full_normal"}).raw(())
+    for name, arguments in (("categorical", {"classes": 3}), ("von_mises", {})):
+        with pytest.raises(ValueError, match="none"):
+            build({"part": f"family/{name}", **arguments}).read_size(())

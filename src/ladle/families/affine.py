@@ -10,16 +10,17 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
-from ladle.families.family import Family, centre, draw, mean, quantile, tempered
-from ladle.shapes import Size
+from ladle.families.family import Family, centre, chain, draw, mean, quantile, tempered
+from ladle.shapes import Size, sum_event
 from ladle.spec import part
 
 
 class Affine(td.Distribution):
-    """``y = loc + scale * u`` with u from ``base``: ``log p(y) = log p_base((y - loc) / scale) - log scale``.
+    """``y = loc + scale * u`` with u from ``base``: ``log p(y) = log p_base((y - loc) / scale) - log scale``, the last
+    term summed over the event of a joint base.
 
     Args:
-        base: element-wise over ``(*lead, *event)``.
+        base: over ``(*lead, *event)``, element-wise or joint.
         loc: broadcasts to ``(*lead, *event)``.
         scale: positive; broadcasts to ``(*lead, *event)``.
 
@@ -31,8 +32,9 @@ class Affine(td.Distribution):
     support = constraints.real
 
     def __init__(self, base: td.Distribution, loc: Tensor, scale: Tensor) -> None:
-        self.base, self.loc, self.scale = base, loc.expand(base.batch_shape), scale.expand(base.batch_shape)
-        super().__init__(base.batch_shape, validate_args=False)
+        size = base.batch_shape + base.event_shape
+        self.base, self.loc, self.scale = base, loc.expand(size), scale.expand(size)
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
@@ -41,7 +43,8 @@ class Affine(td.Distribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Affine:
         """See :meth:`torch.distributions.Distribution.expand`."""
-        return Affine(self.base.expand(batch_shape), self.loc.expand(batch_shape), self.scale.expand(batch_shape))
+        size = (*batch_shape, *self.event_shape)
+        return Affine(self.base.expand(batch_shape), self.loc.expand(size), self.scale.expand(size))
 
     @property
     def mean(self) -> Tensor:
@@ -53,6 +56,11 @@ class Affine(td.Distribution):
         """``scale^2 Var[u]``."""
         return self.scale.square() * self.base.variance
 
+    @property
+    def log_volume(self) -> Tensor:
+        """``log scale``, summed over the event of a joint base: ``batch_shape``."""
+        return sum_event(self.scale.log(), len(self.batch_shape))
+
     def outwards(self, u: Tensor) -> Tensor:
         """From the base's units to the data's."""
         return self.loc + self.scale * u
@@ -63,7 +71,7 @@ class Affine(td.Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Per unit of the data."""
-        return self.base.log_prob(self.inwards(value)) - self.scale.log()
+        return self.base.log_prob(self.inwards(value)) - self.log_volume
 
     def cdf(self, value: Tensor) -> Tensor:
         """Where the base has one."""
@@ -79,7 +87,7 @@ class Affine(td.Distribution):
 
     def entropy(self) -> Tensor:
         """In nats."""
-        return self.base.entropy() + self.scale.log()
+        return self.base.entropy() + self.log_volume
 
 
 @part("family", "affine")
@@ -114,7 +122,7 @@ class AffineFamily(Family):
         if family.support is not constraints.real:
             raise ValueError(
                 f"affine moves and stretches the real line, but {type(family).__name__} lives on "
-                f"{family.support}; families that fit: normal, laplace, logistic, student_t"
+                f"{family.support}; families that fit: normal, full_normal, laplace, logistic, student_t"
             )
         self.family = family
         if not np.all(np.asarray(scale) > 0):
@@ -158,3 +166,8 @@ def _(d: Affine, u: Tensor) -> Tensor:
 @draw.register
 def _(d: Affine) -> Tensor:
     return d.outwards(draw(d.base))
+
+
+@chain.register
+def _(d: Affine, z: Tensor) -> Tensor:
+    return chain(d.base, d.inwards(z)) - d.scale.log()

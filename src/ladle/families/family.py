@@ -124,6 +124,16 @@ def checked_floor(floor: float) -> float:
     return floor
 
 
+def checked_several(event: Size, what: str) -> Size:
+    """``event``, if its last size is at least 2."""
+    if not event or event[-1] < 2:
+        raise ValueError(
+            f"{what} take at least 2 numbers: the last size of the event must be at least 2, got an event of size "
+            f"{event}"
+        )
+    return event
+
+
 def checked_temperature(t: float) -> float:
     """``t``, if it can be the temperature of :func:`tempered`."""
     if not t > 0:

@@ -70,14 +70,12 @@ class Latents(nn.Module, ABC):
 
 
 def kl(q: Distribution, p: Distribution, log_q: Tensor, log_p: Tensor) -> Tensor:
-    """KL(q || p) per item: in closed form where torch knows one and the event shapes agree, else
-    the one-sample estimate ``log q(z) - log p(z)``. Each side is summed by its own event first."""
-    if q.event_shape == p.event_shape:
-        try:
-            return sum_event(kl_divergence(q, p), log_q.dim())
-        except NotImplementedError:
-            pass
-    return log_q - log_p
+    """KL(q || p) per item: in closed form where one is registered for this pair of types (a joint and an element-wise
+    one may be a pair), else the one-sample estimate ``log q(z) - log p(z)``, each side summed by its own event."""
+    try:
+        return sum_event(kl_divergence(q, p), log_q.dim())
+    except NotImplementedError:
+        return log_q - log_p
 
 
 def level(z: Tensor, q: Distribution | None, p: Distribution | None, event: Size) -> Level:

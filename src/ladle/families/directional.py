@@ -1,0 +1,397 @@
+"""Families over directions: angles on the circle, unit vectors on the sphere.
+
+Both take one *natural* vector v for each direction: its length is the concentration, its direction the location. So
+v = 0 is the uniform distribution and a prior starts there, no number of a net is without meaning, and nothing is
+singular in between, which a separate location and concentration cannot all have. At v = 0 the location is arbitrary; the
+gradients of draws below are chosen among the unbiased ones so that they stay bounded there.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import constraints
+from torch.nn import functional as F
+
+from ladle.families.family import Family, centre, checked_several, checked_temperature, mean, quantile, tempered
+from ladle.shapes import Size
+from ladle.spec import part
+
+TINY = 1e-9  # the concentration that stands in for 0 where a direction is needed
+
+
+class _Circle(constraints.interval):
+    """Angles from -pi to pi, which a float32 rounds outwards."""
+
+    def __init__(self) -> None:
+        super().__init__(-math.pi, math.pi)
+
+    def check(self, value: Tensor) -> Tensor:
+        return value.abs() <= math.pi + 1e-6
+
+
+class _Sphere(constraints.Constraint):
+    """Vectors of length 1, but for rounding."""
+
+    event_dim = 1
+
+    def check(self, value: Tensor) -> Tensor:
+        """``(*, D) -> (*)``."""
+        return (value.square().sum(-1) - 1).abs() <= value.shape[-1] * torch.finfo(value.dtype).eps
+
+
+circle, sphere = _Circle(), _Sphere()
+
+# ---------------------------------------------------------------------------------------------------- the circle
+
+_NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(48))
+_NODES, _WEIGHTS = (1 + _NODES) / 2, _WEIGHTS / 2  # of Gauss's quadrature over [0, 1]
+FAR = 12.0  # standard deviations: there is no mass beyond
+
+
+class VonMises(td.Distribution):
+    """The von Mises distribution of an angle, ``log p(x) = v_1 cos x + v_2 sin x - log(2 pi I_0(|v|))``.
+
+    Computed in float64, where large terms that cancel do no harm.
+
+    Args:
+        natural: v, ``(*lead, *event, 2)``.
+
+    >>> VonMises(torch.tensor([[0.0, 3.0]])).loc
+    tensor([1.5708])
+    """
+
+    arg_constraints = {"natural": constraints.real_vector}
+    support = circle
+    has_rsample = True
+
+    def __init__(self, natural: Tensor) -> None:
+        self.natural = natural
+        super().__init__(natural.shape[:-1], validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> VonMises:
+        """See :meth:`torch.distributions.Distribution.expand`."""
+        return VonMises(self.natural.expand(*batch_shape, 2))
+
+    @property
+    def concentration(self) -> Tensor:
+        """``|v|``, float64."""
+        return torch.linalg.vector_norm(self.natural.double(), dim=-1)
+
+    @property
+    def loc(self) -> Tensor:
+        """The angle of v, 0 where v = 0."""
+        v = self.natural + 0.0  # of a zero with a sign, one without
+        return torch.atan2(v[..., 1], v[..., 0])
+
+    @property
+    def log_normaliser(self) -> Tensor:
+        """``log I_0(|v|)``, float64."""
+        kappa = self.concentration
+        return torch.special.i0e(kappa).log() + kappa
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Per radian."""
+        v, x = self.natural.double(), value.double()
+        found = v[..., 0] * x.cos() + v[..., 1] * x.sin() - self.log_normaliser - math.log(2 * math.pi)
+        return found.to(self.natural.dtype)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Angles, ``(*sample_shape, *lead, *event)``."""
+        with torch.no_grad():
+            d = td.VonMises(self.loc.double(), self.concentration.clamp_min(TINY), validate_args=False)
+            return d.sample(sample_shape).to(self.natural.dtype)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """A sample whose gradient is that of :meth:`velocity`."""
+        x = self.sample(sample_shape)
+        return x + (self.velocity(x) * (self.natural - self.natural.detach())).sum(-1)
+
+    @torch.no_grad()
+    def velocity(self, x: Tensor) -> Tensor:
+        """How an angle moves with v, ``dx/dv``: ``(*, *event) -> (*, *event, 2)``.
+
+        With t the angle from the location, k = |v| and A = I_1(k) / I_0(k):
+
+        * along v, by implicit reparameterisation,
+          ``dt/dk = -(dF/dk) / p = -int_0^t (cos s - A) exp(k (cos s - cos t)) ds``, by quadrature;
+        * across v, where the location turns by 1 / k, ``(1 - exp(-k cos t) / I_0(k)) / k``. Any constant flow
+          around the circle may be subtracted from the turn, and this one makes the variance least: it tends to
+          ``cos t`` as k goes to 0, where the turn itself has no limit.
+
+        Reference:
+            Figurnov, Mohamed, Mnih: "Implicit Reparameterization Gradients", 2018.
+        """
+        kappa, loc = self.concentration, self.loc.double()
+        ratio = torch.special.i1e(kappa) / torch.special.i0e(kappa)
+        t = (x.double() - loc + math.pi).remainder(2 * math.pi) - math.pi
+        s = t.unsqueeze(-1) * _NODES.to(t.device)
+        rise = (kappa.unsqueeze(-1) * (s.cos() - t.cos().unsqueeze(-1))).clamp_max(50.0)  # beyond: has e^-50 of the mass
+        along = -t * (((s.cos() - ratio.unsqueeze(-1)) * rise.exp()) @ _WEIGHTS.to(t.device))
+        k = kappa.clamp_min(TINY)
+        across = -torch.expm1(-k * (1 + t.cos()) - torch.special.i0e(k).log()) / k
+        cos, sin = loc.cos(), loc.sin()
+        return torch.stack([along * cos - across * sin, along * sin + across * cos], -1).to(self.natural.dtype)
+
+    def _unrolled(self, t: Tensor) -> Tensor:
+        """The distribution function of the angle t from the location, 1/2 at t = 0, growing by 1 with every turn."""
+        kappa = self.concentration
+        turns = torch.floor((t + math.pi) / (2 * math.pi))
+        far = (FAR / kappa.clamp_min(TINY).sqrt()).clamp_max(math.pi)
+        t = torch.minimum(torch.maximum(t - 2 * math.pi * turns, -far), far)
+        density = (kappa.unsqueeze(-1) * ((t.unsqueeze(-1) * _NODES.to(t.device)).cos() - 1)).exp()
+        return turns + 0.5 + t * (density @ _WEIGHTS.to(t.device)) / (2 * math.pi * torch.special.i0e(kappa))
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """The mass between -pi and an angle."""
+        loc = self.loc.double()
+        return (self._unrolled(value.double() - loc) - self._unrolled(-math.pi - loc)).to(self.natural.dtype)
+
+    @torch.no_grad()
+    def icdf(self, value: Tensor) -> Tensor:
+        """The inverse of :meth:`cdf`, by bisection."""
+        loc = self.loc.double()
+        mass = value.double() + self._unrolled(-math.pi - loc)
+        turns = mass.floor()
+        low, high = torch.full_like(mass, -math.pi), torch.full_like(mass, math.pi)
+        for _ in range(50):
+            middle = (low + high) / 2
+            above = self._unrolled(middle) > mass - turns
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+        return (low + 2 * math.pi * turns + loc).clamp(-math.pi, math.pi).to(self.natural.dtype)
+
+    def entropy(self) -> Tensor:
+        """In nats."""
+        v = self.natural.double()
+        return (self.log_normaliser + math.log(2 * math.pi) - (self.expectation * v).sum(-1)).to(self.natural.dtype)
+
+    @property
+    def expectation(self) -> Tensor:
+        """``E[(cos x, sin x)] = v A(k) / k``, ``(*lead, *event, 2)``, float64."""
+        kappa = self.concentration.unsqueeze(-1)
+        small = kappa < 1e-4
+        safe = torch.where(small, 1.0, kappa)
+        ratio = torch.special.i1e(safe) / torch.special.i0e(safe) / safe
+        return self.natural.double() * torch.where(small, 0.5 - kappa.square() / 16, ratio)
+
+
+@td.register_kl(VonMises, VonMises)
+def _(q: VonMises, p: VonMises) -> Tensor:
+    gap = q.natural.double() - p.natural.double()
+    kl = (q.expectation * gap).sum(-1) - q.log_normaliser + p.log_normaliser
+    return kl.to(q.natural.dtype)
+
+
+@part("family", "von_mises")
+class VonMisesFamily(Family):
+    """An angle between -pi and pi for each element: the von Mises distribution, ``p(x) ~ exp(k cos(x - loc))``.
+
+    ::
+
+        raw (*lead, *event, 2) = v ----> k = |v|, loc = the angle of v
+        z (*lead, ..., D) --read--> (cos z, sin z)  (*lead, ..., 2 D): a net sees no jump at pi
+
+    Raw zeros give the uniform distribution on the circle. A draw carries implicit gradients.
+
+    >>> family = VonMisesFamily()
+    >>> family.raw((5,)), family.read_size((5,))
+    (((5, 2),), (10,))
+    """
+
+    support = circle
+
+    def raw(self, event: Size) -> tuple[Size, ...]:
+        """The natural vectors: ``(*event, 2)``."""
+        return ((*event, 2),)
+
+    def forward(self, *raw: Tensor) -> VonMises:
+        """``(*lead, *event, 2)`` to an element-wise distribution over ``(*lead, *event)``."""
+        return VonMises(raw[0])
+
+    def read(self, z: Tensor) -> Tensor:
+        """All cosines, then all sines, along the last dimension."""
+        return torch.cat([z.cos(), z.sin()], dim=-1)
+
+    def read_size(self, event: Size) -> Size:
+        """``(..., D) -> (..., 2 D)``."""
+        if not event:
+            raise ValueError("angles are read along the last dimension of the event, and this event has none")
+        return (*event[:-1], 2 * event[-1])
+
+
+# ---------------------------------------------------------------------------------------------------- the sphere
+
+
+class PowerSpherical(td.Distribution):
+    """The power spherical distribution of a unit vector, ``p(x) ~ (1 + m'x)^k`` with k = |v| and m = v / k.
+
+    With ``b = (D - 1) / 2`` and ``a = b + k``:
+    ``log p(x) = k log(1 + m'x) - (a + b) log 2 - b log pi - log Gamma(a) + log Gamma(a + b)``, computed in float64.
+
+    Args:
+        natural: v, ``(*lead, D)``.
+
+    >>> d = PowerSpherical(torch.zeros(3))
+    >>> round(float(d.log_prob(torch.tensor([0.0, 0.0, 1.0])).exp() * 4 * torch.pi), 4)
+    1.0
+    """
+
+    arg_constraints = {"natural": constraints.real_vector}
+    support = sphere
+    has_rsample = True
+
+    def __init__(self, natural: Tensor) -> None:
+        self.natural = natural
+        super().__init__(natural.shape[:-1], natural.shape[-1:], validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> PowerSpherical:
+        """See :meth:`torch.distributions.Distribution.expand`."""
+        return PowerSpherical(self.natural.expand(*batch_shape, *self.event_shape))
+
+    @property
+    def _polar(self) -> tuple[Tensor, Tensor]:
+        """m ``(*lead, D)`` and k ``(*lead,)``, float64; at v = 0, those of a hair along the first axis."""
+        v = self.natural.double()
+        hair = TINY * (torch.arange(v.shape[-1], device=v.device) == 0)
+        length = torch.linalg.vector_norm(v.detach(), dim=-1, keepdim=True)
+        v = torch.where(length < TINY, hair + v - v.detach(), v)
+        kappa = torch.linalg.vector_norm(v, dim=-1)
+        return v / kappa.unsqueeze(-1), kappa
+
+    @property
+    def direction(self) -> Tensor:
+        """m, where the density is highest, ``(*lead, D)``; the first axis where all directions are alike."""
+        return self._polar[0].to(self.natural.dtype)
+
+    @property
+    def mean(self) -> Tensor:
+        """``m (a - b) / (a + b)``, inside the ball."""
+        v = self.natural
+        return v / (v.shape[-1] - 1 + torch.linalg.vector_norm(v, dim=-1, keepdim=True))
+
+    def _shape(self, kappa: Tensor) -> tuple[Tensor, Tensor]:
+        """a and b: ``(1 + m'x) / 2`` follows the beta distribution of a and b."""
+        b = torch.full_like(kappa, (self.event_shape[0] - 1) / 2)
+        return b + kappa, b
+
+    def _log_normaliser(self, kappa: Tensor) -> Tensor:
+        a, b = self._shape(kappa)
+        return (a + b) * math.log(2) + b * math.log(math.pi) + torch.lgamma(a) - torch.lgamma(a + b)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """``(*, D) -> (*)``, per unit of the sphere's surface."""
+        m, kappa = self._polar
+        half = (m + F.normalize(value.double(), dim=-1)).square().sum(-1) / 2  # 1 + m'x, with its digits near 0
+        found = kappa * half.clamp_min(torch.finfo(torch.float64).tiny).log() - self._log_normaliser(kappa)
+        return found.to(self.natural.dtype)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """``x = t m + sqrt(1 - t^2) w`` with (1 + t) / 2 from a beta distribution and w uniform across m.
+
+        The gradient has two parts. t moves with k by implicit reparameterisation. With m, x turns; and the turn may
+        be slowed by ``1 - c / p(x)`` for any constant c without a change of the distribution, since a turn keeps the
+        uniform distribution. c is chosen to make the variance small (``1 / c`` is the integral of ``1 / p``, infinite
+        from k = b on): then the gradient to v, ``1 / k`` times the one to m, stays bounded as v goes to 0.
+        """
+        m, kappa = self._polar
+        a, b = self._shape(kappa)
+        near, far = td.Dirichlet(torch.stack([a, b], -1), validate_args=False).rsample(sample_shape).unbind(-1)
+        axis = m.detach()
+        with torch.no_grad():
+            tiny = torch.finfo(torch.float64).tiny
+            y, rest, t = near.clamp_min(tiny), far.clamp_min(tiny), (near - far).unsqueeze(-1)
+            w = torch.randn(self._extended_shape(sample_shape), dtype=m.dtype, device=m.device)
+            w = F.normalize(w - axis * (w * axis).sum(-1, keepdim=True), dim=-1)
+            x = F.normalize(t * axis + 2 * (y * rest).sqrt().unsqueeze(-1) * w, dim=-1)
+            rise = (axis - t * x) / (2 * y * rest).clamp_min(tiny).unsqueeze(-1)  # dx / dy
+            below = (b - kappa).clamp_min(tiny)
+            log_c = torch.lgamma(b) - torch.lgamma(2 * b) - torch.lgamma(below) + torch.lgamma(b + below)
+            slowed = torch.where(kappa < b, -torch.expm1(log_c - kappa * y.log()), 1.0).unsqueeze(-1)
+        turn = m - axis
+        turned = turn * t - axis * (turn * x).sum(-1, keepdim=True)
+        moved = x + rise * (near - near.detach()).unsqueeze(-1) + slowed * turned
+        return moved.to(self.natural.dtype)
+
+    def entropy(self) -> Tensor:
+        """``log Z - k (log 2 + psi(a) - psi(a + b))`` in nats, ``(*lead,)``."""
+        _, kappa = self._polar
+        a, b = self._shape(kappa)
+        mean_log = math.log(2) + torch.digamma(a) - torch.digamma(a + b)
+        return (self._log_normaliser(kappa) - kappa * mean_log).to(self.natural.dtype)
+
+
+@td.register_kl(PowerSpherical, PowerSpherical)
+def _(q: PowerSpherical, p: PowerSpherical) -> Tensor:
+    """``log(area of the sphere) - entropy(q)`` where p is the uniform distribution, and fixed; there is no other
+    closed form."""
+    kappa = p.natural.detach().abs().amax()
+    if p.natural.requires_grad or not bool(kappa < TINY):
+        raise NotImplementedError("the KL of two power spherical distributions has no closed form")
+    return p.entropy() - q.entropy()
+
+
+@part("family", "power_spherical")
+class PowerSphericalFamily(Family):
+    """A unit vector over the last dimension of the event: the power spherical distribution, ``p(x) ~ (1 + m'x)^k``.
+
+    ::
+
+        raw (*lead, ..., D) = v ----> k = |v|, m = v / k
+
+    Raw zeros give the uniform distribution on the sphere, whose KL from any other member has a closed form. Much like
+    the von Mises-Fisher distribution, but sampled exactly in any dimension.
+
+    Reference:
+        De Cao, Aziz: "The Power Spherical Distribution", 2020.
+
+    >>> z = PowerSphericalFamily()(torch.zeros(7, 4)).sample()
+    >>> bool(sphere.check(z).all()), z.shape
+    (True, torch.Size([7, 4]))
+    """
+
+    support = sphere
+
+    def raw(self, event: Size) -> tuple[Size, ...]:
+        """The natural vector: ``*event``."""
+        return (checked_several(event, "directions on a sphere"),)
+
+    def forward(self, *raw: Tensor) -> PowerSpherical:
+        """``(*lead, *event)`` to a distribution over ``(*lead, *event)``, joint in the last dimension."""
+        return PowerSpherical(raw[0])
+
+
+@centre.register
+def _(d: VonMises) -> Tensor:
+    return d.loc
+
+
+@centre.register
+def _(d: PowerSpherical) -> Tensor:
+    return d.direction
+
+
+@mean.register
+def _(d: PowerSpherical) -> Tensor:
+    return d.mean
+
+
+@tempered.register
+def _(d: VonMises, t: float) -> VonMises:
+    """1/t times the concentration: the uniform distribution has no temperature, and stays."""
+    return VonMises(d.natural / checked_temperature(t))
+
+
+@tempered.register
+def _(d: PowerSpherical, t: float) -> PowerSpherical:
+    """1/t times the concentration: the uniform distribution has no temperature, and stays."""
+    return PowerSpherical(d.natural / checked_temperature(t))
+
+
+@quantile.register
+def _(d: VonMises, u: Tensor) -> Tensor:
+    return d.icdf(u)
