@@ -98,12 +98,10 @@ def _model(schema: Schema, plan: Mapping[str, Any]) -> VAE:
 
     prior = plan["latents"]["prior"]
     if prior is not None:
-        wants_family = "family" in _arguments(prior["part"])
-        prior = build(
-            {"family": plan["latents"]["posterior"], **prior, "event": event}
-            if wants_family
-            else {**prior, "event": event}
-        )
+        takes = _arguments(prior["part"])
+        default = {"family": plan["latents"]["posterior"]} if "family" in takes else {}
+        sizes = {name: size for name, size in (("event", event), ("inputs", seen)) if name in takes}
+        prior = build({**default, **prior, **sizes})
         if prior.support != family.support:
             raise SpecError(
                 f"the posterior '{plan['latents']['posterior']['part']}' lives on {family.support}, "

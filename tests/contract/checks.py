@@ -21,6 +21,7 @@ from torch.distributions import constraints
 from ladle.families import Family, NotAvailable, centre, draw, mapped, mean, quantile, tempered
 from ladle.families.directional import VonMises, sphere
 from ladle.families.discrete import OneHot, OneHotBlocks
+from ladle.families.mixture import Mixture
 from ladle.families.pixels import DiscretisedLogisticMixture
 from ladle.families.simplex import LogisticNormal, open_simplex
 from ladle.shapes import Size, sum_event
@@ -353,7 +354,7 @@ def spread_of(d: td.Distribution, cells: Cover) -> Tensor:
     if isinstance(d, DiscretisedLogisticMixture):
         return (d.logits.softmax(-1) * d.scale).sum(-1)
     masses = cells.masses(d)
-    if isinstance(d, (OneHot, td.Categorical)):
+    if isinstance(d.components if isinstance(d, Mixture) else d, (OneHot, td.Categorical)):
         return 1 - masses.square().sum(0)
     if isinstance(d, VonMises):
         return 1 - torch.hypot((masses * cells.values.cos()).sum(0), (masses * cells.values.sin()).sum(0))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ladle.assemble import Assembly
+from ladle.conditional import Conditional
 from ladle.data import Batch
 from ladle.latents import Level
 from ladle.objectives import Progress
@@ -75,24 +77,32 @@ def mass(d: Distribution, z: Tensor, cell: float) -> Tensor:
     return sum_event(d.log_prob(z), 1).exp() * cell
 
 
-def prior_density_sums_to_one(prior: Prior, reach: float = 30.0) -> None:
-    """In one or two dimensions, by quadrature on an even grid in float64."""
+def wide_prior(prior: Prior, posterior: Conditional | None) -> Callable[[int], Distribution]:
+    """The prior as a function of n, in float64."""
+    prior, posterior = prior.double(), posterior.double() if posterior is not None else None
+    return lambda n: prior(n, {}, posterior)
+
+
+def prior_density_sums_to_one(prior: Prior, posterior: Conditional | None = None, reach: float = 30.0) -> None:
+    """In one or two dimensions, by quadrature on an even grid in float64. The posterior is for priors made of it."""
     dims = prior.event[0]
     z, cell = grid(dims, reach, 20_001 if dims == 1 else 801)
     with torch.no_grad():
-        total = float(mass(prior.double()(len(z), {}), z, cell).sum())
+        total = float(mass(wide_prior(prior, posterior)(len(z)), z, cell).sum())
     assert abs(total - 1) < 1e-3, f"the density integrates to {total:.4f}"
 
 
-def prior_sampler_agrees_with_density(prior: Prior, n: int = 20_000, seed: int = 0, reach: float = 30.0) -> None:
+def prior_sampler_agrees_with_density(
+    prior: Prior, posterior: Conditional | None = None, n: int = 20_000, seed: int = 0, reach: float = 30.0
+) -> None:
     """The distribution function of n samples, of each dimension and of the sum of them all, keeps within the
     Dvoretzky-Kiefer-Wolfowitz bound of the one integrated from the density."""
     dims = prior.event[0]
     z, cell = grid(dims, reach, 20_001 if dims == 1 else 801)
     with torch.no_grad(), seeded(seed):
-        prior = prior.double()
-        masses = mass(prior(len(z), {}), z, cell).numpy()
-        samples = prior(n, {}).sample().double()
+        p = wide_prior(prior, posterior)
+        masses = mass(p(len(z)), z, cell).numpy()
+        samples = p(n).sample().double()
     assert samples.shape == (n, dims)
     bound = math.sqrt(math.log(2 * (dims + 1) / FALSE_ALARM) / (2 * n))
     directions = [*torch.eye(dims, dtype=torch.float64), torch.ones(dims, dtype=torch.float64)]

@@ -37,8 +37,12 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "affine": {"family": {"part": "family/normal"}, "loc": [100.0, -3.0], "scale": [50.0, 0.02]},
     "categorical": {"classes": 4},
     "one_hot": {"classes": 3},
+    "mixture": {"family": {"part": "family/normal"}, "components": 3},
 }
-EVENTS = {"one_hot": (6,), "power_spherical": (3,), "dirichlet": (3,), "logistic_normal": (3,)}
+# A mixture is joint over its event; one element is what the checks can integrate over.
+EVENTS: dict[str, Size] = {
+    "one_hot": (6,), "power_spherical": (3,), "dirichlet": (3,), "logistic_normal": (3,), "mixture": (),
+}  # fmt: skip
 STANDARD = {"affine": {"loc": [100.0, -3.0], "scale": [50.0, 0.02]}}
 SHARED = {"shared_scale": True}
 VARIANTS = [
@@ -47,6 +51,10 @@ VARIANTS = [
     Case("student_t", {"df": 2.5}),
     Case("discretised_logistic", {"levels": 2, "floor": 0.01}),
     Case("discretised_logistic_mixture", {"levels": 5, "components": 2}),
+    Case("mixture", {"family": {"part": "family/laplace"}, "components": 2}, ()),
+    Case("mixture", {"family": {"part": "family/beta"}, "components": 2}, ()),
+    Case("mixture", {"family": {"part": "family/categorical", "classes": 4}, "components": 2}, (1,)),
+    Case("mixture", {"family": {"part": "family/one_hot", "classes": 3}, "components": 2}, (6,)),
     Case("affine", {"family": {"part": "family/logistic", **SHARED}, "loc": -2.0, "scale": 1e3}, loc=-2.0, scale=1e3),
     Case("affine", {**REQUIRED["affine"], "family": {"part": "family/full_normal"}}, **STANDARD["affine"]),
 ]
@@ -185,6 +193,7 @@ def test_what_is_available() -> None:
         ({"part": "family/discretised_logistic", "levels": 1}, "levels"),
         ({"part": "family/discretised_logistic", "floor": 1e3}, "floor"),
         ({"part": "family/discretised_logistic_mixture", "components": 0}, "components"),
+        ({"part": "family/mixture", **REQUIRED["mixture"], "components": 0}, "components"),
         (
             {"part": "family/affine", "family": {"part": "family/bernoulli"}, "loc": 0.0, "scale": 1.0},
             "families that fit",

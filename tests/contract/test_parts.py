@@ -37,6 +37,9 @@ PRIORS = {
     "standard": [{"family": NORMAL}, {"family": {"part": "family/student_t", "df": 8.0}}],
     "learned": [{"family": NORMAL}, {"family": {"part": "family/logistic"}}],
     "autoregressive": [{"width": 8, "components": 1}, {"width": 8, "components": 3}],
+    "mixture": [{"family": NORMAL, "components": 1}, {"family": {"part": "family/laplace"}, "components": 3}],
+    "vamp": [{"family": NORMAL, "inputs": [3], "components": 1}, {"family": NORMAL, "inputs": [3], "components": 4}],
+    "flow": [{"couplings": 2, "width": 8}, {"couplings": 4, "width": 4}],
 }
 
 
@@ -57,17 +60,22 @@ def priors(dims: int) -> list[Any]:
     ]
 
 
+def posterior(spec: dict[str, Any]) -> Any:
+    """For priors made of posteriors."""
+    return made({**AMORTISED, "event": spec["event"]})
+
+
 @pytest.mark.parametrize("spec", [*priors(1), *priors(2), *priors(5)])
 def test_priors_survive_their_spec(spec: dict[str, Any]) -> None:
-    z = torch.linspace(-1, 1, 3 * spec["event"][0]).reshape(3, -1)
-    checks.spec_round_trips(made(spec), lambda prior: prior(3, {}).log_prob(z))
-    checks.spec_round_trips(made(spec), lambda prior: prior(3, {}).sample())
+    z, q = torch.linspace(-1, 1, 3 * spec["event"][0]).reshape(3, -1), posterior(spec)
+    checks.spec_round_trips(made(spec), lambda prior: prior(3, {}, q).log_prob(z))
+    checks.spec_round_trips(made(spec), lambda prior: prior(3, {}, q).sample())
 
 
 @pytest.mark.parametrize("spec", [*priors(1), *priors(2)])
 def test_priors_are_densities(spec: dict[str, Any]) -> None:
-    checks.prior_density_sums_to_one(made(spec))
-    checks.prior_sampler_agrees_with_density(made(spec))
+    checks.prior_density_sums_to_one(made(spec), posterior(spec))
+    checks.prior_sampler_agrees_with_density(made(spec), posterior(spec))
 
 
 @pytest.mark.parametrize("spec", [*priors(1), *priors(2)])
@@ -78,10 +86,10 @@ def test_priors_at_a_temperature_are_densities(spec: dict[str, Any]) -> None:
             self.inner, self.event, self.support = made(spec), tuple(spec["event"]), None
 
         def forward(self, n: int, context: Any, posterior: Any = None) -> torch.distributions.Distribution:
-            return ladle.families.tempered(self.inner(n, context), 0.5)
+            return ladle.families.tempered(self.inner(n, context, posterior), 0.5)
 
-    checks.prior_density_sums_to_one(Cooled())
-    checks.prior_sampler_agrees_with_density(Cooled())
+    checks.prior_density_sums_to_one(Cooled(), posterior(spec))
+    checks.prior_sampler_agrees_with_density(Cooled(), posterior(spec))
 
 
 @pytest.mark.parametrize("name", cases("net"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from typing import Any
 
 from torch import nn
 
@@ -24,10 +25,19 @@ def name_of(part: nn.Module) -> str:
     >>> from ladle.spec import build
     >>> name_of(build({"part": "family/affine", "family": {"part": "family/normal"}, "loc": 0.0, "scale": 1.0}))
     'normal'
+    >>> name_of(build({"part": "family/mixture", "family": {"part": "family/laplace"}}))
+    'mixture of laplace'
     """
-    spec = to_spec(part)
-    name = str(spec["part"]).partition("/")[2].replace("_", " ")
-    return str(spec["family"]["part"]).partition("/")[2].replace("_", " ") if name == "affine" else name
+    return _named(to_spec(part))
+
+
+def _named(spec: Mapping[str, Any]) -> str:
+    kind, _, name = str(spec["part"]).partition("/")
+    name = name.replace("_", " ")
+    if kind != "family" or "family" not in spec:
+        return name
+    inside = _named(spec["family"])
+    return inside if name == "affine" else f"{name} of {inside}"
 
 
 def parts_of(vae: VAE) -> Iterator[tuple[str, str, str, int]]:
