@@ -131,7 +131,9 @@ class VonMises(td.Distribution):
         ratio = torch.special.i1e(kappa) / torch.special.i0e(kappa)
         t = (x.double() - loc + math.pi).remainder(2 * math.pi) - math.pi
         s = t.unsqueeze(-1) * _NODES.to(t.device)
-        rise = (kappa.unsqueeze(-1) * (s.cos() - t.cos().unsqueeze(-1))).clamp_max(50.0)  # beyond: has e^-50 of the mass
+        rise = (kappa.unsqueeze(-1) * (s.cos() - t.cos().unsqueeze(-1))).clamp_max(
+            50.0
+        )  # beyond: has e^-50 of the mass
         along = -t * (((s.cos() - ratio.unsqueeze(-1)) * rise.exp()) @ _WEIGHTS.to(t.device))
         k = kappa.clamp_min(TINY)
         across = -torch.expm1(-k * (1 + t.cos()) - torch.special.i0e(k).log()) / k
