@@ -44,7 +44,7 @@ class Items(NamedTuple):
     method: str
     kind: str
     samples: int
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # as in a Batch
     nats: np.ndarray
     ess: np.ndarray
     k_hat: np.ndarray

@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 
 from ladle.conditional import Conditional
 from ladle.data import Batch
+from ladle.families import total
 from ladle.latents import Draw, Latents, Level, from_posterior
 from ladle.shapes import Size, sum_event
 from ladle.spec import part
@@ -69,10 +70,12 @@ class VAE(nn.Module):
             draw: how z is chosen.
         """
         trace = self.latents.walk(draw, batch, context=batch.context, samples=samples)
-        log_px = self.explain(trace.h, batch.context).log_prob(batch.x)
-        if batch.observed is not None:
-            log_px = log_px * batch.observed
-        return Terms(sum_event(log_px, len(samples) + 1), trace.levels, {})
+        p, lead = self.explain(trace.h, batch.context), len(samples) + 1
+        if batch.observed is None:
+            log_px = total(p, batch.x, lead)
+        else:
+            log_px = sum_event(p.log_prob(batch.x) * batch.observed, lead)
+        return Terms(log_px, trace.levels, {})
 
     def explain(self, h: Tensor, context: Mapping[str, Tensor] | None = None) -> Distribution:
         """p(x|h): ``(*lead, *read)`` to a distribution over ``(*lead, *event)``."""

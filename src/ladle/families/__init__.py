@@ -12,6 +12,7 @@ from ladle.families.family import (
     positive,
     quantile,
     tempered,
+    total,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "positive",
     "quantile",
     "tempered",
+    "total",
 ]

@@ -17,7 +17,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 from torch.nn import functional as F
 
-from ladle.families.family import Family, centre, checked_temperature, draw, mean, quantile, tempered
+from ladle.families.family import Family, centre, checked_temperature, draw, mean, quantile, tempered, total
 from ladle.shapes import Size
 from ladle.spec import part
 
@@ -34,6 +34,16 @@ class Bernoulli(td.Bernoulli):
 @td.register_kl(Bernoulli, Bernoulli)
 def _(q: Bernoulli, p: Bernoulli) -> Tensor:
     return q.probs * (q.logits - p.logits) - F.softplus(q.logits) + F.softplus(p.logits)
+
+
+@total.register
+def _(d: Bernoulli, value: Tensor, lead: int) -> Tensor:
+    """``x . l - sum log(1 + e^l)``: the product writes nothing down."""
+    event = max(value.dim(), d.logits.dim()) - lead
+    if not event:
+        return d.log_prob(value)
+    x, logits = (t.flatten(t.dim() - event) for t in (value, d.logits))
+    return torch.einsum("...d,...d->...", x, logits) - F.softplus(logits).sum(-1)
 
 
 @part("family", "bernoulli")

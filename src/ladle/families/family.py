@@ -27,7 +27,7 @@ from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 from torch.nn import functional as F
 
-from ladle.shapes import Size
+from ladle.shapes import Size, sum_event
 
 
 class NotAvailable(NotImplementedError):
@@ -99,6 +99,13 @@ def chain(d: Distribution, z: Tensor) -> Tensor:
     if d.event_shape:
         raise NotAvailable(f"{type(d).__name__} is a joint distribution without a chain of conditionals")
     return d.log_prob(z)
+
+
+@singledispatch
+def total(d: Distribution, value: Tensor, lead: int) -> Tensor:
+    """log p of the whole event, ``(*lead,)``: ``log_prob`` summed over everything after the ``lead`` leading
+    dimensions. A family for which there is a faster way than to write down every element registers it."""
+    return sum_event(d.log_prob(value), lead)
 
 
 def positive(raw: Tensor, floor: float) -> Tensor:

@@ -1,7 +1,7 @@
 """The latent families that ``select`` compares: a prior each, and a posterior that fits its support.
 
 A candidate is written ``NAME[:NUMBER][/POSTERIOR]``: ``student_t``, ``mixture:8`` (eight components), ``laplace/normal``
-(a Laplace prior and a normal posterior).
+(a Laplace prior, with the family ``normal`` as posterior).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from ladle.data import Schema
 from ladle.spec import SpecError, lookup, part, parts
 
 NORMAL = {"part": "family/normal"}
@@ -55,9 +54,12 @@ def candidate(text: str, size: int) -> Candidate:
     latents = made(name, size, count)
     prior = latents["prior"]
     if posterior:
-        given = made(posterior, size, None)
-        prior = prior if "family" in prior else {"family": latents["posterior"], **prior}
-        latents = {**latents, "posterior": given["posterior"], "prior": prior}
+        lookup(f"family/{posterior}")
+        latents = {
+            **latents,
+            "posterior": {"part": f"family/{posterior}"},
+            "prior": {"family": latents["posterior"], **prior} if prior == STANDARD else prior,
+        }
     return Candidate(text, text.partition("/")[0], latents)
 
 
@@ -88,15 +90,11 @@ def candidates(names: Iterable[str], size: int) -> list[Candidate]:
     return [candidate(name, size) for name in written]
 
 
-def usual(schema: Schema, size: int) -> tuple[str, ...]:
-    """The candidates that are compared when none are named: one of every kind, those of more parameters last.
-
-    A circle, a sphere and a simplex of one number do not exist, so few latents have fewer of them.
-    """
-    names = ("normal", "laplace", "logistic", "student_t", "mixture", "vamp", "autoregressive", "sphere", "beta",
-             "categorical", "bernoulli")  # fmt: skip
-    alone = ("autoregressive", "sphere") if size < 2 else ()
-    return tuple(name for name in names if name in parts()["candidate"] and name not in alone)
+def usual(size: int) -> tuple[str, ...]:
+    """The candidates that are compared when none are named: one of every kind that there is of this size."""
+    joint = ("autoregressive", "sphere", "dirichlet") if size > 1 else ()  # of one number there is no sphere
+    return ("normal", "laplace", "logistic", "student_t", "mixture", "vamp", *joint, "circle", "beta", "categorical",
+            "bernoulli")  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------- real lines
@@ -131,13 +129,61 @@ def student_t(size: int, df: int = 3) -> dict[str, Any]:
     return same(size, {"part": "family/student_t", "df": float(df)})
 
 
+@part("candidate", "full_normal")
+def full_normal(size: int) -> dict[str, Any]:
+    """A normal with a learned mean and full covariance. A decoder undoes what it adds: it must tie with normal."""
+    return {"size": size, "posterior": NORMAL, "prior": {"part": "prior/learned", "family": {"part": "family/full_normal"}}}
+
+
+@part("candidate", "mixture")
+def mixture(size: int, components: int = 5) -> dict[str, Any]:
+    """A learned mixture of 5 normals: latents in clusters."""
+    return {"size": size, "posterior": NORMAL, "prior": {"part": "prior/mixture", "components": components}}
+
+
+@part("candidate", "vamp")
+def vamp(size: int, components: int = 50) -> dict[str, Any]:
+    """A learned mixture of the posteriors of 50 pseudo-inputs."""
+    return {"size": size, "posterior": NORMAL, "prior": {"part": "prior/vamp", "components": components}}
+
+
+@part("candidate", "flow")
+def flow(size: int) -> dict[str, Any]:
+    """A learned prior: normal noise through couplings; not codable."""
+    return {"size": size, "posterior": NORMAL, "prior": {"part": "prior/flow"}}
+
+
 @part("candidate", "autoregressive")
 def autoregressive(size: int) -> dict[str, Any]:
     """A learned prior: a mixture for every latent given the ones before it; codable."""
     return {"size": size, "posterior": NORMAL, "prior": {"part": "prior/autoregressive"}}
 
 
-# ------------------------------------------------------------------------------------- bounded, discrete
+# ------------------------------------------------------------------------------- bounded, compact, discrete
+
+
+@part("candidate", "sphere")
+def sphere(size: int) -> dict[str, Any]:
+    """One unit vector of all latents, uniform on the sphere, with power spherical posteriors."""
+    return same(size, {"part": "family/power_spherical"})
+
+
+@part("candidate", "circle")
+def circle(size: int) -> dict[str, Any]:
+    """Each latent an angle, uniform on the circle, with von Mises posteriors."""
+    return same(size, {"part": "family/von_mises"})
+
+
+@part("candidate", "dirichlet")
+def dirichlet(size: int) -> dict[str, Any]:
+    """Shares that sum to 1, uniform on the simplex, with Dirichlet posteriors."""
+    return same(size, {"part": "family/dirichlet"})
+
+
+@part("candidate", "logistic_normal")
+def logistic_normal(size: int) -> dict[str, Any]:
+    """Shares that sum to 1: the softmax of normals."""
+    return same(size, {"part": "family/logistic_normal"})
 
 
 @part("candidate", "beta")

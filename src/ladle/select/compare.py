@@ -33,6 +33,7 @@ class Difference(NamedTuple):
         df: the degrees of freedom of that error.
         worse: the probability of being worse, given the two alone: that of t below nats / se.
         p: of a difference as large by chance in either direction, held up for all pairs compared.
+        half: of the 95 % interval around nats, that of the two alone.
     """
 
     nats: float
@@ -40,6 +41,7 @@ class Difference(NamedTuple):
     df: float
     worse: float
     p: float
+    half: float
 
 
 def difference(f: np.ndarray, g: np.ndarray) -> Difference:
@@ -65,10 +67,11 @@ def difference(f: np.ndarray, g: np.ndarray) -> Difference:
     terms += [(x.mean(1).var(ddof=1) / len(x), len(x) - 1) for x in (f, g) if len(x) > 1]
     nats, se = float(d.mean()), math.sqrt(sum(v for v, _ in terms))
     if se == 0:
-        return Difference(nats, 0.0, math.inf, 0.5 * (1 + np.sign(nats)), float(nats == 0))
+        return Difference(nats, 0.0, math.inf, 0.5 * (1 + float(np.sign(nats))), float(nats == 0), 0.0)
     df = se**4 / sum(v * v / n for v, n in terms)
     below = float(student.cdf(nats / se, df))
-    return Difference(nats, se, df, below, float(2 * student.sf(abs(nats) / se, df)))
+    half = se * float(student.ppf(1 - LEVEL / 2, df))
+    return Difference(nats, se, df, below, float(2 * student.sf(abs(nats) / se, df)), half)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -115,7 +118,7 @@ def compare(nats: Mapping[str, np.ndarray], level: float = LEVEL) -> Comparison:
     found = {pair: difference(nats[pair[0]], nats[pair[1]]) for pair in combinations(order, 2)}
     held = holm(np.array([d.p for d in found.values()]))
     best, p = order[0], dict(zip(found, held, strict=True))
-    differences = {best: Difference(0.0, 0.0, math.inf, 0.5, 1.0)}
+    differences = {best: Difference(0.0, 0.0, math.inf, 0.5, 1.0, 0.0)}
     for name in order[1:]:
         d = difference(nats[name], nats[best])
         differences[name] = d._replace(p=float(p[best, name]))

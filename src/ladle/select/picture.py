@@ -2,17 +2,77 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from ladle.data import atomic_file
-from ladle.select.selection import Selection
+from ladle.select.selection import LOOSE, Row, Selection
+
+PAPER, INK, SOFT, LINE, ACCENT, BLUE = "#ffffff", "#1f2328", "#5b626a", "#e4e1db", "#b8430e", "#2f6690"
+ROW, HEAD, FOOT = 0.34, 0.75, 0.95  # inches: of a family, above and below them
+WIDE = 96  # characters of small print
 
 
 def forest(selection: Selection, path: Path) -> Path:
-    """Draw the differences to the best."""
+    """Draw the differences to the best, each with its interval, and beside them what to know of each family.
+
+    Args:
+        selection: with at least one finalist.
+        path: of the PNG.
+    """
     from matplotlib.figure import Figure  # slow to import, and needed here alone
 
-    figure = Figure()
+    finalists = [row for row in selection.rows if row.status == "finalist"]
+    said = [textwrap.fill(text, WIDE) for text in (selection.verdict, *left(selection))]
+    prose = "\n".join(said)
+    below = FOOT + 0.17 * (prose.count("\n") + 1)
+    height = HEAD + ROW * len(finalists) + below
+    figure = Figure(figsize=(8.4, height), dpi=120, facecolor=PAPER)
+    axes = figure.add_axes((0.17, below / height, 0.42, ROW * len(finalists) / height))
+    axes.axvline(0, color=LINE, lw=1.2, zorder=0)
+    for place, row in enumerate(finalists):
+        good = row.family in selection.supported
+        colour = ACCENT if good else BLUE
+        if row.low is not None and row.high is not None:
+            axes.plot([row.low, row.high], [place, place], color=colour, lw=2, solid_capstyle="round")
+        axes.plot(row.difference, place, "o", color=colour, ms=7)
+        for x, text, hue in zip((1.03, 1.33, 1.62), beside(row), (INK, ACCENT if warns(row) else INK, INK), strict=True):
+            axes.text(x, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=hue)
+    for x, text in zip((1.03, 1.33, 1.62), ("nats", "k > 0.7", "seconds"), strict=True):
+        axes.text(x, -1.0, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=SOFT)
+    axes.set_ylim(len(finalists) - 0.4, -0.6)
+    axes.set_yticks(range(len(finalists)), [row.family for row in finalists], fontsize=10, color=INK)
+    for label, row in zip(axes.get_yticklabels(), finalists, strict=True):
+        label.set_fontweight("bold" if row.family in selection.supported else "normal")
+    axes.set_xlabel("nats per item behind the best, 95 % intervals", fontsize=9, color=SOFT)
+    axes.tick_params(axis="x", labelsize=8, colors=SOFT)
+    axes.tick_params(axis="y", length=0)
+    axes.margins(x=0.08)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(LINE)
+    figure.text(0.03, 1 - 0.24 / height, f"Latent families of {selection.about['source']}", fontsize=12, color=INK,
+                va="center", fontweight="bold")  # fmt: skip
+    figure.text(0.03, 0.12 / height, prose, fontsize=8.5, color=SOFT, va="bottom", linespacing=1.4)
     with atomic_file(path, force=True) as temporary:
         figure.savefig(temporary, format="png")
     return path
+
+
+def beside(row: Row) -> tuple[str, str, str]:
+    """What stands beside an interval."""
+    return (
+        "" if row.nats is None else f"{row.nats:,.2f}",
+        "" if row.loose is None else f"{row.loose:.0%}",
+        "" if row.seconds is None else f"{row.seconds:,.0f}",
+    )
+
+
+def warns(row: Row) -> bool:
+    """Whether so many of its items have no bound to be trusted that the verdict says so."""
+    return (row.loose or 0.0) > LOOSE
+
+
+def left(selection: Selection) -> list[str]:
+    """Who failed, and why."""
+    return [f"{row.family} failed: {row.reason}" for row in selection.rows if row.status == "failed"]

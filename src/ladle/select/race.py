@@ -106,15 +106,9 @@ class Race:
         known = folder / "failed.json"
         if known.exists():
             raise Failed(json.loads(known.read_text(encoding="utf-8"))["reason"])
-        show = self.progress(f"{candidate.name}, seed {seed}, {steps} steps: step")
         try:
-            assembly = self.assembly(candidate, seed)
-            settings = {"recipe": f"select {candidate.name}", "size": None}
-            records = fit(assembly, self.data, epochs=epochs(assembly, self.data, steps), seed=seed,
-                          device=self.device, run=folder, settings=settings, resume=True)  # fmt: skip
-            with closing(records):  # type: ignore[type-var]  # left between two steps, the run is saved
-                for record in records:
-                    show(record.step, steps)
+            if not (folder / "model.safetensors").exists():
+                self.train(candidate, steps, seed)
             model = load(folder, self.device)
         except RuntimeError as error:
             self.fail(candidate, steps, seed, first_line(error))
@@ -122,6 +116,18 @@ class Race:
         if nats is None or not math.isfinite(nats):
             self.fail(candidate, steps, seed, "its bound was never finite on the validation items")
         return model
+
+    def train(self, candidate: Candidate, steps: int, seed: int) -> None:
+        """Train a candidate into its folder, from its last checkpoint where there is one."""
+        show = self.progress(f"{candidate.name}, seed {seed}: step")
+        assembly = self.assembly(candidate, seed)
+        records = fit(
+            assembly, self.data, epochs=epochs(assembly, self.data, steps), seed=seed, device=self.device,
+            run=self.run(candidate, steps, seed), settings={"recipe": f"select {candidate.name}"}, resume=True,
+        )  # fmt: skip
+        with closing(records):  # type: ignore[type-var]  # left between two steps, the run is saved
+            for record in records:
+                show(record.step, steps)
 
     def fail(self, candidate: Candidate, steps: int, seed: int, reason: str) -> NoReturn:
         """Remember why a candidate failed, and leave."""

@@ -96,7 +96,7 @@ def select(
             raise DataError(f"a comparison needs at least 2 items to train, validate and test; split '{split}' has 1")
     plan = recipe_spec(recipe, data.schema, size) if isinstance(recipe, str) else recipe
     count = int(plan["latents"]["size"]) if latents is None else latents
-    field = candidates(usual(data.schema, count) if families is None else families, count)
+    field = candidates(usual(count) if families is None else families, count)
     settings = as_stored({
         "data": data.schema.to_json(), "families": [c.name for c in field], "plan": {**plan, "latents": count},
         "steps": steps, "minutes": minutes if steps or minutes else MINUTES, "seeds": seeds, "finalists": finalists,
@@ -226,14 +226,16 @@ class _Comparison:
         nats = {name: np.stack([scores.nats for scores in found]) for name, found in finalists.items()}
         found = compare(nats)
         for name, d in found.differences.items():
-            self.rows[name] = self.rows[name]._replace(
-                nats=float(nats[name].mean()), difference=d.nats, se=d.se, worse=d.worse, p=d.p
-            )
+            self.rows[name] = self.rows[name]._replace(nats=float(nats[name].mean()), difference=d.nats)
+            if name != found.best:
+                self.rows[name] = self.rows[name]._replace(
+                    se=d.se, low=d.nats - d.half, high=d.nats + d.half, worse=d.worse, p=d.p
+                )
         place = ["finalist", "out", "failed"]
         rows = sorted(self.rows.values(), key=lambda r: (place.index(r.status), r.difference or 0.0, r.valid or 0.0))
         best = next(iter(finalists))  # by validation: what the test items say is not chosen by
         about = {
-            "data": self.race.data.schema.describe(), "latents": self.settings["plan"]["latents"],
+            "source": self.race.data.schema.source or "data", "data": self.race.data.schema.describe(), "latents": self.settings["plan"]["latents"],
             "steps": rung.steps, "seeds": rung.seeds, "samples": self.samples, "items": nats[best].shape[1],
             "method": "iwae", "kind": "bound",
         }  # fmt: skip

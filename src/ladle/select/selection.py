@@ -21,7 +21,8 @@ class Row(NamedTuple):
         status: ``finalist``, ``out`` (of the race) or ``failed``.
         nats: of a finalist, the mean -log p(x) on the test items; lower is better.
         difference: nats minus those of the best.
-        se: its standard error, over items and seeds.
+        se: its standard error, over items and seeds; none for the best itself.
+        low, high: the 95 % interval of the difference, of these two alone.
         worse: the probability of being worse than the best.
         p: of as large a difference by chance, held up for all pairs of finalists.
         valid: the mean -log p(x) on validation items, when it was last measured.
@@ -40,6 +41,8 @@ class Row(NamedTuple):
     nats: float | None = None
     difference: float | None = None
     se: float | None = None
+    low: float | None = None
+    high: float | None = None
     worse: float | None = None
     p: float | None = None
     valid: float | None = None
