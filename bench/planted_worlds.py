@@ -264,11 +264,11 @@ def pca(train: Tensor, size: int, x: Tensor) -> Tensor:
     return -0.5 * (along.square() / spread + spread.log() + math.log(2 * math.pi)).sum(1)
 
 
-def hidden(world: World, train: Tensor, size: int, x: Tensor, starts: int = 3, steps: int = 1500) -> Tensor:
+def hidden(world: World, train: Tensor, size: int, x: Tensor, starts: int = 2, steps: int = 1000) -> Tensor:
     """One hidden layer, by maximising the sum over a lattice: from the world's own decoder and from chance."""
     found: list[tuple[float, Tensor]] = []
-    coarse = lattice(size, 5.6, 0.2, lambda z: _log_normal(z).sum(-1))
-    fine = lattice(size, 6.0, 0.1, lambda z: _log_normal(z).sum(-1))
+    coarse = lattice(size, 5.0, 0.25, lambda z: _log_normal(z).sum(-1))
+    fine = lattice(size, 6.0, 0.125, lambda z: _log_normal(z).sum(-1))
     for start in range(starts):
         rng = _rng(world, f"start {start}")
         begin = decoder(world)
