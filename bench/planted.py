@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 
 import ladle
-from ladle.data import Dataset, Split
+from ladle.data import Dataset, Schema, Split
 from ladle.select.candidates import candidate
 from ladle.select.compare import LEVEL, difference, holm
 from planted_worlds import HIDDEN, WORLDS, World, best_normal, gap, simulate, truth
@@ -45,17 +46,24 @@ def dataset(world: World) -> Dataset:
     return Dataset(ladle.read(splits["train"]).schema, {name: Split(x) for name, x in splits.items()})
 
 
-def plan(world: World) -> dict[str, Any]:
+def plan(world: World, schema: Schema) -> dict[str, Any]:
     """Nets of the world's own class, and noise of one scale.
 
-    With a thousand steps at this rate, families without false optima come within 0.003 nat of the world's own evidence.
+    The noise starts as large as the data's own spread, and shrinks as the model learns: starting at a smaller one,
+    categories and mixtures stay where chance put them, up to 2.8 nats behind the truth where 0.1 can be had.
     """
+    unit = math.sqrt(sum(s * s for s in schema.scale) / len(schema.scale))
     hidden = {"part": "net/mlp", "width": HIDDEN, "depth": 1}
     return {
         "latents": {"size": world.latents, "posterior": {"part": "family/normal"}, "prior": {"part": "prior/standard"}},
         "encoder": {"part": "net/mlp", "width": 32, "depth": 1},
         "decoder": {"part": "net/linear"} if world.decoder == "linear" else hidden,
-        "likelihood": {"part": "family/normal", "shared_scale": True},
+        "likelihood": {
+            "part": "family/affine",
+            "loc": list(schema.loc),
+            "scale": unit,
+            "family": {"part": "family/normal", "shared_scale": True},
+        },
         "objective": {"part": "objective/elbo"},
         "training": {"batch": 256, "rate": 2e-2, "weight_decay": 0.0},
     }
@@ -69,7 +77,7 @@ def tried(world: World, folder: Path, steps: int, seeds: int, samples: int = 200
     behind, se = gap(exact, best_normal(world, data.train.x, data.test.x))
     oracle = time.perf_counter() - started
     found = ladle.select(
-        data, folder, families=FAMILIES, recipe=plan(world), latents=world.latents, steps=steps, seeds=seeds,
+        data, folder, families=FAMILIES, recipe=plan(world, data.schema), latents=world.latents, steps=steps, seeds=seeds,
         finalists=len(FAMILIES), samples=samples, device="cpu", resume=folder.exists(),
     )  # fmt: skip
     supported = list(found.supported)
