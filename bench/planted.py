@@ -77,8 +77,8 @@ def tried(world: World, folder: Path, steps: int, seeds: int, samples: int = 200
     behind, se = gap(exact, best_normal(world, data.train.x, data.test.x))
     oracle = time.perf_counter() - started
     found = ladle.select(
-        data, folder, families=FAMILIES, recipe=plan(world, data.schema), latents=world.latents, steps=steps, seeds=seeds,
-        finalists=len(FAMILIES), samples=samples, device="cpu", resume=folder.exists(),
+        data, folder, families=FAMILIES, recipe=plan(world, data.schema), latents=world.latents, steps=steps,
+        seeds=seeds, finalists=len(FAMILIES), samples=samples, device="cpu", resume=folder.exists(),
     )  # fmt: skip
     supported = list(found.supported)
     twins = {twin: tie(folder, "normal", twin, world.latents) for twin in TWINS}

@@ -69,8 +69,8 @@ def test_select_finds_the_planted_family(tmp_path: Path) -> None:
     behind, se = worlds.gap(worlds.truth(world, data.test.x), worlds.best_normal(world, data.train.x, data.test.x))
     assert behind > planted.CLEAR * se
     found = planted.ladle.select(
-        data, tmp_path / "run", families=("normal", "sphere"), recipe=planted.plan(world, data.schema), latents=2, steps=300,
-        seeds=2, samples=50, device="cpu",
+        data, tmp_path / "run", families=("normal", "sphere"), recipe=planted.plan(world, data.schema), latents=2,
+        steps=300, seeds=2, samples=50, device="cpu",
     )  # fmt: skip
     assert found.supported == ("sphere",)
     assert "The data support sphere" in found.verdict
