@@ -18,13 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 import ladle
-from ladle.data import batches
-
-
-def pixels(dataset: ladle.Dataset, split: str) -> np.ndarray:
-    """What the encoder is given, flattened: ``(N, D)``."""
-    found = [b.x.flatten(1).numpy() for b in batches(dataset.split(split), dataset.schema, 1000)]
-    return np.concatenate(found)
+from ladle.tasks.run import explained
 
 
 def neighbours(train: np.ndarray, y: np.ndarray, test: np.ndarray, truth: np.ndarray) -> float:
@@ -46,7 +40,7 @@ def main() -> None:
     dataset = ladle.read(arguments.data or model.config["data"]["source"], like=model.schema)
     labels = [dataset.split(s).labels for s in ("train", "test")]
     latents = [ladle.encode(model, dataset, split=s) for s in ("train", "test")]
-    raw = [pixels(dataset, s) for s in ("train", "test")]
+    raw = [explained(model, dataset.split(s)).reshape(len(dataset.split(s)), -1) for s in ("train", "test")]
     pca = PCA(latents[0].shape[1], random_state=0).fit(raw[0])
     components = [pca.transform(x) for x in raw]
     print(json.dumps({

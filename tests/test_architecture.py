@@ -17,8 +17,9 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Each room may import from itself, from earlier tiers and, where one is named, from tier mates before it.
 ORDER = [
     "spec", "shapes", "seeds", "machine", "extras", "data", "families", "nets", "conditional", "priors", "latents",
-    "vae", "objectives", "pareto", "proposals", "evidence", "recipes", "assemble", "schedule", "records", "guard",
-    "checkpoint", "hub", "folder", "loggers", "train", "tasks", "measures", "health", "select", "report",
+    "vae", "objectives", "pareto", "proposals", "evidence", "annealed", "exact", "recipes", "assemble", "schedule",
+    "records", "guard", "checkpoint", "hub", "folder", "loggers", "train", "tasks", "measures", "refine", "health",
+    "select", "report",
     "__init__", "console", "sklearn", "cli", "__main__",
 ]  # fmt: skip
 DATA_KNOWS = {"spec", "shapes", "seeds", "data"}

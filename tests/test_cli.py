@@ -175,9 +175,18 @@ def test_images(call: Ladle, digits_run: Path, tmp_path: Path) -> None:
     assert pyarrow.csv.read_csv("s.csv").column_names == ["nats"]
     told = call("evidence", digits_run, "--samples", 2, "--json").json()
     assert told["kind"] == "bound"
-    assert told["items"] == n
+    assert told["items"] == told["of"] == n
+    assert [k for k, _ in told["curve"]] == [1, 2]
+    wide = call("evidence", digits_run, "--samples", 2, "--proposal", "defensive", "--minutes", 60, "--json").json()
+    assert wide["items"] == n
+    assert wide["nats"] != told["nats"]
     assert call("evidence", digits_run, "digits", "--samples", 2, "--json").json() == told
     assert "nats" in call("evidence", digits_run, "folder", "--samples", 2).out
+    few = ("--samples", 2, "--temperatures", 3, "--items", 4, "--json")
+    annealed = call("evidence", digits_run, "digits", "--method", "ais", *few).json()
+    assert (annealed["method"], annealed["kind"], annealed["items"], annealed["of"]) == ("ais", "bound", 4, n)
+    both = call("evidence", digits_run, "--sandwich", *few).json()
+    assert (both["items"], both["samples"], both["temperatures"], len(both["widths"])) == (4, 2, 3, 4)
     nothing_left(tmp_path)
 
 
@@ -264,7 +273,15 @@ REFUSED = {
     "ends of two sizes": ("interpolate {run} two-images.npy nine-images.npy o.npy", "same number"),
     "negative draws": ("reconstruct {run} digits o.npy --draws -1", "at least 0"),
     "no samples": ("score {run} digits o.npy --samples 0", "at least 1"),
-    "an unknown method": ("evidence {run} --method exactly", "known: iwae"),
+    "an unknown method": ("evidence {run} --method exactly", "known: iwae, ais, exact"),
+    "exact, of many latents": ("evidence {run} --method exact", "at most 2 real latents"),
+    "no temperatures": ("evidence {run} --method ais --temperatures 0", "at least 1"),
+    "no items for the evidence": ("evidence {run} --items 0", "at least 1"),
+    "a sandwich of data": ("evidence {run} digits --sandwich", "leave out 'digits'"),
+    "a sandwich of no items": ("evidence {run} --sandwich --items 0", "at least 1"),
+    "an unknown proposal": ("evidence {run} --proposal wide", "known: q, inflated, defensive"),
+    "no samples for the evidence": ("evidence {run} --samples 0", "at least 1"),
+    "no time for the evidence": ("evidence {run} --minutes 0", "must be above 0"),
 }
 
 

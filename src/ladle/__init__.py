@@ -10,9 +10,10 @@
 
 __version__ = "0.1.0"
 
+from ladle.annealed import Sandwich
 from ladle.assemble import Assembly, Training, assemble
 from ladle.data import DataError, Dataset, Schema, Split, read, write
-from ladle.evidence import Evidence
+from ladle.evidence import Evidence, Items
 from ladle.extras import MissingPackage
 from ladle.families import NotAvailable
 from ladle.folder import Model, ModelError, load
@@ -21,8 +22,9 @@ from ladle.loggers import LoggerError
 from ladle.machine import MachineError
 from ladle.recipes import recipe
 from ladle.records import Step
+from ladle.refine import amortisation_gap
 from ladle.report.report import Report, report
-from ladle.select.select import select
+from ladle.select.choice import select
 from ladle.select.selection import Selection
 from ladle.spec import SpecError, build, parts, to_spec
 from ladle.tasks.encode import decode, encode
@@ -30,7 +32,7 @@ from ladle.tasks.interpolate import interpolate
 from ladle.tasks.push import push
 from ladle.tasks.reconstruct import reconstruct
 from ladle.tasks.sample import sample
-from ladle.tasks.score import evidence, score
+from ladle.tasks.score import evidence, measure, sandwich, score
 from ladle.train import TrainingError, fit
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "Evidence",
     "Finding",
     "Health",
+    "Items",
     "LoggerError",
     "MachineError",
     "MissingPackage",
@@ -47,6 +50,7 @@ __all__ = [
     "ModelError",
     "NotAvailable",
     "Report",
+    "Sandwich",
     "Schema",
     "Selection",
     "SpecError",
@@ -54,6 +58,7 @@ __all__ = [
     "Step",
     "Training",
     "TrainingError",
+    "amortisation_gap",
     "assemble",
     "build",
     "check",
@@ -63,6 +68,7 @@ __all__ = [
     "fit",
     "interpolate",
     "load",
+    "measure",
     "parts",
     "push",
     "read",
@@ -70,6 +76,7 @@ __all__ = [
     "reconstruct",
     "report",
     "sample",
+    "sandwich",
     "score",
     "select",
     "to_spec",

@@ -5,6 +5,7 @@ A *method* is a function ``(vae, batches, *, samples, seed, ...)`` that yields :
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -12,18 +13,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ladle.data import Batch
-from ladle.families import NotAvailable
-from ladle.latents import keyed
+from ladle.families import NotAvailable, frozen
+from ladle.latents import Draw, keyed
 from ladle.pareto import BAD, k_hat
-from ladle.proposals import proposal_of
-from ladle.shapes import sum_event
+from ladle.proposals import Proposal, proposal_of
+from ladle.shapes import Size, numel, sum_event
 from ladle.vae import VAE
 
 BLOCK = 1000  # samples drawn under one key: part of what a seed means
-ROWS, LARGE = 5_000, 784  # decoded at a time, and fewer of items with more numbers than this
+NUMBERS = 4_000_000  # that the decoder's net puts out at a time: what bounds memory
+WORDS = {
+    "iwae": "{} importance samples",
+    "ais": "{} annealed chains",
+    "quadrature": "quadrature",
+    "enumeration": "enumeration of the latents",
+}
 
 
 class Items(NamedTuple):
@@ -32,7 +41,7 @@ class Items(NamedTuple):
     Attributes:
         method: how it was computed.
         kind: ``bound``, ``estimate`` or ``exact``.
-        samples: importance samples per item.
+        samples: importance samples per item; of ``ais`` chains, and 0 of what is exact.
         index: ``(N,)``, which items of the data these are.
         nats: ``(N,)``, -log p(x).
         ess: ``(N,)``, the relative effective sample size of the importance weights, between 1/K and 1.
@@ -90,10 +99,10 @@ class Evidence(NamedTuple):
         """In words."""
         sign = "<=" if self.kind == "bound" else "="
         bad = f"; k̂ > {BAD} on {self.k_hat_bad:.0%} of them" if self.k_hat_bad > 0 else ""
-        few = f" of {self.of:,}, taken at random until time was up" if self.items < self.of else ""
+        few = f" of {self.of:,}, taken at random" if self.items < self.of else ""
         return (
             f"-log p(x) {sign} {self.nats:.3f} ± {self.se:.3f} nats ({self.bits_per_dim:.4f} bits/dim), "
-            f"{self.kind} by {self.samples} importance samples on {self.items:,} items{few}{bad}"
+            f"{self.kind} by {WORDS[self.method].format(self.samples)} on {self.items:,} items{few}{bad}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +116,7 @@ def check_density(vae: VAE) -> None:
     Raises:
         NotAvailable: for a plain autoencoder, or a model with batch normalisation.
     """
-    if any(getattr(vae.latents, "prior", 0) is None for _ in vae.latents.events):
+    if not vae.latents.has_prior:
         raise NotAvailable(
             "a plain autoencoder has no prior and so no p(x): it can encode, decode and reconstruct, but there is "
             "no evidence or score; fit one of the VAE recipes"
@@ -120,6 +129,17 @@ def check_density(vae: VAE) -> None:
         )
 
 
+def support(vae: VAE) -> Constraint | None:
+    """Where z lives, if there is one level of it with a prior."""
+    prior = getattr(vae.latents, "prior", None)
+    return prior.support if prior is not None and len(vae.latents.events) == 1 else None
+
+
+def doubled(vae: VAE) -> VAE:
+    """A frozen copy in double precision: an item's numbers do not depend on how its neighbours round."""
+    return copy.deepcopy(vae).double().eval().requires_grad_(False)
+
+
 def batch_norms(vae: VAE) -> list[str]:
     """The names of the batch normalisations in a model, such as ``likelihood.net.1``."""
     return [name for name, module in vae.named_modules() if isinstance(module, _BatchNorm)]
@@ -127,22 +147,41 @@ def batch_norms(vae: VAE) -> list[str]:
 
 def log_weights(vae: VAE, batch: Batch, samples: int, seed: int, proposal: str = "q") -> Tensor:
     """The log importance weights of a batch, ``log p(x, z) / r(z|x)`` with z drawn from the proposal r,
-    ``(samples, B)``, computed ``BLOCK`` samples at a time.
+    ``(samples, B)``, computed a :func:`block` of samples at a time.
 
     The noise of an item depends on (seed, item, block) alone: not on its neighbours, the batch size or the
     device.
     """
-    propose = proposal_of(proposal)
     blocks = []
-    for block, start in enumerate(range(0, samples, BLOCK)):
-        size = (min(BLOCK, samples - start),)
-        noise = keyed(seed, batch.index.tolist(), size, block)
-        terms = vae(batch, size, lambda i, q, p, noise=noise: noise(i, propose(q, p, vae.latents.events[i]), p))  # type: ignore[misc]
-        log_w = terms.log_px
-        for level, event in zip(terms.levels, vae.latents.events, strict=True):
-            log_w = log_w + level.log_p - sum_event(propose(level.q, level.p, event).log_prob(level.z), 2)
-        blocks.append(log_w)
+    most = block(vae)
+    for i, start in enumerate(range(0, samples, most)):
+        size = (min(most, samples - start),)
+        blocks.append(weigh(vae, batch, size, keyed(seed, batch.index.tolist(), size, i), proposal_of(proposal)))
     return torch.cat(blocks)
+
+
+def weigh(vae: VAE, batch: Batch, size: Size, noise: Draw, propose: Proposal) -> Tensor:
+    """The log importance weights of one walk, ``(*size, B)``.
+
+    Gradients reach the parameters of a proposal through z alone: where it is exact, they vanish.
+
+    Args:
+        vae: the model.
+        batch: the items.
+        size: how many samples of each.
+        noise: how to draw from what is proposed.
+        propose: what to draw from at each level.
+    """
+
+    def draw(i: int, q: Distribution | None, p: Distribution | None) -> Tensor:
+        return noise(i, propose(q, p, vae.latents.events[i]), p)  # type: ignore[arg-type]
+
+    terms = vae(batch, size, draw)
+    log_w = terms.log_px
+    for level, event in zip(terms.levels, vae.latents.events, strict=True):
+        r = frozen(propose(level.q, level.p, event))
+        log_w = log_w + level.log_p - sum_event(r.log_prob(level.z), log_w.dim())
+    return log_w
 
 
 def importance(
@@ -210,13 +249,19 @@ def curve(log_w: Tensor) -> Tensor:
     return torch.stack([logs.mean(0) - math.log(k) for k, logs in sums.items()], dim=1)
 
 
-def rows(samples: int, dims: int) -> int:
-    """How many items of ``dims`` numbers to take at a time, so that memory stays bounded.
+def block(vae: VAE) -> int:
+    """How many samples of an item are drawn under one key: ``BLOCK``, and fewer of large items."""
+    return max(1, min(BLOCK, NUMBERS // outputs(vae)))
 
-    >>> rows(500, 784), rows(500, 3 * 64 * 64)
-    (10, 1)
-    """
-    return max(1, ROWS * LARGE // max(dims, LARGE) // min(samples, BLOCK))
+
+def rows(vae: VAE, samples: int) -> int:
+    """How many items to take at a time, so that memory stays bounded."""
+    return max(1, NUMBERS // outputs(vae) // min(samples, block(vae)))
+
+
+def outputs(vae: VAE) -> int:
+    """How many numbers the decoder's net puts out for one z."""
+    return sum(numel(size) for size in vae.likelihood.family.raw(vae.likelihood.event))
 
 
 def summary(items: Items, dims: int, of: int | None = None) -> Evidence:

@@ -32,7 +32,6 @@ from ladle.hub import Repository, is_hub
 from ladle.latents import centres
 from ladle.machine import choose
 from ladle.seeds import seeded
-from ladle.shapes import numel
 from ladle.spec import SpecError, build, to_spec
 from ladle.vae import VAE
 
@@ -317,7 +316,7 @@ def card(config: Mapping[str, Any]) -> str:
     prior = latents["prior"]["part"] if latents["prior"] else "none (a plain autoencoder: its pools are unknown)"
     bound = "" if result.get("nats") is None else (
         f"- bound on the validation split: {result['nats']:.3f} nats per item, "
-        f"{result['nats'] / (numel(schema.shape) * 0.6931471805599453):.4f} bits per dimension "
+        f"{result['nats'] / (schema.size * 0.6931471805599453):.4f} bits per dimension "
         "(one sample per item; `ladle evidence` measures the tighter importance-weighted bound)\n"
     )  # fmt: skip
     drawn = schema.kind == "image" and latents["prior"]

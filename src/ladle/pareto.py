@@ -12,6 +12,7 @@ SHARE, ROOTS, FEWEST = 0.2, 3.0, 5  # the tail: this share of the samples, at mo
 # which weighs as much as 10 more samples of a tail with k = 0.5.
 POINTS, SPREAD = 30, 3.0
 PRIOR_K, PRIOR_SAMPLES = 0.5, 10
+TIE = 1e-3  # relative to the threshold: more than rounding makes of equal weights
 
 
 def tail(samples: int) -> int:
@@ -33,7 +34,7 @@ def k_hat(log_w: np.ndarray) -> np.ndarray:
         log_w: ``(S, N)`` log weights of N items, known up to a constant for each item.
 
     Returns:
-        ``(N,)``; NaN for fewer than 25 samples; ``-inf`` where the tail has no spread at all, as with an exact proposal.
+        ``(N,)``; NaN for fewer than 25 samples; ``-inf`` where all of the tail is equal, as with an exact proposal.
 
     Reference:
         Vehtari, Simpson, Gelman, Yao, Gabry: "Pareto Smoothed Importance Sampling", 2024.
@@ -46,18 +47,26 @@ def k_hat(log_w: np.ndarray) -> np.ndarray:
     size = tail(samples)
     if size < FEWEST or samples <= size:
         return np.full(items, math.nan)
-    largest = np.sort(np.partition(log_w, samples - size - 1, axis=0)[samples - size - 1 :], axis=0).T.astype(
-        np.float64
-    )
+    first = samples - size - 1  # the threshold, the largest weight that is not in the tail
+    largest = np.sort(np.partition(log_w.astype(np.float64), first, axis=0)[first:], axis=0).T
     w = np.exp(largest - largest[:, -1:])
-    return shape(w[:, 1:] - w[:, :1], PRIOR_K, PRIOR_SAMPLES)
+    x, tie = w[:, 1:] - w[:, :1], TIE * w[:, 0]
+    found = shape(x, PRIOR_K, PRIOR_SAMPLES)
+    for row in np.flatnonzero(x[:, _quartile(size)] < tie):  # of latents with few values: only what is above counts
+        above = x[row] >= tie[row]
+        found[row] = shape(x[row : row + 1, above], PRIOR_K, PRIOR_SAMPLES)[0] if above.any() else -math.inf
+    return found
+
+
+def _quartile(size: int) -> int:
+    return max(int(size / 4 + 0.5) - 1, 0)
 
 
 def shape(x: np.ndarray, prior: float = 0.0, samples: int = 0) -> np.ndarray:
     """The shape k of the generalised Pareto distribution ``P(x > t) = (1 + k t / sigma)^(-1/k)`` of each row.
 
-    With ``b = -k / sigma``, the likelihood profiled over k is ``M (log(-b / k) - k - 1)``, ``k(b) = mean log(1 - b x)``;
-    b is its mean under that likelihood over a grid of quantiles of a prior, and k is k(b).
+    With ``b = -k / sigma``, the likelihood profiled over k is ``M (log(-b / k) - k - 1)`` at ``k = mean log(1 - b x)``;
+    b is taken as its mean under that likelihood, over a grid of quantiles of a prior.
 
     Args:
         x: ``(N, M)`` exceedances over a threshold, at least 0, ascending in each row.
@@ -65,7 +74,7 @@ def shape(x: np.ndarray, prior: float = 0.0, samples: int = 0) -> np.ndarray:
         samples: so many more exceedances had it.
 
     Returns:
-        ``(N,)``; ``-inf`` where all are 0.
+        ``(N,)``.
 
     Reference:
         Zhang, Stephens: "A New and Efficient Estimation Method for the Generalized Pareto Distribution", 2009.
@@ -74,12 +83,12 @@ def shape(x: np.ndarray, prior: float = 0.0, samples: int = 0) -> np.ndarray:
     points = POINTS + int(math.sqrt(size))
     with np.errstate(all="ignore"):
         x = x / most
-        quartile = np.maximum(x[:, int(size / 4 + 0.5) - 1], 1e-12)[:, None]  # ties may make it 0
+        quartile = np.maximum(x[:, _quartile(size)], 1e-30)[:, None]  # weights may be 0
         b = 1 + (1 - np.sqrt(points / (np.arange(points) + 0.5))) / (SPREAD * quartile)
         k = np.log1p(-b[:, :, None] * x[:, None, :]).mean(2)
         profile = size * (np.log(-b / k) - k - 1)
-        weight = np.exp(profile - np.nanmax(profile, axis=1, keepdims=True))
-        mean_b = np.nansum(b * weight, axis=1, keepdims=True) / np.nansum(weight, axis=1, keepdims=True)
+        profile = np.where(np.isnan(profile), -math.inf, profile)
+        weight = np.exp(profile - profile.max(axis=1, keepdims=True))
+        mean_b = (b * weight).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
         found = np.log1p(-mean_b * x).mean(1)
-        found = (found * size + prior * samples) / (size + samples)
-    return np.where(most[:, 0] == 0, -math.inf, found)
+    return (found * size + prior * samples) / (size + samples)

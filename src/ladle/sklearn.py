@@ -180,7 +180,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
         """
         model, samples = self._fitted(), self.importance_samples
         check_scalar(samples, "importance_samples", Integral, min_val=1)
-        batches = each_batch(model, items(model, self._checked(X)), rows(samples, numel(model.schema.shape)))
+        batches = each_batch(model, items(model, self._checked(X)), rows(model.vae, samples))
         found = importance(model.vae, map(keyed_by_content, batches), samples=samples)
         return -joined(found).nats.astype(np.float32)
 

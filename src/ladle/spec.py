@@ -95,7 +95,8 @@ def build(spec: Any) -> Any:
     """Build a part, and the parts inside it, from a spec.
 
     Raises:
-        SpecError: for an unknown kind or name (the known ones are listed), or arguments that do not fit.
+        SpecError: for an unknown kind or name (the known ones are listed), or arguments that do not fit or that the
+            part refuses.
     """
     if isinstance(spec, Mapping) and "part" in spec:
         arguments = {k: build(v) for k, v in spec.items() if k != "part"}
@@ -106,7 +107,12 @@ def build(spec: Any) -> Any:
             inspect.signature(maker).bind(**arguments)
         except TypeError as error:
             raise SpecError(f"part '{spec['part']}': {error}") from None
-        return maker(**arguments)
+        try:
+            return maker(**arguments)
+        except SpecError:  # of a part inside, which it names
+            raise
+        except ValueError as error:
+            raise SpecError(f"part '{spec['part']}': {error}") from None
     if isinstance(spec, Mapping):
         return {k: build(v) for k, v in spec.items()}
     if isinstance(spec, (list, tuple)):

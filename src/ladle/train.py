@@ -28,7 +28,6 @@ from ladle.objectives import Progress
 from ladle.records import Log, Step
 from ladle.schedule import Budget, learning_rate
 from ladle.seeds import seeded
-from ladle.shapes import numel
 
 LOG_EVERY = 50  # steps between records in the log
 VALIDATIONS = 20  # at most, over the run
@@ -150,7 +149,7 @@ class _Run:
         self.checkpoints = Checkpoints(Path(folder)) if folder else None
         self.loggers: Loggers | None = None
         self.saved_at = 0.0
-        self.dims = numel(assembly.schema.shape) * math.log(2)
+        self.dims = assembly.schema.size * math.log(2)
 
     # ---------------------------------------------------------------------------------------- the loop
 

@@ -70,12 +70,15 @@ class VAE(nn.Module):
             draw: how z is chosen.
         """
         trace = self.latents.walk(draw, batch, context=batch.context, samples=samples)
-        p, lead = self.explain(trace.h, batch.context), len(samples) + 1
+        return Terms(self.log_px(trace.h, batch, len(samples) + 1), trace.levels, {})
+
+    def log_px(self, h: Tensor, batch: Batch, lead: int) -> Tensor:
+        """log p(x|h) of what is observed of each item: ``h``, ``(*S, B, *read)`` with ``lead`` leading dimensions, to
+        ``(*S, B)``."""
+        p = self.explain(h, batch.context)
         if batch.observed is None:
-            log_px = total(p, batch.x, lead)
-        else:
-            log_px = sum_event(p.log_prob(batch.x) * batch.observed, lead)
-        return Terms(log_px, trace.levels, {})
+            return total(p, batch.x, lead)
+        return sum_event(p.log_prob(batch.x) * batch.observed, lead)
 
     def explain(self, h: Tensor, context: Mapping[str, Tensor] | None = None) -> Distribution:
         """p(x|h): ``(*lead, *read)`` to a distribution over ``(*lead, *event)``."""

@@ -230,8 +230,8 @@ def zeros_are_standard(
     family: Family, event: Size, loc: float | list[float] = 0.0, scale: float | list[float] = 1.0
 ) -> None:
     """Raw zeros give the standard member. On the line: centred at ``loc`` and symmetric, with roughly half to two
-    thirds of its mass within ``scale``. On the unit interval, the circle, the sphere, the simplex and over one-hot vectors:
-    uniform (but for the logistic-normal: centred). Over the integers of an interval: symmetric. For every item
+    thirds of its mass within ``scale``. On the unit interval, the circle, the sphere, the simplex and over one-hot
+    vectors: uniform (the logistic-normal: centred). Over the integers of an interval: symmetric. For every item
     alike."""
     family = exact(family)
     d = family(*raws(family, event, 0.0))
@@ -349,8 +349,9 @@ def quantile_inverts_cdf(family: Family, event: Size) -> bool:
 
 
 def spread_of(d: td.Distribution, cells: Cover) -> Tensor:
-    """The variance (the circular one of angles); for unordered values, the chance that two draws differ; for pixel mixtures, the mean scale of
-    the components (the mixture's own variance may shrink as they widen, where the ends of the range cut them)."""
+    """The variance (the circular one of angles); for unordered values, the chance that two draws differ; for pixel
+    mixtures, the mean scale of the components (the mixture's own variance may shrink as they widen, where the ends of
+    the range cut them)."""
     if isinstance(d, DiscretisedLogisticMixture):
         return (d.logits.softmax(-1) * d.scale).sum(-1)
     masses = cells.masses(d)

@@ -37,9 +37,9 @@ PRIORS = {
     "standard": [{"family": NORMAL}, {"family": {"part": "family/student_t", "df": 8.0}}],
     "learned": [{"family": NORMAL}, {"family": {"part": "family/logistic"}}],
     "autoregressive": [{"width": 8, "components": 1}, {"width": 8, "components": 3}],
-    "mixture": [{"family": NORMAL, "components": 1}, {"family": {"part": "family/laplace"}, "components": 3}],
-    "vamp": [{"family": NORMAL, "inputs": [3], "components": 1}, {"family": NORMAL, "inputs": [3], "components": 4}],
-    "flow": [{"couplings": 2, "width": 8}, {"couplings": 4, "width": 4}],
+    "mixture": [{"family": {"part": "family/laplace"}, "components": 3}],
+    "vamp": [{"family": NORMAL, "inputs": [3], "components": 3}],
+    "flow": [{"couplings": 2, "width": 8}],
 }
 
 

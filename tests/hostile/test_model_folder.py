@@ -319,6 +319,7 @@ ARGUMENTS = {
     "affine": {"family": {"part": "family/normal"}, "loc": [0.0], "scale": [1.0]},
     "categorical": {"classes": 256},
     "one_hot": {"classes": 4},
+    "mixture": {"family": {"part": "family/normal"}, "components": 3},
 }
 SCHEMAS = {
     "binary": ladle.Schema("image", (1, 4, 4), "binary"),

@@ -40,7 +40,7 @@ def fitted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     data = ladle.read("digits")
     folder = tmp_path_factory.mktemp(request.param) / "run"
     assembly = ladle.assemble(data.schema, plan(request.param, data.schema), seed=1)
-    steps = ladle.fit(assembly, data, epochs=6, seed=1, run=folder)
+    steps = ladle.fit(assembly, data, epochs=5, seed=1, run=folder)
     losses = [step.nats for step in steps if step.kind == "train"]
     return request.param, folder, losses
 
@@ -123,3 +123,19 @@ def test_a_mixture_can_be_stuck_to_its_landing(toys: dict[str, ladle.Dataset]) -
     heavy = {**MIXTURE, "family": {"part": "family/student_t"}}
     with pytest.raises(ladle.SpecError, match="reparameterised"):
         ladle.assemble(data.schema, {**stuck, "latents": {**stuck["latents"], "posterior": heavy}})
+
+
+@pytest.mark.parametrize(
+    ("prior", "told"),
+    [
+        ({"part": "prior/mixture", "components": 0}, "'prior/mixture': components must be at least 1"),
+        ({"part": "prior/vamp", "components": 0}, "'prior/vamp': components must be at least 1"),
+        ({"part": "prior/flow", "couplings": 3}, "'prior/flow': couplings must be even"),
+        ({"part": "prior/vamps"}, "known: .*vamp"),
+    ],
+)
+def test_what_cannot_be_built_is_named(prior: dict[str, Any], told: str, toys: dict[str, ladle.Dataset]) -> None:
+    schema = toys["bits"].schema
+    whole = plan("vamp", schema)
+    with pytest.raises(ladle.SpecError, match=told):
+        ladle.assemble(schema, {**whole, "latents": {**whole["latents"], "prior": prior}})

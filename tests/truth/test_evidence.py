@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
 import ladle
+from gaussians import linear_gaussian, narrower
 from ladle.data import Batch, Schema
-from ladle.evidence import importance, joined, log_weights
+from ladle.evidence import curve, importance, joined, ladder, log_weights, summary
 from ladle.latents import replay
 from ladle.seeds import seeded
 
@@ -107,3 +109,67 @@ def test_missing_values_are_marginalised() -> None:
     with torch.no_grad():
         a, b = (log_weights(vae, Batch(v, observed, {}, torch.arange(len(x))), 50, seed=0) for v in (x, other))
     assert torch.equal(a, b)
+
+
+# ------------------------------------------------------------------------------------- weights and proposals
+
+
+def test_an_exact_posterior_makes_every_weight_the_evidence() -> None:
+    model, x, log_p, _ = linear_gaussian()
+    batch = batch_of(torch.from_numpy(x[:20]).double())
+    (found,) = importance(model.vae, [batch], samples=200, seed=0)
+    np.testing.assert_allclose(found.nats, -log_p[:20], atol=1e-9)
+    np.testing.assert_allclose(found.ess, 1.0)
+    assert (found.k_hat == -math.inf).all()
+    told = summary(found, 5)
+    assert told.k_hat_bad == 0
+    assert [k for k, _ in told.curve] == ladder(200)
+    np.testing.assert_allclose([nats for _, nats in told.curve], told.nats, rtol=1e-12)
+
+
+@pytest.mark.parametrize("proposal", ["inflated", "defensive"])
+def test_a_wider_proposal_mends_a_posterior_that_is_too_narrow(proposal: str) -> None:
+    """At 0.45 of the right deviation the tail has k = 1 - 0.45^2 = 0.8; inflated by 1.2 it has 0.71, and with 5 % of
+    the prior the weights are bounded. Seeded: 40 items, 2,000 samples."""
+    model, x, log_p, _ = linear_gaussian(noise=1.0)
+    narrower(model, 0.45)
+    batch = batch_of(torch.from_numpy(x[:40]).double())
+    (narrow,), (wide,) = (importance(model.vae, [batch], samples=2000, seed=0, proposal=p) for p in ("q", proposal))
+    assert narrow.k_hat.mean() > 0.7
+    assert wide.k_hat.mean() < narrow.k_hat.mean() - 0.05
+    assert wide.nats.mean() < narrow.nats.mean(), "the bound must rise"
+    assert summary(wide, 5).k_hat_bad < summary(narrow, 5).k_hat_bad
+    assert abs(wide.nats + log_p[:40]).mean() < 0.2
+
+
+@pytest.mark.parametrize(
+    "proposal, prior",
+    [("q", "standard"), ("inflated", "standard"), ("defensive", "standard"), ("defensive", "autoregressive")],
+)
+def test_weights_of_every_proposal_are_p_of_x_on_average(proposal: str, prior: str) -> None:
+    """Against quadrature; seeded, and 4 standard errors and 0.01 nat are allowed, at each of 4 items."""
+    vae, x = model(SCHEMAS["binary"], f"prior/{prior}", 2).model, items(SCHEMAS["binary"])
+    with torch.no_grad():
+        exact = log_p_by_quadrature(vae, x, 2)
+        w = (log_weights(vae, batch_of(x), 4_000, 2, proposal) - exact).exp()
+    assert ((w.mean(0) - 1).abs() < 4 * w.std(0) / math.sqrt(len(w)) + 0.01).all(), w.mean(0)
+
+
+@pytest.mark.parametrize("proposal", ["q", "inflated", "defensive"])
+def test_neighbours_do_not_change_weights(proposal: str) -> None:
+    vae, x = model(SCHEMAS["real"], "prior/learned", 2).model, items(SCHEMAS["real"])
+    batch = batch_of(x)
+    alone = Batch(x[2:3], None, {}, batch.index[2:3])
+    with torch.no_grad():
+        many, one = (log_weights(vae, b, 1200, 3, proposal) for b in (batch, alone))
+    torch.testing.assert_close(many[:, 2:3], one)
+
+
+def test_the_curve_is_the_bound_with_fewer_samples() -> None:
+    """Of 37 weights: means over all groups of K, the last being the bound with all of them."""
+    log_w = torch.from_numpy(np.random.default_rng(0).normal(size=(37, 3)))
+    found = curve(log_w)
+    assert found.shape == (3, len(ladder(37)))
+    for column, k in enumerate(ladder(37)):
+        groups = log_w[: 37 // k * k].reshape(37 // k, k, 3)
+        torch.testing.assert_close(found[:, column], (groups.logsumexp(1) - math.log(k)).mean(0))

@@ -234,16 +234,3 @@ def test_flow_starts_as_the_standard_normal_and_its_scales_are_bounded() -> None
             parameter.mul_(0).add_(50 * torch.randn_like(parameter))
     log_scale, _ = flow.couplings[0].says(torch.full((1, 1), 1e6))
     assert float(log_scale.detach().abs().max()) == MOST, "a net may ask for any scale, but gets no more than this"
-
-
-@pytest.mark.parametrize(
-    ("spec", "told"),
-    [
-        ({"part": "prior/mixture", "family": NORMAL, "components": 0}, "components"),
-        ({"part": "prior/vamp", "family": NORMAL, "inputs": [4], "components": 0}, "components"),
-        ({"part": "prior/flow", "couplings": 3}, "couplings"),
-    ],
-)
-def test_bad_arguments_are_named(spec: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
-        build({**spec, "event": [D]})

@@ -17,7 +17,7 @@ import typer
 
 import ladle
 from ladle.console import counter, ending, note
-from ladle.data import is_name
+from ladle.tasks.run import fitted_to
 
 app = typer.Typer(
     name="ladle",
@@ -113,9 +113,9 @@ def read(data: str | Path, **options: Any) -> ladle.Dataset:
 
 def named(model: ladle.Model) -> str:
     """The name of the data set that a model was fitted to, where it has one."""
-    data = model.config.get("data", {})
-    if not (data.get("named") and is_name(data.get("source", ""))):
+    found = fitted_to(model)
+    if found is None:
         raise ladle.DataError(
             f"DATA must be given: '{model.schema.source}' was a file or folder, and only its name is kept"
         )
-    return data["source"]
+    return found

@@ -28,9 +28,14 @@ def _rehearse(model: ladle.Model, out: Path, force: bool, *several: int) -> None
     rehearse(np.zeros((1, *several, *model.schema.shape), np.float32), out, schema=model.schema, force=force)
 
 
-def _wrote(out: Path, n: int, json: bool, start: float, **more: Any) -> None:
+def _write(
+    x: np.ndarray, out: Path, like: ladle.Schema | list[str], start: float, force: bool, json: bool, **more: Any
+) -> None:
+    """Write a result, of data as its schema says and else in named columns, and tell of it."""
+    schema, names = (like, None) if isinstance(like, ladle.Schema) else (None, like)
+    ladle.write(x, out, schema=schema, names=names, force=force)
     seconds = time.perf_counter() - start
-    tell({"out": str(out), "items": n, "seconds": round(seconds, 3), **more}, json, f"{out}: {n} items")
+    tell({"out": str(out), "items": len(x), "seconds": round(seconds, 3), **more}, json, f"{out}: {len(x)} items")
 
 
 @app.command()
@@ -48,8 +53,7 @@ def encode(
     names = [f"z{i}" for i in range(sum(numel(event) for event in model.vae.latents.events))]
     rehearse(np.zeros((1, len(names)), np.float32), out, names=names, force=force)
     z = ladle.encode(model, read(data, like=model.schema), split=split, progress=counter("encode"))
-    ladle.write(z, out, names=names, force=force)
-    _wrote(out, len(z), json, start, latents=z.shape[1])
+    _write(z, out, names, start, force, json, latents=z.shape[1])
 
 
 @app.command()
@@ -68,8 +72,7 @@ def decode(
     if latents.observed is not None and not latents.observed.all():
         raise ladle.DataError(f"'{z}': latents must be finite, got missing values")
     x = ladle.decode(model, latents.x, progress=counter("decode"))
-    ladle.write(x, out, schema=model.schema, force=force)
-    _wrote(out, len(x), json, start)
+    _write(x, out, model.schema, start, force, json)
 
 
 @app.command()
@@ -88,8 +91,7 @@ def sample(
     start, model = time.perf_counter(), _open(run, device, out, force)
     _rehearse(model, out, force)
     x = ladle.sample(model, n, temperature=temperature, seed=seed, noise=noise, progress=counter("sample"))
-    ladle.write(x, out, schema=model.schema, force=force)
-    _wrote(out, len(x), json, start)
+    _write(x, out, model.schema, start, force, json)
 
 
 @app.command()
@@ -110,8 +112,7 @@ def reconstruct(
     x = ladle.reconstruct(
         model, read(data, like=model.schema), draws=draws, split=split, seed=seed, progress=counter("reconstruct")
     )
-    ladle.write(x, out, schema=model.schema, force=force)
-    _wrote(out, len(x), json, start)
+    _write(x, out, model.schema, start, force, json)
 
 
 @app.command()
@@ -129,8 +130,7 @@ def interpolate(
     start, model = time.perf_counter(), _open(run, device, out, force)
     _rehearse(model, out, force, max(steps, 1))
     x = ladle.interpolate(model, read(a, like=model.schema), read(b, like=model.schema), steps=steps)
-    ladle.write(x, out, schema=model.schema, force=force)
-    _wrote(out, len(x), json, start, steps=steps)
+    _write(x, out, model.schema, start, force, json, steps=steps)
 
 
 @app.command()
@@ -151,5 +151,4 @@ def score(
     nats = ladle.score(
         model, read(data, like=model.schema), samples=samples, split=split, seed=seed, progress=counter("score")
     )
-    ladle.write(nats[:, None], out, names=["nats"], force=force)
-    _wrote(out, len(nats), json, start, mean_nats=float(nats.mean()))
+    _write(nats[:, None], out, ["nats"], start, force, json, mean_nats=float(nats.mean()))

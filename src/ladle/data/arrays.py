@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from ladle.data.content import Content, Format, Request, bounded, large, ranges
-from ladle.data.dataset import Split
+from ladle.data.dataset import Split, pieces
 from ladle.data.errors import DataError
 from ladle.spec import part
 
@@ -232,7 +232,11 @@ def arrange(array: np.ndarray, what: str, request: Request) -> Content:
     if array.dtype.kind == "f":
         array, observed = real(array, what, request.missing is not None)
         support = "real"
-        if array.max() <= 1 and array.min() >= 0 and all(np.isin(part, (0, 1)).all() for part in _parts(array)):
+        if (
+            array.max() <= 1
+            and array.min() >= 0
+            and all(np.isin(array[piece], (0, 1)).all() for piece in pieces(array))
+        ):
             notes = (f"{what}: read as real numbers, though all are 0 or 1; save them as bool for binary data",)
     else:
         low, high = int(array.min()), int(array.max())
@@ -255,7 +259,11 @@ def _whole(array: np.ndarray, low: int, high: int) -> str:
 
 def real(array: np.ndarray, what: str, missing: bool) -> tuple[np.ndarray, np.ndarray | None]:
     """Real numbers as float32, and which of them are observed (``None``: all). Missing ones become 0."""
-    if array.dtype == np.float32 and not array.flags.writeable and all(np.isfinite(a).all() for a in _parts(array)):
+    if (
+        array.dtype == np.float32
+        and not array.flags.writeable
+        and all(np.isfinite(array[piece]).all() for piece in pieces(array))
+    ):
         return array, None
     nan = np.isnan(array)
     if nan.any() and not missing:
@@ -275,12 +283,6 @@ def real(array: np.ndarray, what: str, missing: bool) -> tuple[np.ndarray, np.nd
         return values, None
     values[nan] = 0
     return values, ~nan
-
-
-def _parts(array: np.ndarray) -> Iterator[np.ndarray]:
-    """The array a few megabytes at a time."""
-    step = max(1, (4 << 20) // max(1, array[:1].nbytes))
-    return (array[start : start + step] for start in range(0, len(array), step))
 
 
 def _where(bad: np.ndarray) -> str:

@@ -20,6 +20,12 @@ FEWEST = 3
 _BLOCK = 4 << 20  # bytes of items that are looked at together
 
 
+def pieces(x: np.ndarray, n: int | None = None) -> Iterator[slice]:
+    """Slices of ``n`` rows like those of ``x`` (left out: of all of its own), a few megabytes each."""
+    step = max(1, _BLOCK // max(1, x[:1].nbytes))
+    return (slice(start, start + step) for start in range(0, len(x) if n is None else n, step))
+
+
 class Split:
     """Some items of a data set.
 
@@ -93,9 +99,8 @@ class Split:
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """``x`` and ``observed`` of all items, a few megabytes at a time."""
-        step = max(1, _BLOCK // max(1, self._x[:1].nbytes))
-        for start in range(0, self._n, step):
-            yield self.rows(slice(start, start + step))
+        for piece in pieces(self._x, self._n):
+            yield self.rows(piece)
 
     def take(self, index: np.ndarray) -> Split:
         """The items at ``index``, in that order; their values are not copied."""

@@ -1,9 +1,10 @@
 """Families over directions: angles on the circle, unit vectors on the sphere.
 
 Both take one *natural* vector v for each direction: its length is the concentration, its direction the location. So
-v = 0 is the uniform distribution and a prior starts there, no number of a net is without meaning, and nothing is
-singular in between, which a separate location and concentration cannot all have. At v = 0 the location is arbitrary; the
-gradients of draws below are chosen among the unbiased ones so that they stay bounded there.
+v = 0 is the uniform distribution, from which a likelihood's gradient leads away at full strength. (A concentration of
+its own, never negative, could have its zero inside its range only with a zero gradient there, and its location would
+be a singularity elsewhere.) At v = 0 the location is arbitrary; the gradients of draws below are chosen among the
+unbiased ones so that their variance stays bounded there.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ circle, sphere = _Circle(), _Sphere()
 _NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(48))
 _NODES, _WEIGHTS = (1 + _NODES) / 2, _WEIGHTS / 2  # of Gauss's quadrature over [0, 1]
 FAR = 12.0  # standard deviations: there is no mass beyond
+STEEP = 20.0  # nats below the top of the density: 1e-9 of the mass lies beyond, and digits cancel
 
 
 class VonMises(td.Distribution):
@@ -130,13 +132,13 @@ class VonMises(td.Distribution):
         kappa, loc = self.concentration, self.loc.double()
         ratio = torch.special.i1e(kappa) / torch.special.i0e(kappa)
         t = (x.double() - loc + math.pi).remainder(2 * math.pi) - math.pi
-        s = t.unsqueeze(-1) * _NODES.to(t.device)
-        rise = (kappa.unsqueeze(-1) * (s.cos() - t.cos().unsqueeze(-1))).clamp_max(
-            50.0
-        )  # beyond: has e^-50 of the mass
-        along = -t * (((s.cos() - ratio.unsqueeze(-1)) * rise.exp()) @ _WEIGHTS.to(t.device))
         k = kappa.clamp_min(TINY)
         across = -torch.expm1(-k * (1 + t.cos()) - torch.special.i0e(k).log()) / k
+        reach = torch.acos((1 - STEEP / k).clamp_min(-1.0))
+        t = torch.minimum(torch.maximum(t, -reach), reach)
+        s = t.unsqueeze(-1) * _NODES.to(t.device)
+        rise = (kappa.unsqueeze(-1) * (s.cos() - t.cos().unsqueeze(-1))).exp()
+        along = -t * (((s.cos() - ratio.unsqueeze(-1)) * rise) @ _WEIGHTS.to(t.device))
         cos, sin = loc.cos(), loc.sin()
         return torch.stack([along * cos - across * sin, along * sin + across * cos], -1).to(self.natural.dtype)
 
@@ -382,16 +384,11 @@ def _(d: PowerSpherical) -> Tensor:
     return d.mean
 
 
-@tempered.register
-def _(d: VonMises, t: float) -> VonMises:
+@tempered.register(VonMises)
+@tempered.register(PowerSpherical)
+def _(d: Any, t: float) -> td.Distribution:
     """1/t times the concentration: the uniform distribution has no temperature, and stays."""
-    return VonMises(d.natural / checked_temperature(t))
-
-
-@tempered.register
-def _(d: PowerSpherical, t: float) -> PowerSpherical:
-    """1/t times the concentration: the uniform distribution has no temperature, and stays."""
-    return PowerSpherical(d.natural / checked_temperature(t))
+    return type(d)(d.natural / checked_temperature(t))
 
 
 @quantile.register

@@ -113,10 +113,10 @@ class FullNormalFamily(Family):
 
         raw[0] (*lead, ..., D) ------------------> loc
         raw[1] (*lead, ..., D) ------positive----> diagonal of L
-        raw[2] (*lead, ..., D (D - 1) / 2) ------> L below its diagonal, row by row   (where D > 1)
+        raw[2] (*lead, ..., D (D - 1) / 2) --/ sqrt D--> L below its diagonal, row by row   (where D > 1)
 
-    Raw zeros give N(0, I). Its support is the one of ``normal``, so either may be the other's prior, and their KL is
-    known both ways.
+    Raw zeros give N(0, I); and with raw numbers of order 1 the variances are of order 1 in any dimension. Its support
+    is the one of ``normal``, so either may be the other's prior, and their KL is known both ways.
 
     Args:
         floor: the smallest diagonal element of L.
@@ -125,9 +125,9 @@ class FullNormalFamily(Family):
     >>> family.raw((3,))
     ((3,), (3,), (3,))
     >>> family(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2, 3)).scale_tril[0]
-    tensor([[1., 0., 0.],
-            [1., 1., 0.],
-            [1., 1., 1.]])
+    tensor([[1.0000, 0.0000, 0.0000],
+            [0.5774, 1.0000, 0.0000],
+            [0.5774, 0.5774, 1.0000]])
     """
 
     support = constraints.real
@@ -150,7 +150,7 @@ class FullNormalFamily(Family):
         scale_tril = torch.diag_embed(positive(diagonal, self.floor))
         if below:
             rows, columns = torch.tril_indices(loc.shape[-1], loc.shape[-1], -1, device=loc.device)
-            scale_tril[..., rows, columns] = below[0]
+            scale_tril[..., rows, columns] = below[0] / math.sqrt(loc.shape[-1])
         return FullNormal(loc, scale_tril)
 
 

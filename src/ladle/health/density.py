@@ -83,7 +83,7 @@ def _parts(context: Context) -> list[tuple[str, Tensor | None, bool]]:
     """The likelihood, the posterior and the prior: what it is, the totals of some elements, whether it is discrete."""
     vae, latents = context.vae, context.vae.latents
     rows = slice(0, ITEMS)
-    given = [context.tested.zs] if getattr(latents, "prior", None) is None else [context.tested.zs, context.dreamt]
+    given = [context.tested.zs, context.dreamt] if latents.has_prior else [context.tested.zs]
     likelihood, support = [context.likelihood(zs, rows) for zs in given], vae.likelihood.family.support
     found: list[tuple[str, Tensor | None, bool]] = [
         ("p(x|z)", torch.cat([_totals(d, support, context.seed) for d in likelihood]), support.is_discrete)

@@ -25,7 +25,7 @@ from ladle.latents import from_prior, keyed, replay
 from ladle.measures import Units, units
 from ladle.seeds import seeded
 from ladle.spec import part
-from ladle.tasks.run import at_once, each_batch
+from ladle.tasks.run import at_once, each_batch, explained
 from ladle.vae import VAE
 
 GROUND = 3  # the rungs that carry all others
@@ -175,7 +175,7 @@ class Context:
         Raises:
             NotAvailable: for a plain autoencoder.
         """
-        if any(getattr(self.vae.latents, "prior", 0) is None for _ in self.vae.latents.events):
+        if not self.vae.latents.has_prior:
             raise NotAvailable(NO_PRIOR)
 
     @cached_property
@@ -237,4 +237,4 @@ class Context:
     @cached_property
     def x(self) -> np.ndarray:
         """The test items as the likelihood explains them, ``(N, *event)``."""
-        return np.concatenate([b.x.cpu().numpy() for b in each_batch(self.model, self.test)])
+        return explained(self.model, self.test)

@@ -12,7 +12,7 @@ from ladle.families import NotAvailable
 from ladle.health.findings import Context, Finding, rung
 from ladle.latents import centres
 from ladle.seeds import seeded
-from ladle.tasks.run import each_batch
+from ladle.tasks.run import each_batch, explained
 
 DEAD = 0.01  # nats: below it a latent carries nothing (the same number that Burda et al. take for its variance)
 # Half a bit: with less in all, z cannot even halve the data. Digits at beta 15 and 50 have 0.16 and 0.15 nats of KL and
@@ -198,7 +198,7 @@ def predicted(context: Context) -> Finding:
     if context.schema.support == "binary":
         raise NotAvailable("the likelihood has no location and scale: not applicable")
     context.need_prior()
-    x = context.x if context.train is None else _values(context)
+    x = context.x if context.train is None else explained(context.model, context.train)
     variance = noise(context)
     if not (np.isfinite(variance).all() and (variance > 0).all()):
         raise NotAvailable("the likelihood has no finite variance: not applicable")
@@ -225,11 +225,6 @@ def noise(context: Context) -> np.ndarray:
         draws: Tensor = d.sample((NOISE_DRAWS,)).double()
     variance = draws.var(0).mean(0).cpu().numpy()
     return np.maximum(variance, ROUNDED) if context.schema.support == "bytes" else variance
-
-
-def _values(context: Context) -> np.ndarray:
-    assert context.train is not None
-    return np.concatenate([b.x.cpu().numpy() for b in each_batch(context.model, context.train)])
 
 
 def _error(values: np.ndarray) -> float:

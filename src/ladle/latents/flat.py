@@ -35,6 +35,11 @@ class Flat(Latents):
         self.reads, self.posterior, self.prior = reads, posterior, prior
         self.events = (posterior.event,)
 
+    @property
+    def has_prior(self) -> bool:
+        """See :attr:`Latents.has_prior`."""
+        return self.prior is not None
+
     def walk(
         self,
         draw: Draw,

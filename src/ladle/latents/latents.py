@@ -6,6 +6,7 @@ Every task is a walk with a different way of drawing z. A *draw* is a function
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -48,6 +49,11 @@ class Latents(nn.Module, ABC):
     """One or more levels of latent variables with their posteriors and priors."""
 
     events: tuple[Size, ...]
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether there is a p(z): a plain autoencoder has none, and so no p(x)."""
+        return True
 
     @abstractmethod
     def walk(
@@ -125,7 +131,13 @@ def replay(zs: Sequence[Tensor]) -> Draw:
     return lambda i, q, p: zs[i]
 
 
-def keyed(seed: int, items: Sequence[int], samples: Size = (), block: int = 0) -> Draw:
+def keyed(
+    seed: int,
+    items: Sequence[int],
+    samples: Size = (),
+    block: int = 0,
+    take: Callable[[Distribution], Tensor] = operator.methodcaller("sample"),
+) -> Draw:
     """Evaluation: a draw from q whose noise depends on (seed, item, block, level) and on nothing else, so
     that an item's numbers are the same in every batch. Drawn on the CPU, so the same on every device.
 
@@ -134,6 +146,7 @@ def keyed(seed: int, items: Sequence[int], samples: Size = (), block: int = 0) -
         items: the key of each item in the batch.
         samples: the walk's ``S``.
         block: which block of samples this is.
+        take: how to draw from one item's q; ``families.draw`` lets gradients pass.
     """
 
     def draw(i: int, q: Distribution | None, p: Distribution | None) -> Tensor:
@@ -144,7 +157,7 @@ def keyed(seed: int, items: Sequence[int], samples: Size = (), block: int = 0) -
         with seeded(seed):
             for row, item in enumerate(items):
                 torch.default_generator.manual_seed(key(seed, "item", int(item), block, i))
-                zs.append(families.mapped(here, lambda t, row=row: t.select(axis, row)).sample())  # type: ignore[misc]
+                zs.append(take(families.mapped(here, lambda t, row=row: t.select(axis, row))))  # type: ignore[misc]
         return torch.stack(zs, dim=axis).to(device_of(q))
 
     return draw

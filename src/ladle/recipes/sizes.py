@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ladle.data import Schema
-from ladle.shapes import numel
 
 WIDTH = {"xs": 256, "s": 512, "m": 1024, "l": 2048}
 CHANNELS = {"xs": 16, "s": 32, "m": 64, "l": 96}
@@ -15,23 +14,23 @@ LARGEST_FLAT = 3072  # more numbers per image than this are read by convolutions
 
 def nets(schema: Schema, size: str) -> dict[str, Any]:
     """Encoder and decoder: fully connected for tables and small images, residual convolutions for larger ones."""
-    if schema.kind == "image" and numel(schema.shape) > LARGEST_FLAT:
+    if schema.kind == "image" and schema.size > LARGEST_FLAT:
         return {
             "encoder": {"part": "net/conv_down", "width": CHANNELS[size], "blocks": 1},
             "decoder": {"part": "net/conv_up", "width": CHANNELS[size], "blocks": 1},
         }
-    mlp = {"part": "net/mlp", "width": WIDTH[size] if numel(schema.shape) > 64 else WIDTH[size] // 2, "depth": 2}
+    mlp = {"part": "net/mlp", "width": WIDTH[size] if schema.size > 64 else WIDTH[size] // 2, "depth": 2}
     return {"encoder": dict(mlp), "decoder": dict(mlp)}
 
 
 def training(schema: Schema) -> dict[str, Any]:
     """Larger images are taken fewer at a time: what a step holds in memory grows with their pixels."""
-    return {"batch": 32} if schema.kind == "image" and numel(schema.shape) > LARGEST_FLAT else {}
+    return {"batch": 32} if schema.kind == "image" and schema.size > LARGEST_FLAT else {}
 
 
 def latents(schema: Schema, size: str) -> int:
     """The number of latents: never more than the data has numbers."""
-    return min(LATENTS[size], numel(schema.shape))
+    return min(LATENTS[size], schema.size)
 
 
 def likelihood(schema: Schema, shared_scale: bool = False) -> dict[str, Any]:

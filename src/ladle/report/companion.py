@@ -15,7 +15,8 @@ from ladle.assemble import assemble
 from ladle.data import Split
 from ladle.families import NotAvailable
 from ladle.folder import Model, ModelError, load
-from ladle.latents import Draw, from_prior
+from ladle.latents import from_prior, replay
+from ladle.measures import two_sample
 from ladle.report import shown
 from ladle.report.charts import Marks, gauge, legend
 from ladle.report.page import Absent, Markup, Panel, element, joined
@@ -23,7 +24,7 @@ from ladle.report.subject import Subject
 from ladle.seeds import seeded
 from ladle.shapes import numel
 from ladle.tasks.encode import encode, levels_of
-from ladle.tasks.run import at_once
+from ladle.tasks.run import at_once, explained
 from ladle.train import fit
 
 NAME = "autoencoder"  # its folder, inside the run's
@@ -107,12 +108,7 @@ def drawn(model: Model, n: int, z: np.ndarray | None = None, seed: int = 0) -> t
     size = at_once(model)
     for start in range(0, n, size):
         count = min(size, n - start)
-
-        def given(i: int, q: Any, p: Any, start: int = start) -> torch.Tensor:
-            assert levels is not None
-            return levels[i][start : start + size]
-
-        draw: Draw = from_prior() if levels is None else given
+        draw = from_prior() if levels is None else replay([level[start : start + size] for level in levels])
         with torch.no_grad(), seeded(seed, "companion", start):
             d = model.vae.explain(model.vae.latents.walk(draw, n=count).h)
             means.append(families.mean(d).float().cpu().numpy())
@@ -122,8 +118,6 @@ def drawn(model: Model, n: int, z: np.ndarray | None = None, seed: int = 0) -> t
 
 def prior(subject: Subject) -> Panel:
     """Samples of the model beside random vectors decoded by its companion, and how far both are from data."""
-    from ladle.measures import two_sample  # slow to import: scikit-learn
-
     if subject.plain:
         raise NotAvailable("This is a plain autoencoder: it has no prior p(z), which is what this panel is about.")
     schema, held, train = subject.model.schema, subject.held, subject.some("train")
@@ -183,7 +177,7 @@ def prior(subject: Subject) -> Panel:
 
 def _complete(split: Split, subject: Subject) -> np.ndarray:
     """The items without a missing value, as the likelihood explains them."""
-    x = shown.explained(split, subject.model.schema).x.numpy()
+    x = explained(subject.model, split)
     return x if split.observed is None else x[split.observed.reshape(len(x), -1).all(1)]
 
 

@@ -119,7 +119,7 @@ def graph(subject: Subject) -> Panel:
         )
         p = name_of(prior) if prior is not None else "a chain of levels"
     names = [f"z{_below(levels - i)}" if levels > 1 else "z" for i in range(levels)]
-    events = ["" if prior is None and levels == 1 else _by(event) for event in vae.latents.events]
+    events = ["" if subject.plain else _by(event) for event in vae.latents.events]
     return Panel("The model as a graph", words, _drawn(names, events, p, q, likelihood, subject.plain))
 
 

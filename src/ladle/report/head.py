@@ -14,8 +14,7 @@ from ladle.evidence import Evidence, Items, importance, joined, rows, summary
 from ladle.families import NotAvailable
 from ladle.report.page import Absent, Markup, Panel, element, number, prose
 from ladle.report.subject import Subject
-from ladle.shapes import numel
-from ladle.tasks.run import each_batch
+from ladle.tasks.run import each_batch, fitted_to
 
 SAMPLES, ITEMS, CHUNK = 50, 500, 20
 PATIENCE, QUICK = 30.0, 2.0  # seconds
@@ -107,7 +106,7 @@ def tighter(subject: Subject) -> Evidence | None:
     found: list[Items] = []
     try:
         held = subject.held.take(np.arange(min(ITEMS, len(subject.held))))
-        size = min(CHUNK, rows(SAMPLES, numel(model.schema.shape)))
+        size = min(CHUNK, rows(model.vae, SAMPLES))
         for some in importance(model.vae, each_batch(model, held, size, show), samples=SAMPLES):
             found.append(some)
             if time.monotonic() - started > patience:
@@ -120,7 +119,7 @@ def tighter(subject: Subject) -> Evidence | None:
 def use(subject: Subject) -> Panel:
     """Commands, and what was done to the data."""
     run = subject.folder.name
-    data = subject.setting("data", "source") if subject.setting("data", "named") else "DATA"
+    data = fitted_to(subject.model) or "DATA"
     lines = [
         f"ladle encode {run} {data} latents.npy      # embeddings: the centre of q(z|x)",
         f"ladle sample {run} new.{'png' if subject.model.schema.kind == 'image' else 'csv'} -n 64",

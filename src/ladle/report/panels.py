@@ -7,14 +7,17 @@ import torch
 
 from ladle import families
 from ladle.latents import from_prior
+from ladle.measures import ACTIVE
 from ladle.report import shown
 from ladle.report.charts import Marks, bars, legend, limits, plot
 from ladle.report.page import Absent, Markup, Panel, element, joined
+from ladle.report.pictures import curve, visible
 from ladle.report.subject import Subject
 from ladle.seeds import seeded
 from ladle.tasks.encode import decode, encode
 from ladle.tasks.interpolate import interpolate
 from ladle.tasks.reconstruct import reconstruct
+from ladle.tasks.run import explained
 from ladle.tasks.sample import sample
 
 PAIRS, SAMPLES, IN_A_ROW = 24, 64, 8
@@ -29,20 +32,17 @@ def training(subject: Subject) -> Panel:
         raise Absent("There is no log in this folder (log.jsonl), so nothing can be said about how training went.")
     marks, last = [], {}
     for kind, look, name in (("train", "soft", "training batches"), ("valid", "accent", "validation")):
-        points = [(r["seconds"] / 60, r["nats"]) for r in subject.log if r["kind"] == kind and r["nats"] is not None]
+        points = curve(subject.log, kind)
         if points:
             last[kind] = points[-1][1]
             x, y = zip(*points, strict=True)
             marks.append(Marks(x, y, look, "line", f"{name}, at the end {points[-1][1]:,.2f}"))
     if not marks:
         raise Absent("The log holds no measurement of the bound.")
-    values = np.sort(np.concatenate([m.y for m in marks]))
-    # The first batches would flatten all that follows: the highest tenth may leave the drawing.
-    low, high = float(values[0]), float(values[min(int(0.9 * len(values)), len(values) - 1)])
-    room = max(high - low, 1e-3 * abs(low), 1e-6)
-    bottom, top = low - 0.08 * room, high + 0.25 * room
+    values = [float(y) for m in marks for y in m.y]
+    bottom, top = visible(values)
     drawn = [m._replace(y=np.where(np.asarray(m.y) > top, np.nan, m.y)) for m in marks]
-    left_out = " The steep beginning is out of sight." if values[-1] > top else ""
+    left_out = " The steep beginning is out of sight." if max(values) > top else ""
     notes = [r for r in subject.log if r["kind"] == "note"]
     skipped = max((r["skipped"] or 0 for r in subject.log), default=0)
     listed = [element("li", f"minute {r['seconds'] / 60:.1f}: {r['message'][:400]}") for r in notes[:20]]
@@ -99,7 +99,7 @@ def reconstructions(subject: Subject) -> Panel:
 def _table(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
     """Held items and their reconstructions, ``(N, D)``, NaN where nothing was observed."""
     held = subject.held
-    x = shown.explained(held, subject.model.schema).x.numpy().astype(np.float64)
+    x = explained(subject.model, held).astype(np.float64)
     if held.observed is not None:
         x = np.where(held.observed, x, np.nan)
     again = reconstruct(subject.model, held).astype(np.float64)
@@ -226,9 +226,7 @@ def _ends(labels: np.ndarray | None, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def usage(subject: Subject) -> Panel:
     """The KL of each latent."""
-    from ladle.measures import ACTIVE, units  # slow to import: scikit-learn
-
-    found = units(subject.model, subject.held.take(np.arange(min(1000, len(subject.held)))))
+    found = subject.units
     order = np.argsort(-found.kl, kind="stable")
     active = int(found.active.sum())
     chart = bars(found.kl[order], found.active[order], f"KL of {len(order)} latents, sorted",
@@ -246,11 +244,9 @@ def usage(subject: Subject) -> Panel:
 
 def traversals(subject: Subject) -> Panel:
     """One latent at a time, over its prior."""
-    from ladle.measures import units
-
     u, schema = np.linspace(0.02, 0.98, STEPS), subject.model.schema
     values, source = _quantiles(subject, u)
-    found = units(subject.model, subject.held.take(np.arange(min(500, len(subject.held)))))
+    found = subject.units
     chosen = np.argsort(-found.kl, kind="stable")[:10]
     base = encode(subject.model, subject.held.take(np.arange(1)))
     z = np.repeat(base, len(chosen) * STEPS, 0).reshape(len(chosen), STEPS, -1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -45,6 +47,19 @@ def draw(model: Model, data: Dataset, folder: Path) -> list[Path]:
     return [*written, training_curve(folder / "log.jsonl", schema, folder / "training.png")]
 
 
+def curve(records: list[dict[str, Any]], kind: str) -> list[tuple[float, float]]:
+    """Minutes and nats of the records of a kind in which the bound was measured."""
+    return [(r["seconds"] / 60, r["nats"]) for r in records if r["kind"] == kind and r["nats"] is not None]
+
+
+def visible(nats: Iterable[float]) -> tuple[float, float]:
+    """The range to draw: the first batches would flatten all that follows, so the highest tenth may leave it."""
+    values = sorted(nats)
+    low, high = values[0], values[min(int(0.9 * len(values)), len(values) - 1)]
+    room = max(high - low, 1e-3 * abs(low), 1e-6)
+    return low - 0.08 * room, high + 0.25 * room
+
+
 def enlarged(levels: np.ndarray) -> np.ndarray:
     """Small images are enlarged, pixel by pixel, until they can be seen: ``(N, H, W, C)`` to ``(N, kH, kW, C)``."""
     zoom = max(1, round(VISIBLE / max(levels.shape[1:3])))
@@ -73,17 +88,15 @@ def training_curve(log: Path, schema: Schema, path: Path) -> Path:
     figure = Figure(figsize=(7, 3.6), dpi=110, facecolor=PAPER, layout="constrained")
     axes = figure.add_subplot()
     for kind, colour, name, style in (("train", SOFT, "training batches", "-"), ("valid", ACCENT, "validation", "o-")):
-        points = [(r["seconds"] / 60, r["nats"]) for r in records if r["kind"] == kind and r["nats"] is not None]
+        points = curve(records, kind)
         if points:
             axes.plot(*zip(*points, strict=True), style, color=colour, label=name, lw=1.4, ms=3.5)
             if kind == "valid":
                 axes.annotate(f"{points[-1][1]:.2f}", points[-1], textcoords="offset points", xytext=(0, 8),
                               color=colour, ha="right")  # fmt: skip
-    values = sorted(r["nats"] for r in records if r["nats"] is not None)
+    values = [r["nats"] for r in records if r["nats"] is not None]
     if values:
-        low, high = values[0], values[min(int(0.9 * len(values)), len(values) - 1)]
-        room = max(high - low, 1e-3 * abs(low), 1e-6)
-        axes.set_ylim(low - 0.08 * room, high + 0.3 * room)
+        axes.set_ylim(*visible(values))
         axes.legend(frameon=False)
     axes.set(xlabel="minutes", ylabel="bound on −log p(x), nats per item", title=schema.describe())
     axes.title.set_fontsize(10)

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ladle.checkpoint import ModelError
-from ladle.data import DataError, Dataset, atomic_file, is_name, read
+from ladle.data import DataError, Dataset, atomic_file, read
 from ladle.families import NotAvailable
 from ladle.folder import Model, load, load_unfinished
 from ladle.hub import is_hub
-from ladle.report import companion, graph, head, panels
+from ladle.report import companion, families, graph, head, panels
 from ladle.report.page import Absent, Panel, element, page, prose
 from ladle.report.subject import Subject, silent
+from ladle.tasks.run import fitted_to
 
 PANELS: dict[str, Callable[[Subject], Panel]] = {
     "Training": panels.training,
@@ -26,6 +27,7 @@ PANELS: dict[str, Callable[[Subject], Panel]] = {
     "Between two items": panels.interpolation,
     "Use of the latents": panels.usage,
     "What the prior is for": companion.prior,
+    "Latent families": families.families,
     "Architecture": graph.architecture,
     "The model as a graph": graph.graph,
     "How to use it": head.use,
@@ -110,9 +112,8 @@ def _data(model: Model, data: str | Path | np.ndarray | Dataset | None, labels: 
         return data, ""
     if data is not None:
         return read(data, labels=labels, like=model.schema), ""
-    about = model.config.get("data")
-    source = about.get("source") if isinstance(about, dict) and about.get("named") else None
-    if not (isinstance(source, str) and is_name(source)):
+    source = fitted_to(model)
+    if source is None:
         return None, ("The data is needed for this. It was a file or folder, of which only the name is kept: "
                       "`ladle report RUN DATA` draws it.")  # fmt: skip
     try:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from ladle.data import Batch, Schema, Split, grey_levels, make_batch
+from ladle.data import Schema, grey_levels
 from ladle.report.charts import Marks, heat, limits, multiples, outline, plot
 from ladle.report.page import Markup, element, number
 from ladle.report.pictures import enlarged
@@ -77,11 +77,6 @@ def picture(image: Image.Image, alt: str, small: bool) -> Markup:
         class_="pixels" if small else None,
         style=f"max-width:{round(1.5 * image.width)}px",
     )
-
-
-def explained(split: Split, schema: Schema) -> Batch:
-    """All items of a split as the likelihood explains them: binarised where the schema says so."""
-    return make_batch(split, schema, np.arange(len(split)))
 
 
 def histograms(columns: list[str], sets: list[tuple[str, str, np.ndarray]], words: list[str] | None = None) -> Markup:

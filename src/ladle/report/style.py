@@ -129,6 +129,13 @@ th:last-child, td:last-child { padding-right: 0; }
 .gauge td { vertical-align: middle; }
 .gauge .track { width: 45%; }
 .track svg { display: block; width: 100%; height: .6rem; background: var(--wash); border-radius: 3px; }
+.forest { min-width: 46rem; }
+.forest td { vertical-align: middle; white-space: nowrap; }
+.forest .track { width: 34%; }
+.forest .track svg { height: 1.1rem; background: none; overflow: visible; }
+.forest .solid { stroke-width: 2; stroke-dasharray: none; }
+.forest .dots { stroke-width: 8; stroke-opacity: 1; }
+.forest th { white-space: nowrap; }
 pre { background: var(--wash); border-radius: .5rem; padding: 1rem 1.1rem; overflow-x: auto; margin: 0 0 1rem; }
 pre, code { font: .82rem/1.65 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 .graph { width: 100%; max-width: 27rem; display: block; }

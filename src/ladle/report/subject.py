@@ -12,12 +12,13 @@ import numpy as np
 
 from ladle.data import Dataset, Split
 from ladle.folder import Model
+from ladle.measures import Units, units
 from ladle.records import read_log
 from ladle.report.page import Absent
 from ladle.tasks.encode import encode
 from ladle.tasks.run import items
 
-ITEMS, QUICK = 3000, 1000  # looked at, at most
+ITEMS, QUICK, UNITS = 3000, 1000, 1000  # looked at, at most
 LARGE = 1 << 21  # numbers in those items together, at most (but 500 items in any case)
 
 
@@ -56,7 +57,7 @@ class Subject:
     @property
     def plain(self) -> bool:
         """Whether it is a plain autoencoder, which has no prior."""
-        return getattr(self.model.vae.latents, "prior", self) is None
+        return not self.model.vae.latents.has_prior
 
     def some(self, split: str) -> Split:
         """Items of a split as the model wants them, in a random order that is always the same."""
@@ -75,6 +76,11 @@ class Subject:
     def codes(self) -> np.ndarray:
         """The centres of q(z|x) of the held items, ``(N, D)``."""
         return encode(self.model, self.held, progress=self.progress("encode"))
+
+    @cached_property
+    def units(self) -> Units:
+        """What each latent carries, over at most 1,000 of the held items."""
+        return units(self.model, self.held.take(np.arange(min(UNITS, len(self.held)))))
 
     def setting(self, *path: str) -> Any:
         """What ``config.json`` says at a path, ``None`` where it says nothing."""

@@ -13,7 +13,7 @@ from ladle.data import DataError
 from ladle.folder import Model
 from ladle.machine import choose
 from ladle.select.candidates import Candidate
-from ladle.select.race import FEWEST_STEPS, Race, rungs
+from ladle.select.race import AGAIN, FEWEST_STEPS, TEMPERATURES, Race, closest, rungs
 from ladle.tasks.score import measure
 from ladle.train import VALIDATION_ITEMS, VALIDATIONS, fit
 
@@ -22,11 +22,12 @@ WHOLE = 1 << 20  # steps of a finalist, to count the steps of all in parts of th
 
 
 class Pace(NamedTuple):
-    """Seconds that a step of training takes, a validation, and the evidence of an item."""
+    """Seconds that a step of training takes, a validation, the evidence of an item, and of one measured again."""
 
     step: float
     validation: float
     item: float
+    again: float
 
 
 def pace(race: Race, candidate: Candidate, seconds: float, samples: int) -> Pace:
@@ -48,15 +49,16 @@ def pace(race: Race, candidate: Candidate, seconds: float, samples: int) -> Pace
     checked = min(len(race.data.valid), VALIDATION_ITEMS) / batch
     held = race.held("valid")
     few = held.take(np.arange(min(len(held), FEW_ITEMS)))
+    model = Model(assembly.model.eval(), race.data.schema, {}, choose(race.device).device)
     started = time.perf_counter()
-    measure(Model(assembly.model.eval(), race.data.schema, {}, choose(race.device).device), few, samples=samples)
+    measure(model, few, samples=samples)
     item = (time.perf_counter() - started) / len(few)
-    return Pace(step, step * checked / 3, item)  # without a gradient a batch takes about a third
+    started = time.perf_counter()
+    measure(model, few.take(np.arange(1)), method=closest(model), temperatures=TEMPERATURES)
+    return Pace(step, step * checked / 3, item, time.perf_counter() - started)  # without a gradient: about a third
 
 
-def affordable(
-    paces: Sequence[Pace], seconds: float, items: tuple[int, int], seeds: int, finalists: int
-) -> int:
+def affordable(paces: Sequence[Pace], seconds: float, items: tuple[int, int], seeds: int, finalists: int) -> int:
     """The steps of a finalist for which the time suffices, were it the slowest candidates that go furthest.
 
     Args:
@@ -69,17 +71,19 @@ def affordable(
     Raises:
         DataError: when it suffices for hardly any step; it says what would.
 
-    >>> affordable([Pace(0.01, 0.0, 0.0)] * 2, 60.0, (100, 100), 3, 4)
+    >>> affordable([Pace(0.01, 0.0, 0.0, 0.0)] * 2, 60.0, (100, 100), 3, 4)
     1000
     """
     slow = sorted(paces, reverse=True)
     fixed = of_steps = 0.0
     field = rungs(len(slow), WHOLE, seeds, finalists)
     for rung in field:
-        measured = items[0] + (items[1] if rung is field[-1] else 0)
+        last = rung is field[-1]
         for one in slow[: rung.candidates]:
             of_steps += rung.seeds * rung.steps / WHOLE * one.step
-            fixed += rung.seeds * (VALIDATIONS * one.validation + measured * one.item)
+            fixed += rung.seeds * (VALIDATIONS * one.validation + items[0] * one.item)
+            if last:
+                fixed += rung.seeds * (items[1] * one.item + min(AGAIN, items[1]) * one.again)
     steps = int((seconds - fixed) / of_steps)
     if steps < FEWEST_STEPS:
         least = (fixed + 10 * FEWEST_STEPS * of_steps) / 60

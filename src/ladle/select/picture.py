@@ -6,11 +6,11 @@ import textwrap
 from pathlib import Path
 
 from ladle.data import atomic_file
-from ladle.select.selection import LOOSE, Row, Selection
+from ladle.select.selection import Row, Selection
 
 PAPER, INK, SOFT, LINE, ACCENT, BLUE = "#ffffff", "#1f2328", "#5b626a", "#e4e1db", "#b8430e", "#2f6690"
-ROW, HEAD, FOOT = 0.34, 0.75, 0.95  # inches: of a family, above and below them
-WIDE = 96  # characters of small print
+ROW, HEAD, FOOT = 0.34, 0.85, 0.75  # inches: of a family, above and below them
+WIDE = 118  # characters of small print
 
 
 def forest(selection: Selection, path: Path) -> Path:
@@ -28,18 +28,20 @@ def forest(selection: Selection, path: Path) -> Path:
     below = FOOT + 0.17 * (prose.count("\n") + 1)
     height = HEAD + ROW * len(finalists) + below
     figure = Figure(figsize=(8.4, height), dpi=120, facecolor=PAPER)
-    axes = figure.add_axes((0.17, below / height, 0.42, ROW * len(finalists) / height))
+    axes = figure.add_axes((0.19, below / height, 0.45, ROW * len(finalists) / height))
     axes.axvline(0, color=LINE, lw=1.2, zorder=0)
     for place, row in enumerate(finalists):
         good = row.family in selection.supported
         colour = ACCENT if good else BLUE
         if row.low is not None and row.high is not None:
             axes.plot([row.low, row.high], [place, place], color=colour, lw=2, solid_capstyle="round")
-        axes.plot(row.difference, place, "o", color=colour, ms=7)
-        for x, text, hue in zip((1.03, 1.33, 1.62), beside(row), (INK, ACCENT if warns(row) else INK, INK), strict=True):
+        axes.plot(row.difference or 0.0, place, "o", color=colour, ms=7)
+        for x, text, hue in zip(
+            (1.05, 1.3, 1.52), beside(row), (INK, ACCENT if row.doubtful else INK, INK), strict=True
+        ):
             axes.text(x, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=hue)
-    for x, text in zip((1.03, 1.33, 1.62), ("nats", "k > 0.7", "seconds"), strict=True):
-        axes.text(x, -1.0, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=SOFT)
+    for x, text in zip((1.05, 1.3, 1.52), ("nats", "k > 0.7", "seconds"), strict=True):
+        axes.text(x, -0.9, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=SOFT)
     axes.set_ylim(len(finalists) - 0.4, -0.6)
     axes.set_yticks(range(len(finalists)), [row.family for row in finalists], fontsize=10, color=INK)
     for label, row in zip(axes.get_yticklabels(), finalists, strict=True):
@@ -53,7 +55,7 @@ def forest(selection: Selection, path: Path) -> Path:
     axes.spines["bottom"].set_color(LINE)
     figure.text(0.03, 1 - 0.24 / height, f"Latent families of {selection.about['source']}", fontsize=12, color=INK,
                 va="center", fontweight="bold")  # fmt: skip
-    figure.text(0.03, 0.12 / height, prose, fontsize=8.5, color=SOFT, va="bottom", linespacing=1.4)
+    figure.text(0.03, 0.14 / height, prose, fontsize=8.5, color=SOFT, va="bottom", linespacing=1.4)
     with atomic_file(path, force=True) as temporary:
         figure.savefig(temporary, format="png")
     return path
@@ -66,11 +68,6 @@ def beside(row: Row) -> tuple[str, str, str]:
         "" if row.loose is None else f"{row.loose:.0%}",
         "" if row.seconds is None else f"{row.seconds:,.0f}",
     )
-
-
-def warns(row: Row) -> bool:
-    """Whether so many of its items have no bound to be trusted that the verdict says so."""
-    return (row.loose or 0.0) > LOOSE
 
 
 def left(selection: Selection) -> list[str]:

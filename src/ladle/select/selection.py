@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ladle.select.compare import LEVEL, Comparison
 
-LOOSE = 0.1  # the share of items with k > 0.7 from which the verdict warns
+LOOSE = 0.1  # the share of items with a bound not to be trusted from which the verdict warns
 
 
 class Row(NamedTuple):
@@ -26,7 +26,8 @@ class Row(NamedTuple):
         worse: the probability of being worse than the best.
         p: of as large a difference by chance, held up for all pairs of finalists.
         valid: the mean -log p(x) on validation items, when it was last measured.
-        loose: the share of test items with a Pareto k above 0.7, whose bound is not to be trusted.
+        loose: the share of test items with a Pareto k above 0.7, whose importance-weighted bound is not to be trusted.
+        again: the share of test items that were therefore measured again, exactly or by annealing.
         active: active units, the mean over seeds.
         gap: the amortisation gap, in nats.
         seconds: of training, the mean of its last runs.
@@ -47,12 +48,18 @@ class Row(NamedTuple):
     p: float | None = None
     valid: float | None = None
     loose: float | None = None
+    again: float | None = None
     active: float | None = None
     gap: float | None = None
     seconds: float | None = None
     steps: int = 0
     seeds: int = 0
     reason: str = ""
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether many of its items have a bound that is not to be trusted, and were not measured again."""
+        return (self.loose or 0.0) - (self.again or 0.0) > LOOSE
 
 
 HEAD = ("family", "nats", "difference", "se", "P(worse)", "k > 0.7", "active", "gap", "seconds")
@@ -158,7 +165,7 @@ def verdict(found: Comparison, rows: Sequence[Row], seeds: int) -> str:
             f"Among all {found.pairs} pairs of finalists together, at most {LEVEL:.0%} false alarms (Holm); "
             f"errors over {over}."
         )
-    loose = [name for name, row in finalists.items() if (row.loose or 0) > LOOSE]
+    loose = [name for name, row in finalists.items() if row.doubtful]
     if loose:
         said.append(f"The bound of {listed(loose)} is loose (Pareto k > 0.7): the true evidence may be better.")
     for prior in dict.fromkeys(row.prior for row in finalists.values()):

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ladle.data import Batch, DataError, Dataset, Split, as_held, batches, read
+from ladle.data import Batch, DataError, Dataset, Split, as_held, batches, is_name, read
 from ladle.folder import Model
-from ladle.shapes import numel
 
 Source = str | Path | np.ndarray | Split | Dataset
 Progress = Callable[[int, int], None]
@@ -45,9 +44,21 @@ def items(model: Model, data: Source, split: str | None = None) -> Split:
     return as_held(given, support, schema)
 
 
+def fitted_to(model: Model) -> str | None:
+    """The name of the data set that a model was fitted to; of a file or folder none is kept."""
+    about = model.config.get("data")
+    source = about.get("source") if isinstance(about, dict) and about.get("named") else None
+    return source if isinstance(source, str) and is_name(source) else None
+
+
 def at_once(model: Model) -> int:
     """How many items to take at a time: 256, and fewer of large ones."""
-    return max(1, min(BATCH, NUMBERS // numel(model.schema.shape)))
+    return max(1, min(BATCH, NUMBERS // model.schema.size))
+
+
+def explained(model: Model, split: Split) -> np.ndarray:
+    """All items as the likelihood explains them, binarised where the schema says so: ``(N, *event)``."""
+    return np.concatenate([batch.x.numpy() for batch in batches(split, model.schema, at_once(model))])
 
 
 def each_batch(
@@ -63,4 +74,4 @@ def each_batch(
         yield batch.to(model.device)
         done += len(batch.x)
         if progress:
-            progress(done, len(split))
+            progress(done, len(split) if turn is None else len(turn))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -13,13 +14,15 @@ import numpy as np
 
 from ladle.checkpoint import ModelError, read_json, write_json
 from ladle.data import DataError, Dataset, read
+from ladle.families import NotAvailable
 from ladle.measures import ACTIVE
 from ladle.recipes import recipe as recipe_spec
+from ladle.refine import amortisation_gap
 from ladle.select.candidates import Candidate, candidates, usual
 from ladle.select.compare import compare
 from ladle.select.pace import affordable, pace
 from ladle.select.picture import forest
-from ladle.select.race import Failed, Race, Rung, Scores, Telling, rungs
+from ladle.select.race import UNSOUND, Failed, Race, Rung, Scores, Telling, rungs
 from ladle.select.selection import Row, Selection, verdict
 from ladle.spec import SpecError
 from ladle.tasks.encode import encode
@@ -27,7 +30,7 @@ from ladle.train import TrainingError
 
 MINUTES = 10.0
 TRIAL = 0.05  # of the time, to measure every candidate's pace
-UNSOUND = 0.7  # Pareto k above which an item's bound is not to be trusted
+GAP_ITEMS, GAP_STEPS = 32, 100
 KEPT = ("config.json", "log.jsonl", "README.md", "model.safetensors")  # the weights last: with them RUN is a model
 
 
@@ -207,7 +210,9 @@ class _Comparison:
         found = {}
         for one in alive:
             try:
-                found[one.name] = [self.race.scores(one, rung.steps, s, "test", self.samples) for s in range(rung.seeds)]
+                found[one.name] = [
+                    self.race.scores(one, rung.steps, s, "test", self.samples) for s in range(rung.seeds)
+                ]
             except Failed as error:
                 self.failed(one, str(error))
                 continue
@@ -215,7 +220,9 @@ class _Comparison:
             self.rows[one.name] = self.rows[one.name]._replace(
                 status="finalist",
                 loose=None if np.isnan(k_hat).all() else float((k_hat > UNSOUND).mean()),
+                again=float(np.mean([scores.again.mean() for scores in found[one.name]])),
                 active=self.active(one, rung),
+                gap=self.gap(one, rung),
             )
         if not found:
             raise TrainingError(f"every finalist failed: {self.reasons()}")
@@ -235,7 +242,8 @@ class _Comparison:
         rows = sorted(self.rows.values(), key=lambda r: (place.index(r.status), r.difference or 0.0, r.valid or 0.0))
         best = next(iter(finalists))  # by validation: what the test items say is not chosen by
         about = {
-            "source": self.race.data.schema.source or "data", "data": self.race.data.schema.describe(), "latents": self.settings["plan"]["latents"],
+            "source": self.race.data.schema.source or "data", "data": self.race.data.schema.describe(),
+            "latents": self.settings["plan"]["latents"],
             "steps": rung.steps, "seeds": rung.seeds, "samples": self.samples, "items": nats[best].shape[1],
             "method": "iwae", "kind": "bound",
         }  # fmt: skip
@@ -262,6 +270,16 @@ class _Comparison:
         models = [self.race.trained(one, rung.steps, s) for s in range(rung.seeds)]
         held = self.race.held("valid")
         return float(np.mean([(encode(model, held).var(0) > ACTIVE).sum() for model in models]))
+
+    def gap(self, one: Candidate, rung: Rung) -> float | None:
+        """The amortisation gap of the first seed's model, where its posterior has one that can be measured."""
+        model, held = self.race.trained(one, rung.steps, 0), self.race.held("valid")
+        show = self.race.progress(f"{one.name}: amortisation gap, item")
+        try:
+            gap = amortisation_gap(model, held, items=GAP_ITEMS, steps=GAP_STEPS, progress=show)
+        except NotAvailable:
+            return None
+        return gap.nats if math.isfinite(gap.nats) else None
 
     def failed(self, one: Candidate, reason: str) -> None:
         self.rows[one.name] = self.rows[one.name]._replace(status="failed", reason=reason)

@@ -1,0 +1,74 @@
+"""The panel of a comparison of latent families, where the model was chosen by one."""
+
+from __future__ import annotations
+
+from ladle.checkpoint import ModelError, read_json
+from ladle.report.charts import SIDE
+from ladle.report.page import Absent, Markup, Panel, element, joined
+from ladle.report.subject import Subject
+from ladle.select.selection import HEAD, Selection, cells
+
+ROOM = 0.03  # of the drawing, at either end
+
+
+def families(subject: Subject) -> Panel:
+    """How far each latent family is behind the best."""
+    path = subject.folder / "select.json"
+    if not path.is_file():
+        raise Absent(
+            "This model's latent family was given, not chosen. `ladle select DATA --out RUN` compares families by "
+            "evidence, and says how sure the answer is."
+        )
+    try:
+        selection = Selection.from_json(read_json(path))
+        body = forest(selection)
+    except (ModelError, KeyError, TypeError, ValueError, ArithmeticError):
+        raise Absent("The comparison of latent families in this folder (select.json) cannot be read.") from None
+    words = (
+        str(selection.verdict),
+        "Evidence is −log p(x) in nats per item, on test items that nothing was chosen by; less is better. Each line "
+        "is the 95 % interval of a family's difference to the best, over items and seeds, of those two alone; the "
+        "verdict is for all pairs together. Families in bold are supported.",
+    )
+    numbers = {"supported": list(selection.supported), "best": selection.best}
+    return Panel("Latent families", words, body, numbers)
+
+
+def forest(selection: Selection) -> Markup:
+    """The table, with the intervals drawn in it."""
+    finalists = [row for row in selection.rows if row.status == "finalist"]
+    ends = [float(v) for row in finalists for v in (row.low, row.high, row.difference) if v is not None] or [0.0]
+    low, high = min(ends), max(ends)
+    wide = (high - low) or 1.0
+
+    def place(value: float) -> str:
+        return f"{SIDE * (ROOM + (1 - 2 * ROOM) * (value - low) / wide):.1f}"
+
+    made = []
+    for row in selection.rows:
+        drawing = None
+        if row.status == "finalist" and row.difference is not None:
+            look = "accent" if row.family in selection.supported else "other solid"
+            ends_at = "" if row.low is None or row.high is None else f"M{place(row.low)} 5H{place(row.high)}"
+            drawing = element(
+                "svg",
+                element("path", d=f"M{place(0.0)} 0V10", class_="base"),
+                element("path", d=ends_at, class_=f"{look} line") if ends_at else None,
+                element("path", d=f"M{place(row.difference)} 5h0", class_=f"{look} dots"),
+                viewBox=f"0 0 {SIDE} 10", preserveAspectRatio="none", role="img",
+                aria_label=f"{row.family}: {row.difference:.3f} nats behind the best",
+            )  # fmt: skip
+        name, *shown = cells(row)
+        named = element("b", name) if row.family in selection.supported else name
+        made.append(
+            element("tr", element("td", named), element("td", drawing, class_="track"),
+                    *(element("td", text, class_="right") for text in shown))
+        )  # fmt: skip
+    head = [
+        element("th", HEAD[0]),
+        element("th", "behind the best"),
+        *(element("th", h, class_="right") for h in HEAD[1:]),
+    ]
+    table = element("table", element("tr", *head), *made, class_="forest")
+    failed = [element("li", f"{row.family} failed: {row.reason}") for row in selection.rows if row.status == "failed"]
+    return joined([element("div", table, class_="wide"), element("ul", *failed, class_="notes") if failed else None])

@@ -1,0 +1,101 @@
+"""``evidence`` and ``measure``: what they tell of every item, a time limit, and what they refuse."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+import ladle
+from ladle.evidence import Items
+from ladle.tasks.score import measure
+from toys import narrow
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[ladle.Model, ladle.Dataset]:
+    data = ladle.read("digits", binarize="dynamic")
+    vae = ladle.assemble(data.schema, narrow("vae", data.schema), seed=3).model.eval().requires_grad_(False)
+    return ladle.Model(vae, data.schema, {}, "cpu"), data
+
+
+def test_every_item_is_told_of(digits: tuple[ladle.Model, ladle.Dataset]) -> None:
+    model, data = digits
+    found = measure(model, data, samples=30)
+    n = len(data.test)
+    assert all(len(getattr(found, name)) == n for name in ("index", "nats", "ess", "k_hat", "curve"))
+    assert (found.index == np.arange(n)).all()
+    assert np.isfinite(found.k_hat).all()
+    assert ((found.ess > 1 / 31) & (found.ess <= 1)).all()
+    np.testing.assert_array_equal(found.curve[:, -1], found.nats)
+    np.testing.assert_array_equal(ladle.score(model, data, samples=30), found.nats)
+    told = ladle.evidence(model, data, samples=30).to_json()
+    assert list(told) == [
+        "method", "kind", "samples", "items", "of", "nats", "se", "bits_per_dim", "ess", "k_hat_bad", "curve",
+    ]  # fmt: skip
+    assert [k for k, _ in told["curve"]] == [1, 2, 5, 10, 20, 30]
+    assert (np.diff([nats for _, nats in told["curve"]]) < 0).all(), "the bound falls as samples grow"
+    assert ladle.evidence(model, data, samples=3).to_json()["k_hat_bad"] is None, "too few samples for a tail"
+
+
+class Clock:
+    """Every look at it is a second later."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def test_a_time_limit_takes_items_at_random_and_says_so(
+    digits: tuple[ladle.Model, ladle.Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = digits
+    whole = measure(model, data, samples=5)
+    seen: list[tuple[int, int]] = []
+
+    def limited(seed: int = 0) -> Items:
+        monkeypatch.setattr(sys.modules["ladle.tasks.score"], "time", Clock())
+        return measure(model, data, samples=5, batch=10, minutes=0.06, seed=seed, progress=lambda *at: seen.append(at))
+
+    found = limited()
+    n = len(data.test)
+    assert seen[0] == (0, n), "progress from the first second"
+    assert len(found.nats) == 40, "3.6 seconds: the fourth batch was the last"
+    assert (np.diff(found.index) > 0).all(), "in the order of the data"
+    assert found.index.max() - found.index.min() > n / 2, "from everywhere"
+    np.testing.assert_allclose(found.nats, whole.nats[found.index], rtol=1e-5, err_msg="an item has its own noise")
+    np.testing.assert_array_equal(limited().nats, found.nats)
+    assert (limited(1).index != found.index).any()
+
+    monkeypatch.setattr(sys.modules["ladle.tasks.score"], "time", Clock())
+    told = ladle.evidence(model, data, samples=5, batch=10, minutes=0.06)
+    assert (told.items, told.of) == (40, n)
+    assert f"40 items of {n}, taken at random until time was up" in str(told)
+    assert "until time was up" not in str(ladle.evidence(model, data, samples=5))
+
+
+def test_every_item_within_the_limit_is_all_of_them(digits: tuple[ladle.Model, ladle.Dataset]) -> None:
+    model, data = digits
+    found = measure(model, data, samples=3, minutes=60.0)
+    assert (found.index == np.arange(len(data.test))).all()
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        ({"samples": 0}, "at least 1, got 0"),
+        ({"samples": -3}, "at least 1, got -3"),
+        ({"minutes": 0.0}, "minutes must be above 0, got 0"),
+        ({"minutes": -1.0}, "minutes must be above 0, got -1"),
+        ({"minutes": float("nan")}, "minutes must be above 0, got nan"),
+        ({"method": "exactly"}, "unknown method 'exactly'; known: iwae"),
+        ({"proposal": "prior"}, "unknown proposal 'prior'; known: q, inflated, defensive"),
+    ],
+)
+def test_what_is_refused(digits: tuple[ladle.Model, ladle.Dataset], arguments: dict, told: str) -> None:
+    with pytest.raises((ladle.DataError, ladle.SpecError), match=told):
+        ladle.evidence(*digits, **arguments)
