@@ -23,7 +23,6 @@ from torch import Tensor
 HIDDEN = 8  # units of the decoders with a hidden layer
 COMPONENTS = 5
 CLASSES = 4
-PLACES = (-1.6, -0.4, 0.5, 1.5)  # of the classes
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 CELLS = 1 << 24  # numbers of a table (items, nodes) held at a time
 
@@ -38,7 +37,7 @@ class World(NamedTuple):
         noise: sigma.
         seed: of the decoder, the mixture and the items.
         dims: columns of the data.
-        train, test: items; a quarter of ``train`` more are for validation.
+        train, test: items; a sixteenth of ``train`` more are for validation.
     """
 
     family: str
@@ -56,16 +55,17 @@ class World(NamedTuple):
         return f"{self.family}-{self.decoder}-{self.latents}-{self.seed}"
 
 
+SPREAD = (("linear", 2, 0.3), ("linear", 2, 0.5), ("linear", 3, 0.5), ("linear", 2, 0.7))  # decoder, latents, noise
+KINDS = {
+    **dict.fromkeys(("normal", "laplace", "mixture", "sphere"), (*SPREAD, ("mlp", 2, 1.0))),
+    "student_t": (*SPREAD, ("linear", 3, 0.3)),
+    "categorical": (("linear", 1, 1.5), ("linear", 1, 2.0), ("linear", 2, 1.8), ("linear", 1, 2.5), ("mlp", 1, 2.0)),
+}
 WORLDS = tuple(
     World(family, decoder, latents, noise, seed)
-    for family, mlp_noise in (
-        ("normal", 1.0), ("laplace", 1.0), ("student_t", None), ("mixture", 1.0), ("sphere", 1.0), ("categorical", 0.7),
-    )
-    for seed, (decoder, latents, noise) in enumerate(
-        [("linear", 2, 0.3), ("linear", 2, 0.5), ("linear", 3, 0.5), ("linear", 2, 0.7),
-         ("mlp", 2, mlp_noise) if mlp_noise else ("linear", 3, 0.3)]
-    )
-)  # fmt: skip
+    for family, kinds in KINDS.items()
+    for seed, (decoder, latents, noise) in enumerate(kinds)
+)
 
 
 class Decoder(NamedTuple):
@@ -97,17 +97,14 @@ def _rng(world: World, what: str) -> np.random.Generator:
 
 def decoder(world: World) -> Decoder:
     """The decoder of a world. A hidden layer reads every direction forwards and backwards, so that no two z agree.
-    The classes of a choice are places on a line, so that as many normal latents span the same space."""
-    rng, size = _rng(world, "decoder"), world.latents
-    places = torch.eye(size, dtype=torch.float64)
-    if world.family == "categorical":
-        places = torch.kron(places, torch.tensor(PLACES, dtype=torch.float64))
+    A choice is read as an indicator vector."""
+    rng, size = _rng(world, "decoder"), world.latents * (CLASSES if world.family == "categorical" else 1)
     bias = torch.tensor(rng.normal(size=world.dims))
     if world.decoder == "linear":
-        return Decoder(torch.tensor(rng.normal(size=(world.dims, size))) @ places, bias)
+        return Decoder(torch.tensor(rng.normal(size=(world.dims, size))), bias)
     half = _unit(rng.normal(size=(HIDDEN // 2, size)))
     into, shift = torch.tensor(np.concatenate([half, -half])), torch.tensor(rng.uniform(-0.3, 0.3, HIDDEN))
-    return Decoder(torch.tensor(rng.normal(size=(world.dims, HIDDEN))), bias, into @ places, shift)
+    return Decoder(torch.tensor(rng.normal(size=(world.dims, HIDDEN))), bias, into, shift)
 
 
 def prior(world: World) -> Prior:
@@ -150,7 +147,7 @@ def _mixture(world: World) -> Prior:
         new = rng.uniform(-2.5, 2.5, size)
         if all(np.linalg.norm(new - old) > 1.5 for old in centres):
             centres.append(new)
-    loc, scale = np.stack(centres), rng.uniform(0.25, 0.5, COMPONENTS)
+    loc, scale = np.stack(centres), rng.uniform(0.5, 0.8, COMPONENTS)
     weight = rng.dirichlet(np.full(COMPONENTS, 10.0))
     places, scales, logits = torch.tensor(loc), torch.tensor(scale), torch.tensor(weight).log()
 
@@ -200,7 +197,7 @@ def simulate(world: World) -> dict[str, np.ndarray]:
     """The splits of a world, float32."""
     rng, f, p = _rng(world, "items"), decoder(world), prior(world)
     splits = {}
-    for split, n in {"train": world.train, "valid": world.train // 4, "test": world.test}.items():
+    for split, n in {"train": world.train, "valid": world.train // 16, "test": world.test}.items():
         x = f(torch.tensor(p.draw(rng, n))).numpy()
         splits[split] = (x + world.noise * rng.normal(size=x.shape)).astype(np.float32)
     return splits
