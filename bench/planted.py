@@ -49,8 +49,7 @@ def dataset(world: World) -> Dataset:
 def plan(world: World, schema: Schema) -> dict[str, Any]:
     """Nets of the world's own class, and noise of one scale.
 
-    The noise starts as large as the data's own spread and shrinks as the model learns, so that clusters are found while
-    they still overlap.
+    The noise starts as large as the data's own spread and shrinks as the model learns.
     """
     unit = math.sqrt(sum(s * s for s in schema.scale) / len(schema.scale))
     hidden = {"part": "net/mlp", "width": HIDDEN, "depth": 1}

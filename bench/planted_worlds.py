@@ -8,6 +8,9 @@ categories, and quadrature elsewhere (a circle, a sphere, a lattice in two dimen
 a normal density of z, so there the lattice lies around every item's own ``m = W^+ (x - b)`` and is as fine as that
 density is narrow. The best normal latents behind a linear decoder are probabilistic PCA, in closed form; behind a
 hidden layer they are found by maximising the same sum over nodes, from several starts.
+
+Heaps of a mixture and classes overlap. At smaller noise some runs of the true family ended with two of them taken for
+one, up to 1.6 nats behind the truth, and a comparison would have been one of training.
 """
 
 from __future__ import annotations
