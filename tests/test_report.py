@@ -80,7 +80,8 @@ def faults(page: str) -> list[str]:
     if len(page.encode()) >= 6e6:
         found.append("6 MB or more")
     titles = read.text.get("h2", "").split("\n")
-    found += [f"no panel '{title}'" for title in PANELS if title not in titles]
+    usual = [title for title in PANELS if title != "Latent families"]  # that one is seen in tests/test_select.py
+    found += [f"no panel '{title}'" for title in usual if title not in titles]
     return found
 
 

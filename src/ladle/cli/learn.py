@@ -12,6 +12,7 @@ import typer
 import ladle
 from ladle.cli.app import Data, Device, Force, Json, Part, Run, Seed, app, named, read, tell
 from ladle.console import Show, counter, duration, err, interruptible, note, show_health
+from ladle.machine import release
 
 DEFAULT_MINUTES = 5.0
 
@@ -92,6 +93,8 @@ def fit(
         from ladle.report.pictures import draw
 
         err.print("drawing pictures and the report")
+        del steps
+        release()
         draw(model, dataset, out)
         ladle.report(out, dataset, device=device, quick=True, progress=counter)
     if last is not None:

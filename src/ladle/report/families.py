@@ -11,14 +11,11 @@ from ladle.select.selection import HEAD, Selection, cells
 ROOM = 0.03  # of the drawing, at either end
 
 
-def families(subject: Subject) -> Panel:
-    """How far each latent family is behind the best."""
+def families(subject: Subject) -> Panel | None:
+    """How far each latent family is behind the best; nothing where the family was given, not chosen."""
     path = subject.folder / "select.json"
     if not path.is_file():
-        raise Absent(
-            "This model's latent family was given, not chosen. `ladle select DATA --out RUN` compares families by "
-            "evidence, and says how sure the answer is."
-        )
+        return None
     try:
         selection = Selection.from_json(read_json(path))
         body = forest(selection)

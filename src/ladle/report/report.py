@@ -18,7 +18,7 @@ from ladle.report.page import Absent, Panel, element, page, prose
 from ladle.report.subject import Subject, silent
 from ladle.tasks.run import fitted_to
 
-PANELS: dict[str, Callable[[Subject], Panel]] = {
+PANELS: dict[str, Callable[[Subject], Panel | None]] = {
     "Training": panels.training,
     "Reconstructions": panels.reconstructions,
     "Samples": panels.samples,
@@ -77,6 +77,8 @@ def report(
     for i, (title, draw) in enumerate(PANELS.items()):
         progress(f"report: {title.lower()},")(i + 1, len(PANELS))
         panel = _drawn(title, draw, subject)
+        if panel is None:
+            continue
         drawn.append(panel)
         if panel.numbers:
             numbers[title.lower()] = panel.numbers
@@ -86,8 +88,8 @@ def report(
     return Report(path, numbers, found.notes if found else ())
 
 
-def _drawn(title: str, draw: Callable[[Subject], Panel], subject: Subject) -> Panel:
-    """A panel, or in its place the words that say why it cannot be drawn."""
+def _drawn(title: str, draw: Callable[[Subject], Panel | None], subject: Subject) -> Panel | None:
+    """A panel, or in its place the words that say why it cannot be drawn; nothing where it is not called for."""
     try:
         return draw(subject)
     except (Absent, NotAvailable, DataError) as error:
