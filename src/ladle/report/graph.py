@@ -120,15 +120,24 @@ def graph(subject: Subject) -> Panel:
         p = name_of(prior) if prior is not None else "a chain of levels"
     names = [f"z{_below(levels - i)}" if levels > 1 else "z" for i in range(levels)]
     events = ["" if subject.plain else _by(event) for event in vae.latents.events]
-    return Panel("The model as a graph", words, _drawn(names, events, p, q, likelihood, subject.plain))
+    return Panel("The model as a graph", words, drawing(names, events, p, q, likelihood, subject.plain))
 
 
 def _below(i: int) -> str:
     return "".join(chr(0x2080 + int(digit)) for digit in str(i))
 
 
-def _drawn(names: list[str], sizes: list[str], prior: str, posterior: str, likelihood: str, plain: bool) -> Markup:
-    """The levels from the top, then h, then x, then p(x)."""
+def drawing(names: list[str], sizes: list[str], prior: str, posterior: str, likelihood: str, plain: bool) -> Markup:
+    """The levels from the top, then h, then x, then p(x), as SVG that :data:`ladle.report.style.CSS` colours.
+
+    Args:
+        names: of the levels, from the top.
+        sizes: of each level.
+        prior: the family of p(z).
+        posterior: the family of q(z|x).
+        likelihood: the family of p(x|z).
+        plain: whether it is a plain autoencoder, without p(z).
+    """
     top = 40
     z = [top + STEP * i for i in range(len(names))]
     h = z[-1] + STEP
