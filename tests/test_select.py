@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -220,17 +223,17 @@ def test_it_goes_on_where_it_was_broken_off(
 
     ask = {"families": ["normal", "laplace", "categorical:3"], "recipe": plan, **QUICK}
     with pytest.raises(Stop):
-        ladle.select(data, tmp_path, **ask, progress=until("laplace, seed 1: step", 7))
+        ladle.select(data, tmp_path, **ask, progress=until("laplace, seed 1: training", 7))
     began.clear()
     first: list[int] = []
     seen = until("nothing", 0)
 
     def watch(what: str) -> Any:
         seen(what)
-        return lambda done, total: first.append(done) if what.startswith("laplace, seed 1: step") else None
+        return lambda done, total: first.append(done) if what.startswith("laplace, seed 1: training") else None
 
     again = ladle.select(data, tmp_path, **ask, resume=True, progress=watch)
-    assert not any(what.startswith(("normal, seed 0: step", "normal, seed 1: step")) for what in began)
+    assert not any(what.startswith(("normal, seed 0: training", "normal, seed 1: training")) for what in began)
     assert first[0] == 8
     before = Selection.from_json(json.loads((chosen / "select.json").read_text()))
     assert [(r.family, r.nats, r.se) for r in again.rows] == [(r.family, r.nats, r.se) for r in before.rows]
@@ -327,3 +330,34 @@ def test_the_command(tmp_path: Path, data: ladle.Dataset) -> None:
     assert (out / "report.html").exists()
     again = CliRunner().invoke(app, [*ask, "--resume"])
     assert json.loads(again.stdout)["rows"] == found["rows"]
+
+
+def test_a_signal_is_no_failure_of_a_candidate(
+    tmp_path: Path, data: ladle.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM in the first training: nobody failed, and --resume ends as if nothing had been."""
+    from ladle.cli import choose
+
+    asked: list[None] = []
+
+    def received() -> int:
+        asked.append(None)
+        return signal.SIGTERM if len(asked) > 10 else 0
+
+    @contextmanager
+    def after_ten_steps() -> Iterator[Any]:
+        yield received
+
+    table = tmp_path / "bits.npy"
+    np.save(table, data.all.x[:, 0])
+    out = tmp_path / "run"
+    ask = ["select", str(table), "--out", str(out), "--families", "normal,laplace", "--latents", "2", "--steps", "20",
+           "--seeds", "1", "--samples", "5", "--json"]  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr(choose, "interruptible", after_ten_steps)
+        stopped = CliRunner().invoke(app, ask)
+    assert stopped.exit_code == 128 + signal.SIGTERM
+    assert "--resume" in stopped.stderr
+    assert not list(out.rglob("failed.json"))
+    done = CliRunner().invoke(app, [*ask, "--resume"])
+    assert {row["status"] for row in json.loads(done.stdout)["rows"]} == {"finalist"}

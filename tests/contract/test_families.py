@@ -56,6 +56,7 @@ VARIANTS = [
     Case("discretised_logistic_mixture", {"levels": 5, "components": 2}),
     Case("mixture", {"family": {"part": "family/beta"}, "components": 2}, ()),
     Case("mixture", {"family": {"part": "family/categorical", "classes": 4}, "components": 2}, (1,)),
+    Case("mixture", {"family": {"part": "family/one_hot", "classes": 3}, "components": 2}, (6,)),
     Case("mixture", {"family": {"part": "family/power_spherical"}, "components": 2}, (3,)),
     Case("affine", {"family": {"part": "family/logistic", **SHARED}, "loc": -2.0, "scale": 1e3}, loc=-2.0, scale=1e3),
     Case("affine", {**REQUIRED["affine"], "family": {"part": "family/full_normal"}}, **STANDARD["affine"]),

@@ -10,6 +10,7 @@ from ladle.data import Batch, Schema
 from ladle.objectives import Progress, bound
 from ladle.objectives.elbo import Capacity, Elbo, Geco
 from ladle.objectives.importance import Iwae
+from ladle.objectives.likelihood import ExpectationMaximisation
 from ladle.seeds import seeded
 from ladle.vae import Terms
 
@@ -78,6 +79,53 @@ def test_doubly_reparameterised_gradients_are_quieter_for_the_encoder(tiny: ladl
     quiet = gradients(tiny.model, Iwae(50, doubly=True), 200, seed=8)
     encoder = sum(p.numel() for p in tiny.model.latents.posterior.parameters())
     assert quiet[:, :encoder].var(0).sum() < 0.5 * plain[:, :encoder].var(0).sum()
+
+
+@pytest.fixture
+def choices() -> ladle.Assembly:
+    """A model of two choices among two classes each: four configurations in all, any of which may be enumerated."""
+    plan = ladle.recipe("vae", SCHEMA, "xs")
+    family = {"part": "family/one_hot", "classes": 2}
+    plan["latents"] = {"size": 4, "posterior": family, "prior": {"part": "prior/learned"}}
+    for net in ("encoder", "decoder"):
+        plan[net] = {"part": "net/mlp", "width": 4, "depth": 1}
+    assembly = ladle.assemble(SCHEMA, plan, seed=1)
+    with seeded(2), torch.no_grad():
+        for parameter in assembly.model.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    return assembly
+
+
+def test_em_gradients_are_those_of_the_posterior_by_enumeration(choices: ladle.Assembly) -> None:
+    """With many particles they are ``-sum_z p(z|x) grad (log p(x, z) + log q(z|x))``, a sum over every z.
+
+    20 blocks of 200 items with 500 particles; the bias of the weights is below the error. 4.5 standard errors of about
+    60 parameters: a false alarm in less than 1 of 1,000.
+    """
+    model = choices.model
+    every = torch.tensor([[1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1]]).float().unsqueeze(1)
+    terms = model(batch(), (4,), draw=lambda level, q, p: every)
+    (level,) = terms.levels
+    joint = terms.log_px + level.log_p
+    model.zero_grad()
+    (-(joint.detach().softmax(0) * (joint + level.log_q)).sum()).backward()
+    exact = torch.cat([p.grad.flatten() for p in model.parameters()])
+    found = gradients(model, ExpectationMaximisation(500), 200, seed=7)
+    assert agree(found, exact.expand(20, -1))
+    assert not agree(found, exact.expand(20, -1) + 0.05)  # the check itself can fail
+
+
+def test_em_learns_the_decoder_as_the_importance_weighted_bound_does(choices: ladle.Assembly) -> None:
+    model, found = choices.model, []
+    for objective in (ExpectationMaximisation(7), Iwae(7, doubly=False)):
+        model.zero_grad()
+        with seeded(3):
+            terms = model(batch(), (7,))
+        loss = objective(terms, END)
+        loss.scalar.backward()
+        found.append([p.grad.clone() for p in model.likelihood.parameters()])
+        assert torch.allclose(loss.per_item, -bound(terms.log_w))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found, strict=True))
 
 
 def test_one_particle_is_the_bound_with_one_sample(tiny: ladle.Assembly) -> None:

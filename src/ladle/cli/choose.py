@@ -13,6 +13,10 @@ from ladle.cli.app import Data, Device, Force, Json, app, read, tell
 from ladle.console import counter, err, interruptible
 
 
+class Stopped(Exception):
+    """A signal came between two steps; everything up to there is saved. (No RuntimeError: those are of candidates.)"""
+
+
 @app.command()
 def select(
     data: Data,
@@ -45,11 +49,11 @@ def select(
         def progress(what: str) -> Callable[[int, int], None]:
             count = counter(what)
             if not err.is_terminal:
-                err.print(what.rpartition(":")[0])
+                err.print(what.rpartition(",")[0])
 
             def show(done: int, total: int) -> None:
                 if signal_received():
-                    raise typer.Exit(128 + signal_received())
+                    raise Stopped
                 count(done, total)
 
             return show
@@ -60,9 +64,9 @@ def select(
                 latents=latents, steps=steps, minutes=minutes, seeds=seeds, finalists=finalists, samples=samples,
                 device=device, resume=resume, force=force, progress=progress,
             )  # fmt: skip
-        except typer.Exit:
+        except Stopped:
             err.print("saved; go on with --resume")
-            raise
+            raise typer.Exit(128 + signal_received()) from None
     if fresh:
         from ladle.report.pictures import draw
 

@@ -129,7 +129,7 @@ def graph(subject: Subject) -> Panel:
         p = name_of(prior) if prior is not None else "a chain of levels"
     names, sizes = zip(*nodes(vae.latents.events), strict=True)
     sizes = ("",) * len(sizes) if subject.plain else sizes
-    return Panel("The model as a graph", words, _drawn(list(names), list(sizes), p, q, likelihood, subject.plain))
+    return Panel("The model as a graph", words, drawing(list(names), list(sizes), p, q, likelihood, subject.plain))
 
 
 def nodes(events: tuple[Size, ...]) -> list[tuple[str, str]]:
@@ -157,8 +157,17 @@ def _below(i: int) -> str:
     return "".join(chr(0x2080 + int(digit)) for digit in str(i))
 
 
-def _drawn(names: list[str], sizes: list[str], prior: str, posterior: str, likelihood: str, plain: bool) -> Markup:
-    """The levels from the top, then h, then x, then p(x)."""
+def drawing(names: list[str], sizes: list[str], prior: str, posterior: str, likelihood: str, plain: bool) -> Markup:
+    """The levels from the top, then h, then x, then p(x), as SVG that :data:`ladle.report.style.CSS` colours.
+
+    Args:
+        names: of the levels, from the top.
+        sizes: of each level.
+        prior: the family of p(z).
+        posterior: the family of q(z|x).
+        likelihood: the family of p(x|z).
+        plain: whether it is a plain autoencoder, without p(z).
+    """
     top = 40
     z = [top + STEP * i for i in range(len(names))]
     h = z[-1] + STEP

@@ -123,7 +123,7 @@ class Race:
 
     def train(self, candidate: Candidate, steps: int, seed: int) -> None:
         """Train a candidate into its folder, from its last checkpoint where there is one."""
-        show = self.progress(f"{candidate.name}, seed {seed}: step")
+        show = self.progress(f"{candidate.name}, seed {seed}: training, step")
         assembly = self.assembly(candidate, seed)
         records = fit(
             assembly, self.data, epochs=epochs(assembly, self.data, steps), seed=seed, device=self.device,
