@@ -98,6 +98,17 @@ def test_the_error_is_that_of_repetition() -> None:
     assert np.isclose(np.mean([abs(d.nats - 0.1) < d.half for d in found]), 1 - LEVEL, atol=0.03)
 
 
+def test_what_is_worse_than_another_is_not_supported_because_the_best_is_unsure() -> None:
+    """a is best by a seed's luck, and nothing can be told from it; b and c can be told from each other."""
+    rng = np.random.default_rng(4)
+    item = rng.normal(size=(1, 500))
+    small = [item + 0.1 * rng.normal(size=(2, 500)) for _ in range(3)]
+    found = compare({"a": small[0] + np.array([[-9.0], [6.0]]), "b": small[1], "c": small[2] + 1})
+    assert found.best == "a"
+    assert found.differences["c"].p > 0.05
+    assert found.supported == ("a", "b")
+
+
 def test_equal_scores_are_no_difference() -> None:
     same = np.ones((2, 5))
     found = compare({"a": same, "b": same})
@@ -286,6 +297,49 @@ def test_minutes_make_steps(
     assert 25 <= found.about["steps"] <= 30
     with pytest.raises(ladle.DataError, match="time is not enough"):
         ladle.select(data, tmp_path / "no", families=["normal", "laplace"], recipe=plan, minutes=0.05, **ask)
+    assert not (tmp_path / "no").exists(), "another try may have more time"
+
+    def broken(race: Race, one: Any, *told: Any) -> Pace:
+        if one.name == "laplace":
+            raise ladle.TrainingError("the numbers broke")
+        return Pace(0.5, 0.0, 0.0, 0.0)
+
+    monkeypatch.setattr(choice, "pace", broken)
+    found = ladle.select(data, tmp_path / "one", families=["normal", "laplace"], recipe=plan, minutes=0.5, **ask)
+    assert {row.family: row.status for row in found.rows} == {"normal": "finalist", "laplace": "failed"}
+
+
+def test_a_closer_look_that_cannot_be_had_leaves_the_bound(
+    data: ladle.Dataset, plan: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where k forbids to trust the bound, some items are measured again: which does not depend on their weights."""
+    from ladle.select import race as race_module
+
+    race = Race(data, plan, tmp_path, "cpu", lambda what: lambda done, total: None)
+    model = race.trained(candidate("normal", 2), 24, 0)
+    bound = race.measured(model, "normal", 0, "test", 10)
+    assert not bound.again.any()
+    measure, held = race_module.measure, len(race.held("test"))
+
+    def doubtful(*args: Any, **kwargs: Any) -> Any:
+        found = measure(*args, **kwargs)
+        return found._replace(k_hat=np.ones(len(found.nats)))
+
+    monkeypatch.setattr(race_module, "measure", doubtful)
+    monkeypatch.setattr(race_module, "AGAIN", 7)
+    exact = race.measured(model, "normal", 0, "test", 10)
+    assert exact.again.tolist() == [True] * 7 + [False] * (held - 7)
+    assert (exact.nats[7:] == bound.nats[7:]).all()
+    truth = ladle.measure(model, race.held("test").take(np.arange(7)), method="exact").nats
+    np.testing.assert_allclose(exact.nats[:7], truth)
+
+    def unsettled(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("method"):
+            raise ladle.NotAvailable("quadrature did not settle")
+        return doubtful(*args, **kwargs)
+
+    monkeypatch.setattr(race_module, "measure", unsettled)
+    assert not race.measured(model, "normal", 0, "test", 10).again.any()
 
 
 @pytest.mark.parametrize(

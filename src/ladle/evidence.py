@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 from torch.distributions.constraints import Constraint
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -134,6 +134,12 @@ def support(vae: VAE) -> Constraint | None:
     """Where z lives, if there is one level of it with a prior."""
     prior = getattr(vae.latents, "prior", None)
     return prior.support if prior is not None and len(vae.latents.events) == 1 else None
+
+
+def on_real_line(vae: VAE) -> bool:
+    """Whether z is any real numbers, on one level. (A copied model has its own copy of a constraint.)"""
+    over = support(vae)
+    return over == constraints.real_vector or isinstance(over, type(constraints.real))
 
 
 def doubled(vae: VAE) -> VAE:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ladle.families import Family, NotAvailable, centre, draw, mean, positive, quantile
 from ladle.families.bounded import ContinuousBernoulli
 from ladle.families.discrete import Bernoulli
+from ladle.families.family import total
 from ladle.families.pixels import DiscretisedLogistic, DiscretisedLogisticMixture
 from ladle.families.real import Logistic
 from ladle.shapes import Size
@@ -288,3 +289,15 @@ def test_the_numbers_of_affine_are_not_learned() -> None:
     )
     assert [name for name, _ in f.named_parameters()] == ["family.raw_scale"]
     assert {name for name, _ in f.named_buffers()} == {"loc", "scale"}
+
+
+def test_the_bernoulli_of_all_pixels_is_no_half_precision_under_autocast() -> None:
+    """784 pixels are summed in a product, which autocast would take in bf16: off by up to a nat."""
+    logits = torch.linspace(-6, 6, 784).expand(8, -1)
+    x = (torch.arange(8 * 784).reshape(8, 784) % 3 == 0).float()
+    d = build({"part": "family/bernoulli"})(logits)
+    exact = d.log_prob(x).double().sum(-1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = total(d, x, 1)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-3)

@@ -43,7 +43,9 @@ def _(d: Bernoulli, value: Tensor, lead: int) -> Tensor:
     if not event:
         return d.log_prob(value)
     x, logits = (t.flatten(t.dim() - event) for t in (value, d.logits))
-    return torch.einsum("...d,...d->...", x, logits) - F.softplus(logits).sum(-1)
+    # Autocast, which the meta device does not have, would take the product in a half precision.
+    with torch.autocast("cpu" if logits.is_meta else logits.device.type, enabled=False):
+        return torch.einsum("...d,...d->...", x, logits) - F.softplus(logits).sum(-1)
 
 
 @part("family", "bernoulli")

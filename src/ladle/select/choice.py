@@ -16,13 +16,14 @@ from ladle.checkpoint import ModelError, read_json, write_json
 from ladle.data import DataError, Dataset, read
 from ladle.families import NotAvailable
 from ladle.measures import ACTIVE
+from ladle.pareto import BAD
 from ladle.recipes import recipe as recipe_spec
 from ladle.refine import amortisation_gap
 from ladle.select.candidates import Candidate, candidates, usual
 from ladle.select.compare import compare
 from ladle.select.pace import affordable, pace
 from ladle.select.picture import forest
-from ladle.select.race import UNSOUND, Failed, Race, Rung, Scores, Telling, rungs
+from ladle.select.race import Failed, Race, Rung, Scores, Telling, first_line, rungs
 from ladle.select.selection import Row, Selection, verdict
 from ladle.spec import SpecError
 from ladle.tasks.encode import encode
@@ -158,7 +159,8 @@ class _Comparison:
         """The race, then the finalists on the test items."""
         alive = self.fitting()
         if "steps" not in self.state:
-            self.state["steps"] = self.settings["steps"] or self.paced(alive)
+            steps = self.settings["steps"]
+            alive, self.state["steps"] = (alive, steps) if steps else self.paced(alive)
             write_json(self.folder / "select.json", self.state)
         field = rungs(len(alive), self.state["steps"], self.seeds, self.settings["finalists"])
         for rung in field:
@@ -179,13 +181,25 @@ class _Comparison:
             raise SpecError(f"no candidate fits: {self.reasons()}")
         return fit
 
-    def paced(self, alive: list[Candidate]) -> int:
-        """The steps that fit into the minutes."""
+    def paced(self, alive: list[Candidate]) -> tuple[list[Candidate], int]:
+        """The candidates that can be trained, and the steps that fit into the minutes."""
         started, seconds = time.perf_counter(), 60 * self.settings["minutes"]
-        paces = [pace(self.race, one, TRIAL * seconds / len(alive), self.samples) for one in alive]
+        paces = {}
+        for one in alive:
+            try:
+                paces[one.name] = pace(self.race, one, TRIAL * seconds / len(alive), self.samples)
+            except RuntimeError as error:
+                self.failed(one, first_line(error))
+        if not paces:
+            raise TrainingError(f"every candidate failed: {self.reasons()}")
         items = len(self.race.held("valid")), len(self.race.held("test"))
         left = seconds - (time.perf_counter() - started)
-        return affordable(paces, left, items, self.seeds, self.settings["finalists"])
+        try:
+            steps = affordable(list(paces.values()), left, items, self.seeds, self.settings["finalists"])
+        except DataError:
+            shutil.rmtree(self.folder)  # nothing is in it yet; another try may have more time
+            raise
+        return [one for one in alive if one.name in paces], steps
 
     def valid(self, alive: list[Candidate], rung: Rung) -> list[Candidate]:
         """Run a rung; who is left of it, the best first."""
@@ -219,7 +233,7 @@ class _Comparison:
             k_hat = np.stack([scores.k_hat for scores in found[one.name]])
             self.rows[one.name] = self.rows[one.name]._replace(
                 status="finalist",
-                loose=None if np.isnan(k_hat).all() else float((k_hat > UNSOUND).mean()),
+                loose=None if np.isnan(k_hat).all() else float((k_hat > BAD).mean()),
                 again=float(np.mean([scores.again.mean() for scores in found[one.name]])),
                 active=self.active(one, rung),
                 gap=self.gap(one, rung),

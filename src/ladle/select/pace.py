@@ -53,8 +53,9 @@ def pace(race: Race, candidate: Candidate, seconds: float, samples: int) -> Pace
     started = time.perf_counter()
     measure(model, few, samples=samples)
     item = (time.perf_counter() - started) / len(few)
-    started = time.perf_counter()
-    measure(model, few.take(np.arange(1)), method=closest(model), temperatures=TEMPERATURES)
+    method, started = closest(model), time.perf_counter()
+    if method:
+        measure(model, few.take(np.arange(1)), method=method, temperatures=TEMPERATURES)
     return Pace(step, step * checked / 3, item, time.perf_counter() - started)  # without a gradient: about a third
 
 
@@ -88,7 +89,7 @@ def affordable(paces: Sequence[Pace], seconds: float, items: tuple[int, int], se
     if steps < FEWEST_STEPS:
         least = (fixed + 10 * FEWEST_STEPS * of_steps) / 60
         raise DataError(
-            f"the time is not enough to train {len(slow)} candidates: it must be about {least:.1g} minutes more, with "
-            "fewer families, seeds or samples, or a smaller size, less"
+            f"the time is not enough to train {len(slow)} candidates: it takes about {least:.1g} minutes "
+            "from here; less with fewer families, seeds or samples, or a smaller size"
         )
     return steps

@@ -162,8 +162,8 @@ def verdict(found: Comparison, rows: Sequence[Row], seeds: int) -> str:
     if found.pairs:
         over = f"items and {seeds} seeds" if seeds > 1 else "items only: one seed says nothing of what another would"
         said.append(
-            f"Among all {found.pairs} pairs of finalists together, at most {LEVEL:.0%} false alarms (Holm); "
-            f"errors over {over}."
+            f"All {found.pairs} pairs of finalists are tested together at a level of {LEVEL:.0%} (Holm); errors over "
+            f"{over}{', which is few: false alarms are more frequent than that' if seeds == 2 else ''}."
         )
     loose = [name for name, row in finalists.items() if row.doubtful]
     if loose:

@@ -32,6 +32,7 @@ HEAD = "likelihood.head."
 MOST = 4096  # weights: their curvature is a square matrix
 PARTICLES = 64
 LEVEL, DRAWS = 0.9, 40
+FLAT = 1e-8  # of the largest curvature: below it there is none but of rounding
 PROBES = 100  # importance samples of an item for each draw of the weights
 
 
@@ -129,7 +130,7 @@ def laplace(
         curvature, still = _fisher(model.vae, names, batches, seed), torch.zeros(count, 0).double()
     pulled = torch.cat([torch.full_like(named[n], precision if named[n].dim() > 1 else 0.0).flatten() for n in names])
     curvature = curvature + pulled.double().cpu().diag()
-    return Laplace(names, _factor(curvature, still, precision / 2), "exact" if linear else "last layer")
+    return Laplace(names, _factor(curvature, still), "exact" if linear else "last layer")
 
 
 def last_layer(vae: VAE) -> nn.Linear:
@@ -153,11 +154,11 @@ def last_layer(vae: VAE) -> nn.Linear:
     return head
 
 
-def _factor(curvature: Tensor, still: Tensor, least: float) -> Tensor:
-    """``V diag(values)^-1/2`` over the directions that are not still and curve; the prior makes weights curve."""
+def _factor(curvature: Tensor, still: Tensor) -> Tensor:
+    """``V diag(values)^-1/2`` over the directions that are not still and curve, beyond rounding."""
     free = torch.eye(len(curvature)).double() - still @ still.mT
     values, vectors = torch.linalg.eigh(free @ curvature @ free)
-    keep = values > least
+    keep = values > FLAT * values.max()
     return (vectors[:, keep] / values[keep].sqrt()).float()
 
 
