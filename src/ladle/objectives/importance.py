@@ -23,6 +23,20 @@ def bound(log_w: Tensor) -> Tensor:
     return torch.logsumexp(log_w, dim=0) - math.log(log_w.shape[0])
 
 
+NEGLIGIBLE = 1e-12
+
+
+def shares(log_w: Tensor) -> Tensor:
+    """The normalised weights, ``(K, B)``, held fixed; a negligible one is 0. A gradient times it would be a subnormal
+    number, which processors multiply many times slower.
+
+    >>> shares(torch.tensor([[0.0], [0.0], [-90.0]])).flatten().tolist()
+    [0.5, 0.5, 0.0]
+    """
+    weight = log_w.detach().softmax(dim=0)
+    return weight.masked_fill(weight < NEGLIGIBLE, 0.0)
+
+
 @part("objective", "iwae")
 class Iwae(Objective):
     """``-log 1/K sum_k p(x, z_k) / q(z_k|x)``, with the doubly reparameterised gradient for the encoder.
@@ -48,11 +62,11 @@ class Iwae(Objective):
     def forward(self, terms: Terms, progress: Progress) -> Loss:
         """See :meth:`Objective.forward`."""
         per_item = -bound(terms.log_w)
+        weight = shares(terms.log_w)  # of the same z: the gradient of the bound is the weighted one of log w
         if not self.one_level:
-            return Loss(per_item, per_item.mean())
+            return Loss(per_item.detach(), -(weight * terms.log_w).sum(dim=0).mean())
         (level,) = terms.levels
         log_w = terms.log_px - landing(level)
-        weight = log_w.detach().softmax(dim=0)
         if level.z.requires_grad:
             # The sum below gives the decoder and the prior the weight w, as they need. What reaches the
             # encoder passes through z, where one more factor w makes it w^2.

@@ -12,7 +12,7 @@ from ladle.latents import Level
 from ladle.latents.flat import Flat
 from ladle.linear import LinearGaussian, gaussian, is_linear
 from ladle.objectives.elbo import landing
-from ladle.objectives.importance import Iwae, bound
+from ladle.objectives.importance import Iwae, bound, shares
 from ladle.objectives.objective import Loss, Objective, Progress
 from ladle.shapes import sum_event
 from ladle.spec import part
@@ -135,7 +135,7 @@ class ExpectationMaximisation(Objective):
             assert level.q is not None
             proposed = sum_event(level.q.log_prob(level.z.detach()), level.log_q.dim())
             complete = complete + level.log_p + proposed
-        return Loss(-bound(log_w), -(log_w.softmax(dim=0) * complete).sum(dim=0).mean())
+        return Loss(-bound(log_w), -(shares(log_w) * complete).sum(dim=0).mean())
 
 
 @part("objective", "map")
