@@ -61,10 +61,10 @@ class Iwae(Objective):
 
     def forward(self, terms: Terms, progress: Progress) -> Loss:
         """See :meth:`Objective.forward`."""
-        per_item = -bound(terms.log_w)
+        per_item = -bound(terms.log_w.detach())
         weight = shares(terms.log_w)  # of the same z: the gradient of the bound is the weighted one of log w
         if not self.one_level:
-            return Loss(per_item.detach(), -(weight * terms.log_w).sum(dim=0).mean())
+            return Loss(per_item, -(weight * terms.log_w).sum(dim=0).mean())
         (level,) = terms.levels
         log_w = terms.log_px - landing(level)
         if level.z.requires_grad:
@@ -73,4 +73,4 @@ class Iwae(Objective):
             spread = weight.reshape(*weight.shape, *[1] * (level.z.dim() - weight.dim()))
             level.z.register_hook(lambda gradient: gradient * spread)
         surrogate = -(weight * log_w).sum(dim=0).mean()
-        return Loss(per_item.detach(), surrogate)
+        return Loss(per_item, surrogate)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from ladle.families import standard
 from ladle.latents import Level
 from ladle.latents.flat import Flat
 from ladle.linear import LinearGaussian, gaussian, is_linear
@@ -48,8 +49,7 @@ def reparameterised(model: VAE) -> bool:
     """Whether gradients pass through the draws of one level of latents."""
     if not isinstance(model.latents, Flat):
         return False
-    family = model.latents.posterior.family
-    return family(*(torch.zeros(1, *size) for size in family.raw(model.latents.events[0]))).has_rsample
+    return standard(model.latents.posterior.family, model.latents.events[0]).has_rsample
 
 
 @part("objective", "ml")

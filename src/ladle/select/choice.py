@@ -15,6 +15,7 @@ import numpy as np
 from ladle.checkpoint import ModelError, read_json, write_json
 from ladle.data import DataError, Dataset, read
 from ladle.families import NotAvailable
+from ladle.health.amortisation import ITEMS, STEPS
 from ladle.measures import ACTIVE
 from ladle.pareto import BAD
 from ladle.recipes import recipe as recipe_spec
@@ -23,21 +24,16 @@ from ladle.select.candidates import Candidate, candidates, usual
 from ladle.select.compare import compare
 from ladle.select.pace import affordable, pace
 from ladle.select.picture import forest
-from ladle.select.race import Failed, Race, Rung, Scores, Telling, first_line, rungs
+from ladle.select.race import Failed, Race, Rung, Scores, first_line, rungs
 from ladle.select.selection import Row, Selection, verdict
 from ladle.spec import SpecError
 from ladle.tasks.encode import encode
+from ladle.tasks.run import Telling, silent
 from ladle.train import TrainingError
 
 MINUTES = 10.0
 TRIAL = 0.05  # of the time, to measure every candidate's pace
-GAP_ITEMS, GAP_STEPS = 32, 100
 KEPT = ("config.json", "log.jsonl", "README.md", "model.safetensors")  # the weights last: with them RUN is a model
-
-
-def silent(what: str) -> Any:
-    """No progress."""
-    return lambda done, total: None
 
 
 def select(
@@ -290,7 +286,7 @@ class _Comparison:
         model, held = self.race.trained(one, rung.steps, 0), self.race.held("valid")
         show = self.race.progress(f"{one.name}: amortisation gap, item")
         try:
-            gap = amortisation_gap(model, held, items=GAP_ITEMS, steps=GAP_STEPS, progress=show)
+            gap = amortisation_gap(model, held, items=ITEMS, steps=STEPS, progress=show)
         except NotAvailable:
             return None
         return gap.nats if math.isfinite(gap.nats) else None

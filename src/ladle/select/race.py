@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-import torch
 
 from ladle.assemble import Assembly, assemble
 from ladle.checkpoint import write_json
 from ladle.data import Dataset, Split, atomic_file
-from ladle.families import NotAvailable
+from ladle.families import NotAvailable, standard
 from ladle.folder import Model, load
 from ladle.pareto import BAD
 from ladle.select.candidates import Candidate
 from ladle.select.selection import LOOSE
 from ladle.spec import build
+from ladle.tasks.run import Telling
 from ladle.tasks.score import METHODS, measure
 from ladle.train import fit
 
-Telling = Callable[[str], Callable[[int, int], None]]
 BOUND = {"part": "objective/iwae", "particles": 8}
 DISCRETE = {"part": "objective/em", "particles": 16}
 FEWEST_STEPS = 20
@@ -194,8 +193,7 @@ def objective(latents: Mapping[str, Any]) -> dict[str, Any]:
     >>> objective({"size": 2, "posterior": {"part": "family/bernoulli"}})["part"]
     'objective/em'
     """
-    family = build(latents["posterior"])
-    q = family(*(torch.zeros(1, *size) for size in family.raw((int(latents["size"]),))))
+    q = standard(build(latents["posterior"]), (int(latents["size"]),))
     return BOUND if q.has_rsample else DISCRETE
 
 

@@ -83,6 +83,11 @@ class Selection:
     best: str
     about: Mapping[str, Any]
 
+    @property
+    def failures(self) -> list[str]:
+        """Who failed, and why."""
+        return [f"{row.family} failed: {row.reason}" for row in self.rows if row.status == "failed"]
+
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
         return {
@@ -106,8 +111,7 @@ class Selection:
             "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, wide, strict=True)))
             for line in lines
         ]
-        failed = [f"{row.family} failed: {row.reason}" for row in self.rows if row.status == "failed"]
-        return "\n".join([*table, "", self.verdict, *failed])
+        return "\n".join([*table, "", self.verdict, *self.failures])
 
 
 def cells(row: Row) -> tuple[str, ...]:

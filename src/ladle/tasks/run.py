@@ -12,8 +12,14 @@ from ladle.folder import Model
 
 Source = str | Path | np.ndarray | Split | Dataset
 Progress = Callable[[int, int], None]
+Telling = Callable[[str], Progress]  # given the name of a piece of work
 BATCH = 256  # items at a time, at most
 NUMBERS = 256 * 784  # of data at a time, about: of larger items fewer are taken, so that memory stays bounded
+
+
+def silent(what: str) -> Progress:
+    """No progress of any piece of work."""
+    return lambda done, total: None
 
 
 def items(model: Model, data: Source, split: str | None = None) -> Split:
