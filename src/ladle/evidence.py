@@ -26,7 +26,8 @@ from ladle.shapes import Size, numel, sum_event
 from ladle.vae import VAE
 
 BLOCK = 1000  # samples drawn under one key: part of what a seed means
-NUMBERS = 4_000_000  # that the decoder's net puts out at a time: what bounds memory
+NUMBERS = 2_000_000  # that the decoder's net puts out at a time: what bounds memory
+DRAWS = 16_384  # of z at a time: what bounds the memory of its hidden layers, where items are small
 WORDS = {
     "iwae": "{} importance samples",
     "ais": "{} annealed chains",
@@ -263,7 +264,7 @@ def block(vae: VAE) -> int:
 
 def rows(vae: VAE, samples: int) -> int:
     """How many items to take at a time, so that memory stays bounded."""
-    return max(1, NUMBERS // outputs(vae) // min(samples, block(vae)))
+    return max(1, min(DRAWS, NUMBERS // outputs(vae)) // min(samples, block(vae)))
 
 
 def outputs(vae: VAE) -> int:

@@ -164,6 +164,21 @@ def test_bernoulli_and_categorical() -> None:
     assert torch.equal(g.read(k), z.to(torch.float32))
 
 
+@pytest.mark.parametrize("spread", [1.0, 10.0, 500.0])
+@pytest.mark.parametrize("size", [(5,), (3, 8), (2, 784), (17,)])
+def test_the_sum_over_coins_is_that_of_each(size: Size, spread: float) -> None:
+    """Eight factors at a time, or one by one where their product is too large; and the gradient of both."""
+    generator = torch.Generator().manual_seed(0)
+    logits = (spread * torch.randn(4, *size, generator=generator, dtype=torch.float64)).requires_grad_()
+    x = torch.rand(4, *size, generator=generator).round().double()
+    found = total(Bernoulli(logits=logits), x, 1)
+    agree(found, stats.logistic.logcdf(((2 * x - 1) * logits).detach().numpy()).reshape(4, -1).sum(1))
+    (slope,) = torch.autograd.grad(found.sum(), logits)
+    agree(slope, (x - logits.sigmoid()).detach().numpy())
+    single = total(Bernoulli(logits=logits.detach().float()), x.float(), 1)
+    agree(single.double(), found.detach().numpy(), rtol=3e-6)
+
+
 def test_the_kl_of_coins_that_are_nearly_certain_is_finite() -> None:
     certain, doubtful = (Bernoulli(logits=torch.tensor(l)) for l in (60.0, -60.0))
     torch.testing.assert_close(torch.distributions.kl_divergence(certain, doubtful), torch.tensor(60.0))

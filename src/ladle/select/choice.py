@@ -24,7 +24,7 @@ from ladle.select.candidates import Candidate, candidates, usual
 from ladle.select.compare import compare
 from ladle.select.pace import affordable, pace
 from ladle.select.picture import forest
-from ladle.select.race import Failed, Race, Rung, Scores, first_line, rungs
+from ladle.select.race import RANKING, Failed, Race, Rung, Scores, first_line, rungs
 from ladle.select.selection import Row, Selection, verdict
 from ladle.spec import SpecError
 from ladle.tasks.encode import encode
@@ -124,9 +124,12 @@ def opened(folder: Path, settings: Mapping[str, Any], resume: bool, force: bool)
             raise ModelError(f"'{folder}' is not empty and holds no comparison; give --out a new folder")
         if resume:
             state = read_json(path)
-            if state["settings"] == settings:
+            began = state.get("settings")
+            if not isinstance(began, dict):
+                raise ModelError(f"'{path}' is damaged: it must hold the settings that it began with")
+            if began == settings:
                 return state
-            other = [name for name in settings if state["settings"].get(name) != settings[name]]
+            other = [name for name in settings if began.get(name) != settings[name]]
             raise ModelError(f"'{folder}' was started with other {', '.join(other)}; resume it with the same")
         if not force:
             raise ModelError(f"'{folder}' holds a comparison already; --resume goes on with it, --force replaces it")
@@ -188,7 +191,7 @@ class _Comparison:
                 self.failed(one, first_line(error))
         if not paces:
             raise TrainingError(f"every candidate failed: {self.reasons()}")
-        items = len(self.race.held("valid")), len(self.race.held("test"))
+        items = len(self.race.held("valid")) * min(1.0, RANKING / self.samples), len(self.race.held("test"))
         left = seconds - (time.perf_counter() - started)
         try:
             steps = affordable(list(paces.values()), left, items, self.seeds, self.settings["finalists"])
@@ -230,7 +233,7 @@ class _Comparison:
             self.rows[one.name] = self.rows[one.name]._replace(
                 status="finalist",
                 loose=None if np.isnan(k_hat).all() else float((k_hat > BAD).mean()),
-                again=float(np.mean([scores.again.mean() for scores in found[one.name]])),
+                closer=self.closer(found[one.name]),
                 active=self.active(one, rung),
                 gap=self.gap(one, rung),
             )
@@ -290,6 +293,12 @@ class _Comparison:
         except NotAvailable:
             return None
         return gap.nats if math.isfinite(gap.nats) else None
+
+    @staticmethod
+    def closer(found: list[Scores]) -> float | None:
+        """Nats by which closer methods lowered the mean, over the seeds; ``None`` where the bound was left alone."""
+        gains = [float(scores.closer) for scores in found]
+        return None if np.isnan(gains).all() else float(np.nansum(gains) / len(gains))
 
     def failed(self, one: Candidate, reason: str) -> None:
         self.rows[one.name] = self.rows[one.name]._replace(status="failed", reason=reason)

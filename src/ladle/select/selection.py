@@ -27,7 +27,7 @@ class Row(NamedTuple):
         p: of as large a difference by chance, held up for all pairs of finalists.
         valid: the mean -log p(x) on validation items, when it was last measured.
         loose: the share of test items with a Pareto k above 0.7, whose importance-weighted bound is not to be trusted.
-        again: the share of test items that were therefore measured again, exactly or by annealing.
+        closer: nats by which annealing, or summing exactly, lowered the mean for that reason; none where it did not.
         active: active units, the mean over seeds.
         gap: the amortisation gap, in nats.
         seconds: of training, the mean of its last runs.
@@ -48,7 +48,7 @@ class Row(NamedTuple):
     p: float | None = None
     valid: float | None = None
     loose: float | None = None
-    again: float | None = None
+    closer: float | None = None
     active: float | None = None
     gap: float | None = None
     seconds: float | None = None
@@ -58,8 +58,8 @@ class Row(NamedTuple):
 
     @property
     def doubtful(self) -> bool:
-        """Whether many of its items have a bound that is not to be trusted, and were not measured again."""
-        return (self.loose or 0.0) - (self.again or 0.0) > LOOSE
+        """Whether many of its items have a bound that is not to be trusted, which nothing closer corrected."""
+        return (self.loose or 0.0) > LOOSE and self.closer is None
 
 
 HEAD = ("family", "nats", "difference", "se", "P(worse)", "k > 0.7", "active", "gap", "seconds")

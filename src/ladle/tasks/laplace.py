@@ -16,7 +16,7 @@ from torch.func import functional_call, jacrev
 
 from ladle.checkpoint import ModelError, read_json, read_tensors, write_json, write_tensors
 from ladle.conditional import Amortised
-from ladle.data import DataError
+from ladle.data import DataError, order
 from ladle.evidence import check_density, log_weights
 from ladle.families import NotAvailable
 from ladle.folder import Model
@@ -281,6 +281,7 @@ def predictive(
     *,
     draws: int = DRAWS,
     level: float = LEVEL,
+    at_most: int | None = None,
     split: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -297,6 +298,7 @@ def predictive(
         data: the items; see :func:`ladle.tasks.run.items`.
         draws: of the weights.
         level: of the interval, between 0 and 1.
+        at_most: so many items, drawn at random, stand for all: those that :func:`ladle.measure` takes for this seed.
         split: of the data.
         seed: of the weights and the importance samples.
         progress: called with (draws done, draws in all).
@@ -307,6 +309,8 @@ def predictive(
     if draws < 2 or not 0 < level < 1:
         raise DataError(f"an interval needs at least 2 draws and a level between 0 and 1, got {draws} and {level}")
     chosen = items(model, data, split)
+    if at_most is not None:
+        chosen = chosen.take(np.sort(order(len(chosen), seed, 0)[:at_most]))
     nats = []
     for done, vae in enumerate(posterior.draws(model.vae, draws, seed)):
         if progress:
