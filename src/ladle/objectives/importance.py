@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ladle.objectives.elbo import landing
 from ladle.objectives.objective import Loss, Objective, Progress
+from ladle.shapes import Size
 from ladle.spec import part
 from ladle.vae import Terms
 
@@ -46,18 +47,28 @@ class Iwae(Objective):
         doubly: use the doubly reparameterised estimator (DReG): log q is taken with frozen parameters and the
             gradient through each z is weighted by its squared normalised weight. Without it the encoder's
             gradient drowns in noise as K grows. For one-level, reparameterised latents.
+        single: the fraction of training in which one particle is drawn instead: a step then costs a K-th, and early
+            steps gain nothing from more. Validation has K particles throughout.
 
     Reference:
         Burda, Grosse, Salakhutdinov: "Importance Weighted Autoencoders", 2016.
         Tucker, Lawson, Gu, Maddison: "Doubly Reparameterized Gradient Estimators", 2019.
     """
 
-    def __init__(self, particles: int = 5, doubly: bool = True) -> None:
+    def __init__(self, particles: int = 5, doubly: bool = True, single: float = 0.0) -> None:
         super().__init__()
-        if particles < 1:
-            raise ValueError(f"iwae needs at least 1 particle, got {particles}")
+        if particles < 1 or not 0 <= single <= 1:
+            raise ValueError(
+                f"iwae needs at least 1 particle and a fraction of single ones between 0 and 1, got {particles} and "
+                f"{single}"
+            )
         self.samples = (particles,)
         self.one_level = doubly
+        self.single = single
+
+    def draws(self, progress: Progress) -> Size:
+        """See :meth:`Objective.draws`."""
+        return (1,) if progress.fraction < self.single else self.samples
 
     def forward(self, terms: Terms, progress: Progress) -> Loss:
         """See :meth:`Objective.forward`."""

@@ -15,7 +15,7 @@ from ladle.linear import LinearGaussian, gaussian, is_linear
 from ladle.objectives.elbo import landing
 from ladle.objectives.importance import Iwae, bound, shares
 from ladle.objectives.objective import Loss, Objective, Progress
-from ladle.shapes import sum_event
+from ladle.shapes import Size, sum_event
 from ladle.spec import part
 from ladle.vae import VAE, Terms
 
@@ -168,6 +168,10 @@ class MaximumAPosteriori(Objective):
     def _follow(self) -> None:
         inner = self.objective
         self.samples, self.one_level, self.comparable = inner.samples, inner.one_level, inner.comparable
+
+    def draws(self, progress: Progress) -> Size:
+        """See :meth:`Objective.draws`."""
+        return self.objective.draws(progress)
 
     def forward(self, terms: Terms, progress: Progress) -> Loss:
         """See :meth:`Objective.forward`."""

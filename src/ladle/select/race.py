@@ -25,7 +25,7 @@ from ladle.tasks.run import Telling
 from ladle.tasks.score import METHODS, measure
 from ladle.train import fit
 
-BOUND = {"part": "objective/iwae", "particles": 8}
+BOUND = {"part": "objective/iwae", "particles": 8, "single": 0.5}
 DISCRETE = {"part": "objective/em", "particles": 16}
 FEWEST_STEPS = 20
 MOST_ITEMS = {"valid": 1000, "test": 2000}
