@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("run", nargs="?")
     parser.add_argument("--items", type=int, default=20)
     parser.add_argument("--temperatures", type=int, nargs="+", default=[100, 200, 500, 1000])
+    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     linear()
     two()
@@ -96,7 +97,7 @@ def main() -> None:
     model = ladle.load(arguments.run)
     for temperatures in arguments.temperatures:
         start = time.perf_counter()
-        found = ladle.sandwich(model, arguments.items, temperatures=temperatures)
+        found = ladle.sandwich(model, arguments.items, temperatures=temperatures, seed=arguments.seed)
         print(f"sandwich {time.perf_counter() - start:6.1f} s: {found}", flush=True)
 
 

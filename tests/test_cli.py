@@ -278,6 +278,7 @@ REFUSED = {
     "no temperatures": ("evidence {run} --method ais --temperatures 0", "at least 1"),
     "no items for the evidence": ("evidence {run} --items 0", "at least 1"),
     "a sandwich of data": ("evidence {run} digits --sandwich", "leave out 'digits'"),
+    "a sandwich with a time limit": ("evidence {run} --sandwich --minutes 1", "no --method, --minutes or --split"),
     "a sandwich of no items": ("evidence {run} --sandwich --items 0", "at least 1"),
     "an unknown proposal": ("evidence {run} --proposal wide", "known: q, inflated, defensive"),
     "no samples for the evidence": ("evidence {run} --samples 0", "at least 1"),

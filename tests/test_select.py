@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from ladle.select import choice
 from ladle.select.candidates import candidate, candidates, usual
 from ladle.select.compare import LEVEL, compare, difference
 from ladle.select.pace import Pace, pace
-from ladle.select.race import Race, rungs
+from ladle.select.race import Race, corrected, rungs
 from ladle.select.selection import Row, Selection, verdict
 from ladle.spec import parts
 from toys import narrow
@@ -96,6 +97,17 @@ def test_the_error_is_that_of_repetition() -> None:
     assert np.isclose(np.sqrt(np.mean([d.se**2 for d in found])), spread, rtol=0.1)
     assert np.isclose(np.mean([d.nats for d in found]), 0.1, atol=4 * spread / np.sqrt(500))
     assert np.isclose(np.mean([abs(d.nats - 0.1) < d.half for d in found]), 1 - LEVEL, atol=0.03)
+
+
+def test_what_is_worse_than_another_is_not_supported_because_the_best_is_unsure() -> None:
+    """a is best by a seed's luck, and nothing can be told from it; b and c can be told from each other."""
+    rng = np.random.default_rng(4)
+    item = rng.normal(size=(1, 500))
+    small = [item + 0.1 * rng.normal(size=(2, 500)) for _ in range(3)]
+    found = compare({"a": small[0] + np.array([[-9.0], [6.0]]), "b": small[1], "c": small[2] + 1})
+    assert found.best == "a"
+    assert found.differences["c"].p > 0.05
+    assert found.supported == ("a", "b")
 
 
 def test_equal_scores_are_no_difference() -> None:
@@ -286,6 +298,67 @@ def test_minutes_make_steps(
     assert 25 <= found.about["steps"] <= 30
     with pytest.raises(ladle.DataError, match="time is not enough"):
         ladle.select(data, tmp_path / "no", families=["normal", "laplace"], recipe=plan, minutes=0.05, **ask)
+    assert not (tmp_path / "no").exists(), "another try may have more time"
+
+    def broken(race: Race, one: Any, *told: Any) -> Pace:
+        if one.name == "laplace":
+            raise ladle.TrainingError("the numbers broke")
+        return Pace(0.5, 0.0, 0.0, 0.0)
+
+    monkeypatch.setattr(choice, "pace", broken)
+    found = ladle.select(data, tmp_path / "one", families=["normal", "laplace"], recipe=plan, minutes=0.5, **ask)
+    assert {row.family: row.status for row in found.rows} == {"normal": "finalist", "laplace": "failed"}
+
+
+def test_a_closer_look_that_cannot_be_had_leaves_the_bound(
+    data: ladle.Dataset, plan: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where k forbids to trust the bound, what a closer method gains on some items corrects the mean of all."""
+    from ladle.select import race as race_module
+
+    race = Race(data, plan, tmp_path, "cpu", lambda what: lambda done, total: None)
+    model = race.trained(candidate("normal", 2), 24, 0)
+    bound = race.measured(model, "normal", 0, "test", 10)
+    assert np.isnan(bound.closer)
+    measure, held = race_module.measure, len(race.held("test"))
+
+    def doubtful(*args: Any, **kwargs: Any) -> Any:
+        found = measure(*args, **kwargs)
+        return found._replace(k_hat=np.ones(len(found.nats)))
+
+    monkeypatch.setattr(race_module, "measure", doubtful)
+    monkeypatch.setattr(race_module, "AGAIN", 7)
+    exact = race.measured(model, "normal", 0, "test", 10)
+    truth = ladle.measure(model, race.held("test").take(np.arange(7)), method="exact").nats
+    gain = bound.nats[:7] - truth
+    assert gain.mean() > 0
+    np.testing.assert_allclose(exact.closer, gain.mean())
+    np.testing.assert_allclose(exact.nats.mean(), bound.nats.mean() - gain.mean())
+    monkeypatch.setattr(race_module, "AGAIN", held)
+    whole = race.measured(model, "normal", 0, "test", 10)
+    np.testing.assert_allclose(whole.nats, ladle.measure(model, race.held("test"), method="exact").nats)
+
+    def unsettled(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("method"):
+            raise ladle.NotAvailable("quadrature did not settle")
+        return doubtful(*args, **kwargs)
+
+    monkeypatch.setattr(race_module, "measure", unsettled)
+    assert np.isnan(race.measured(model, "normal", 0, "test", 10).closer)
+
+
+def test_a_corrected_mean_has_the_error_of_a_difference_estimator() -> None:
+    """The stated variance of the mean against that over 2,000 repetitions: 400 items, 50 of them measured twice."""
+    rng = np.random.default_rng(0)
+    means, stated = [], []
+    for _ in range(2000):
+        nats = rng.normal(90, 3, 400)
+        change = -rng.exponential(1.0, 50) - 0.1 * (nats[:50] - 90)
+        found = corrected(nats, change)
+        means.append(found.mean())
+        stated.append(found.var(ddof=1) / 400)
+    assert abs(np.mean(means) - 89) < 4 * np.std(means) / math.sqrt(2000)
+    assert np.mean(stated) == pytest.approx(np.var(means), rel=0.12)
 
 
 @pytest.mark.parametrize(

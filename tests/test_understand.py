@@ -14,7 +14,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "understand.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```\n(?:```text\n(.*?)```)?", PAGE, flags=re.DOTALL)
 NUMBER = re.compile(r"-?\d[\d,]*\.?\d*(?:e-?\d+)?")
-RELATIVE, UNITS = 0.02, 2.01  # other processors round differently, and training magnifies it
+RELATIVE, UNITS = 0.02, 1.01  # other processors round differently, and training magnifies it
 
 
 def unit(number: str) -> float:
@@ -28,7 +28,7 @@ def unit(number: str) -> float:
 
 
 def agree(printed: str, shown: str) -> bool:
-    """Equal words, and numbers within 2 % or two in the last digit shown."""
+    """Equal words, and numbers within 2 % or one in the last digit shown."""
     if NUMBER.sub("#", printed).split() != NUMBER.sub("#", shown).split():
         return False
     pairs = zip(NUMBER.findall(printed), NUMBER.findall(shown), strict=True)
@@ -48,7 +48,7 @@ def test_every_block_prints_what_the_page_shows(tmp_path: Path, monkeypatch: pyt
     assert len(BLOCKS) > 15
 
 
-@pytest.mark.parametrize(("printed", "fits"), [("a 1.00", True), ("a 1.02", True), ("a 1.04", False), ("b 1", False)])
+@pytest.mark.parametrize(("printed", "fits"), [("a 1.00", True), ("a 1.01", True), ("a 1.04", False), ("b 1", False)])
 def test_a_number_that_is_off_is_seen(printed: str, fits: bool) -> None:
     assert agree(printed, "a 1.00") == fits
 

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
 from ladle.data import Batch
-from ladle.evidence import Items, check_density, doubled, lives, outputs, support
+from ladle.evidence import Items, check_density, doubled, lives, on_real_line, outputs
 from ladle.families import NotAvailable
 from ladle.latents import from_prior, keyed
 from ladle.objectives import bound
@@ -181,7 +181,7 @@ def anneal(path: Path, start: Tensor, betas: Tensor, steps: Tensor, seed: int, p
 
 def unconstrained(vae: VAE) -> bool:
     """Whether there is one level of latents, on the real line: what Hamiltonian Monte Carlo can move."""
-    return support(vae) in (constraints.real, constraints.real_vector)
+    return on_real_line(vae)
 
 
 def prepared(vae: VAE) -> VAE:

@@ -6,12 +6,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch.distributions import Distribution, constraints
 
 from ladle.conditional import Amortised
 from ladle.data import Schema
-from ladle.families import Family
+from ladle.families import Family, standard
 from ladle.latents import Latents
 from ladle.latents.blocks import parse
 from ladle.latents.flat import Flat
@@ -152,7 +151,7 @@ def _member(name: str, family: Family, event: Size) -> Distribution:
         SpecError: for an event that the family cannot have.
     """
     try:
-        return family(*(torch.zeros(1, *size) for size in family.raw(event)))
+        return standard(family, event)
     except ValueError as error:
         raise SpecError(f"'{name}' cannot have an event of size {event}: {error}") from None
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 from torch.distributions.constraints import Constraint
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -28,7 +28,8 @@ from ladle.shapes import Size, numel, sum_event
 from ladle.vae import VAE
 
 BLOCK = 1000  # samples drawn under one key: part of what a seed means
-NUMBERS = 4_000_000  # that the decoder's net puts out at a time: what bounds memory
+NUMBERS = 2_000_000  # that the decoder's net puts out at a time: what bounds memory
+DRAWS = 16_384  # of z at a time: what bounds the memory of its hidden layers, where items are small
 WORDS = {
     "iwae": "{} importance samples",
     "ais": "{} annealed chains",
@@ -143,6 +144,12 @@ def lives(vae: VAE) -> str:
     events, over = vae.latents.events, support(vae)
     count = sum(numel(event) for event in events)
     return f"{count} latents in {len(events)} levels" if over is None else f"{count} on {over}"
+
+
+def on_real_line(vae: VAE) -> bool:
+    """Whether z is any real numbers, on one level. (A copied model has its own copy of a constraint.)"""
+    over = support(vae)
+    return over == constraints.real_vector or isinstance(over, type(constraints.real))
 
 
 def doubled(vae: VAE) -> VAE:
@@ -266,7 +273,7 @@ def block(vae: VAE) -> int:
 
 def rows(vae: VAE, samples: int) -> int:
     """How many items to take at a time, so that memory stays bounded."""
-    return max(1, NUMBERS // outputs(vae) // min(samples, block(vae)))
+    return max(1, min(DRAWS, NUMBERS // outputs(vae)) // min(samples, block(vae)))
 
 
 def outputs(vae: VAE) -> int:

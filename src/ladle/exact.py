@@ -15,7 +15,7 @@ from torch.distributions.constraints import Constraint
 from torch.nn import functional as F
 
 from ladle.data import Batch
-from ladle.evidence import Items, check_density, doubled, lives, outputs, support
+from ladle.evidence import Items, check_density, doubled, lives, on_real_line, outputs, support
 from ladle.families import NotAvailable
 from ladle.families.directional import circle
 from ladle.families.discrete import OneHotBlocks
@@ -77,7 +77,7 @@ def chart_of(vae: VAE) -> Callable[[VAE], Chart] | None:
     over = support(vae)
     if over is None or numel(vae.latents.events[0]) > DIMENSIONS:
         return None
-    if over in (constraints.real, constraints.real_vector):
+    if on_real_line(vae):
         return real_line
     if over is circle:
         return angle
@@ -181,7 +181,7 @@ def on_grid(vae: VAE, batch: Batch, chart: Chart, points: int) -> Tensor:
     for _ in range(ZOOMS):
         z, log_dz = chart.of(low + (high - low) * unit)
         log_f = log_joint(vae, batch, z.reshape(-1, n, *event)) + log_dz
-        log_f = log_f.nan_to_num(nan=NONE, neginf=NONE)
+        log_f = log_f.masked_fill(log_f == -math.inf, NONE)
         kept = mass(log_f.mT.reshape(n, *[points] * axes))
         edges = [within(kept.any([1 + other for other in range(axes) if other != axis])) for axis in range(axes)]
         first, last = (torch.stack(ends, dim=-1) / points for ends in zip(*edges, strict=True))

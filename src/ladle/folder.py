@@ -334,7 +334,8 @@ library_name: ladle
 # A Ladle model of {schema.source or "data"}
 
 - data: {schema.describe()}; {", ".join(f"{n} {s}" for s, n in config["data"]["items"].items())} items
-- recipe: {fit.get("recipe")}, size {fit.get("size")}, estimator {fit.get("estimator", "vi")}
+- recipe: {fit.get("recipe")}{"".join(f", {k} {fit[k]}" for k in ("size", "estimator") if fit.get(k))}
+- objective: {config["objective"]["part"]}
 - posterior: {posterior}; prior: {prior}
 - likelihood: {config["model"]["likelihood"]["family"]["part"]}
 - trained: {result["steps"]} steps in {result["seconds"]:.0f} s, seed {fit.get("seed")}, ladle {config["ladle"]}

@@ -192,14 +192,24 @@ def _used(
     values: Tensor, vectors: Tensor, kept: Tensor, mean: Tensor, q: int, used: int, noise: float
 ) -> LinearGaussian:
     """``U (kept - noise)^(1/2)`` in the first directions, and 0 in those that are not used."""
-    if not noise > COLLAPSED * float(values.sum()):
+    _check_noise(noise, float(values.sum()), q)
+    weight = torch.zeros(len(values), q, dtype=values.dtype)
+    weight[:, :used] = vectors[:, :used] * (kept[:used] - noise).clamp_min(0).sqrt()
+    return LinearGaussian(weight, mean, torch.full_like(values, noise))
+
+
+def _check_noise(noise: float, total: float, q: int) -> None:
+    """Noise must be left of the total variance; ``DataError`` else."""
+    if not noise > COLLAPSED * total:
         raise DataError(
             f"the items must spread over more than the {q} directions of the latents, or there is no noise and the "
             "evidence is infinite; take fewer latents or more items"
         )
-    weight = torch.zeros(len(values), q, dtype=values.dtype)
-    weight[:, :used] = vectors[:, :used] * (kept[:used] - noise).clamp_min(0).sqrt()
-    return LinearGaussian(weight, mean, torch.full_like(values, noise))
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 0:
+        raise DataError(f"the number of steps must be at least 0, got {steps}")
 
 
 def em(x: Any, q: int, steps: int = 100, *, shared: bool = True, seed: int = 0) -> Fit:
@@ -216,7 +226,7 @@ def em(x: Any, q: int, steps: int = 100, *, shared: bool = True, seed: int = 0) 
         seed: of the weights at the start.
 
     Raises:
-        DataError: as for :func:`ppca`.
+        DataError: as for :func:`ppca`, for a number that is constant, or steps below 0.
 
     Reference:
         Rubin, Thayer: "EM algorithms for ML factor analysis", 1982.
@@ -227,6 +237,7 @@ def em(x: Any, q: int, steps: int = 100, *, shared: bool = True, seed: int = 0) 
     >>> found.evidence.shape, bool((found.evidence.diff() > -1e-12).all())
     (torch.Size([51]), True)
     """
+    _check_steps(steps)
     mean, covariance, _ = _moments(x, q)
     variance = covariance.diag()
     if not (variance > 0).all():
@@ -240,7 +251,9 @@ def em(x: Any, q: int, steps: int = 100, *, shared: bool = True, seed: int = 0) 
         seen = beta @ covariance
         second = torch.eye(q).to(mean) - beta @ model.weight + seen @ beta.mT
         weight = torch.linalg.solve(second, seen).mT
-        model = LinearGaussian(weight, mean, _noise((covariance - weight @ seen).diag(), shared))
+        noise = _noise((covariance - weight @ seen).diag(), shared)
+        _check_noise(float(noise.min()), float(variance.sum()), q)
+        model = LinearGaussian(weight, mean, noise)
         evidence.append(model.average(mean, covariance))
     return Fit(model, torch.stack(evidence))
 
@@ -295,6 +308,7 @@ def mixture(x: Any, k: int, q: int, steps: int = 100, *, seed: int = 0) -> Fit:
     >>> [round(float(s), 2) for s in found.model.shares]
     [0.5, 0.5]
     """
+    _check_steps(steps)
     _moments(x, q)
     rows = _rows(x)
     if not 1 <= k <= len(rows):

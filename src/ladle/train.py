@@ -201,10 +201,10 @@ class _Run:
         rate = learning_rate(training, fraction) * state["brake"]
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batch = self._batch(step)
+        batch, progress = self._batch(step), Progress(fraction, step)
         with seeded(self.seed, "step", step), self.fabric.autocast():
-            terms = self.plain(batch, self.objective.samples)
-        loss = self.objective(terms, Progress(fraction, step))
+            terms = self.plain(batch, self.objective.draws(progress))
+        loss = self.objective(terms, progress)
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss.scalar)
         norm = total_norm([p.grad for p in self.plain.parameters() if p.grad is not None])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 
 import ladle
 from ladle.evidence import Items
+from ladle.tasks import run
 from ladle.tasks.score import measure
 from toys import narrow
 
@@ -48,6 +51,52 @@ class Clock:
     def monotonic(self) -> float:
         self.now += 1.0
         return self.now
+
+
+def test_batches_side_by_side_are_the_same_in_the_same_order(
+    digits: tuple[ladle.Model, ladle.Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = digits
+    threads = torch.get_num_threads()
+    seen: list[tuple[int, int]] = []
+    try:
+        torch.set_num_threads(3)
+        many = measure(model, data, samples=30, batch=16, progress=lambda done, total: seen.append((done, total)))
+        monkeypatch.setattr(run, "WORKERS", 1)
+        one = measure(model, data, samples=30, batch=16)
+        assert torch.get_num_threads() == 3, "workers set threads of their own only"
+    finally:
+        torch.set_num_threads(threads)
+    assert (many.index == one.index).all()
+    np.testing.assert_allclose(many.nats, one.nats, rtol=1e-5)
+    n = len(data.test)
+    assert seen == [(min(done, n), n) for done in range(0, n + 16, 16)]
+
+
+def test_side_by_side_takes_no_more_than_it_needs_and_tells_of_errors() -> None:
+    taken: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for i in range(100):
+            taken.append(i)
+            yield i
+
+    def work(i: int) -> int:
+        if i == 7:
+            raise ValueError("seven")
+        return i
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        found = run.side_by_side(work, numbers(), "cpu")
+        assert next(found) == 0
+        assert len(taken) == 3
+        with pytest.raises(ValueError, match="seven"):
+            list(found)
+        assert len(taken) < 15
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_time_limit_takes_items_at_random_and_says_so(

@@ -241,6 +241,9 @@ def test_the_last_layer_of_a_deep_model() -> None:
     assert factor.shape[1] >= head.weight.numel()
     over = ladle.predictive(model, found, data, split="test", draws=5)
     assert over.low <= over.high
+    few = ladle.measure(model, data, split="test", at_most=3).index
+    some = ladle.predictive(model, found, data.test.take(few), draws=5)
+    assert ladle.predictive(model, found, data, split="test", at_most=3, draws=5) == some
 
 
 # ---------------------------------------------------------------------------------------------- bad input

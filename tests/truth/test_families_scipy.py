@@ -14,6 +14,7 @@ from torch import Tensor
 from ladle.families import Family, NotAvailable, centre, draw, mean, positive, quantile
 from ladle.families.bounded import ContinuousBernoulli
 from ladle.families.discrete import Bernoulli
+from ladle.families.family import total
 from ladle.families.pixels import DiscretisedLogistic, DiscretisedLogisticMixture
 from ladle.families.real import Logistic
 from ladle.shapes import Size
@@ -163,6 +164,21 @@ def test_bernoulli_and_categorical() -> None:
     assert torch.equal(g.read(k), z.to(torch.float32))
 
 
+@pytest.mark.parametrize("spread", [1.0, 10.0, 500.0])
+@pytest.mark.parametrize("size", [(5,), (3, 8), (2, 784), (17,)])
+def test_the_sum_over_coins_is_that_of_each(size: Size, spread: float) -> None:
+    """Eight factors at a time, or one by one where their product is too large; and the gradient of both."""
+    generator = torch.Generator().manual_seed(0)
+    logits = (spread * torch.randn(4, *size, generator=generator, dtype=torch.float64)).requires_grad_()
+    x = torch.rand(4, *size, generator=generator).round().double()
+    found = total(Bernoulli(logits=logits), x, 1)
+    agree(found, stats.logistic.logcdf(((2 * x - 1) * logits).detach().numpy()).reshape(4, -1).sum(1))
+    (slope,) = torch.autograd.grad(found.sum(), logits)
+    agree(slope, (x - logits.sigmoid()).detach().numpy())
+    single = total(Bernoulli(logits=logits.detach().float()), x.float(), 1)
+    agree(single.double(), found.detach().numpy(), rtol=3e-6)
+
+
 def test_the_kl_of_coins_that_are_nearly_certain_is_finite() -> None:
     certain, doubtful = (Bernoulli(logits=torch.tensor(l)) for l in (60.0, -60.0))
     torch.testing.assert_close(torch.distributions.kl_divergence(certain, doubtful), torch.tensor(60.0))
@@ -288,3 +304,15 @@ def test_the_numbers_of_affine_are_not_learned() -> None:
     )
     assert [name for name, _ in f.named_parameters()] == ["family.raw_scale"]
     assert {name for name, _ in f.named_buffers()} == {"loc", "scale"}
+
+
+def test_the_bernoulli_of_all_pixels_is_no_half_precision_under_autocast() -> None:
+    """784 pixels are summed in a product, which autocast would take in bf16: off by up to a nat."""
+    logits = torch.linspace(-6, 6, 784).expand(8, -1)
+    x = (torch.arange(8 * 784).reshape(8, 784) % 3 == 0).float()
+    d = build({"part": "family/bernoulli"})(logits)
+    exact = d.log_prob(x).double().sum(-1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = total(d, x, 1)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-3)

@@ -96,7 +96,8 @@ def test_a_mixture_never_falls_and_finds_its_components() -> None:
 
 def test_bad_input_is_refused() -> None:
     for call in (lambda: ppca(X, 6), lambda: ppca(X, -1), lambda: ppca(X[:3], 3), lambda: em(X * np.nan, 2),
-                 lambda: em(X * 0, 2), lambda: mixture(X, 0, 1)):  # fmt: skip
+                 lambda: em(X * 0, 2), lambda: mixture(X, 0, 1), lambda: em(X, 2, -1), lambda: mixture(X, 2, 1, -1),
+                 lambda: em(X[:, :1] * np.arange(1, 4), 1, 400)):  # fmt: skip
         with pytest.raises(ladle.DataError):
             call()
 

@@ -19,10 +19,10 @@ START = Progress(0.0, 0)
 END = Progress(1.0, 100)
 
 
-@pytest.fixture
-def tiny() -> ladle.Assembly:
+def made(latents: dict) -> ladle.Assembly:
+    """A model of narrow nets, its weights away from where they start."""
     plan = ladle.recipe("vae", SCHEMA, "xs")
-    plan["latents"]["size"] = 2
+    plan["latents"] |= latents
     for net in ("encoder", "decoder"):
         plan[net] = {"part": "net/mlp", "width": 4, "depth": 1}
     assembly = ladle.assemble(SCHEMA, plan, seed=1)
@@ -30,6 +30,11 @@ def tiny() -> ladle.Assembly:
         for parameter in assembly.model.parameters():
             parameter.add_(0.5 * torch.randn_like(parameter))
     return assembly
+
+
+@pytest.fixture
+def tiny() -> ladle.Assembly:
+    return made({"size": 2})
 
 
 def batch() -> Batch:
@@ -84,16 +89,8 @@ def test_doubly_reparameterised_gradients_are_quieter_for_the_encoder(tiny: ladl
 @pytest.fixture
 def choices() -> ladle.Assembly:
     """A model of two choices among two classes each: four configurations in all, any of which may be enumerated."""
-    plan = ladle.recipe("vae", SCHEMA, "xs")
     family = {"part": "family/one_hot", "classes": 2}
-    plan["latents"] = {"size": 4, "posterior": family, "prior": {"part": "prior/learned"}}
-    for net in ("encoder", "decoder"):
-        plan[net] = {"part": "net/mlp", "width": 4, "depth": 1}
-    assembly = ladle.assemble(SCHEMA, plan, seed=1)
-    with seeded(2), torch.no_grad():
-        for parameter in assembly.model.parameters():
-            parameter.add_(0.5 * torch.randn_like(parameter))
-    return assembly
+    return made({"size": 4, "posterior": family, "prior": {"part": "prior/learned"}})
 
 
 def test_em_gradients_are_those_of_the_posterior_by_enumeration(choices: ladle.Assembly) -> None:

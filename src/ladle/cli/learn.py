@@ -135,6 +135,8 @@ def evidence(
     if sandwich:
         if data is not None:
             raise typer.BadParameter(f"--sandwich simulates its items from the model: leave out '{data}'")
+        if minutes is not None or split is not None or method != "iwae":
+            raise typer.BadParameter("--sandwich is by ais and on simulated items: no --method, --minutes or --split")
         both = ladle.sandwich(
             model, 20 if items is None else items, samples=16 if samples is None else samples,
             temperatures=temperatures, proposal=proposal, seed=seed, progress=counter("sandwich"),
@@ -150,7 +152,9 @@ def evidence(
     posterior = ladle.read_laplace(run, model)
     if posterior is None:
         return tell(found.to_json(), json, str(found))
-    over = ladle.predictive(model, posterior, dataset, split=split, seed=seed, progress=counter("weights"))
+    over = ladle.predictive(
+        model, posterior, dataset, at_most=found.items, split=split, seed=seed, progress=counter("weights")
+    )
     tell({**found.to_json(), "laplace": over._asdict()}, json, f"{found}\n{over}")
 
 

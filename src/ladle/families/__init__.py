@@ -11,6 +11,7 @@ from ladle.families.family import (
     mean,
     positive,
     quantile,
+    standard,
     tempered,
     total,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "mean",
     "positive",
     "quantile",
+    "standard",
     "tempered",
     "total",
 ]

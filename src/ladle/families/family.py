@@ -59,6 +59,15 @@ class Family(nn.Module, ABC):
         return event
 
 
+def standard(family: Family, event: Size) -> Distribution:
+    """The standard member of a family, one of it: what its raw zeros give, ``(1, *event)``.
+
+    Raises:
+        ValueError: for an event that the family cannot have.
+    """
+    return family(*(torch.zeros(1, *size) for size in family.raw(event)))
+
+
 @singledispatch
 def centre(d: Distribution) -> Tensor:
     """The deterministic representative of ``d`` (a median, mean or mode; for codes the most probable one)."""

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from ladle.families import standard
 from ladle.latents import Level
 from ladle.latents.flat import Flat
 from ladle.linear import LinearGaussian, gaussian, is_linear
 from ladle.objectives.elbo import landing
-from ladle.objectives.importance import Iwae, bound
+from ladle.objectives.importance import Iwae, bound, shares
 from ladle.objectives.objective import Loss, Objective, Progress
-from ladle.shapes import sum_event
+from ladle.shapes import Size, sum_event
 from ladle.spec import part
 from ladle.vae import VAE, Terms
 
@@ -48,8 +49,7 @@ def reparameterised(model: VAE) -> bool:
     """Whether gradients pass through the draws of one level of latents."""
     if not isinstance(model.latents, Flat):
         return False
-    family = model.latents.posterior.family
-    return family(*(torch.zeros(1, *size) for size in family.raw(model.latents.events[0]))).has_rsample
+    return standard(model.latents.posterior.family, model.latents.events[0]).has_rsample
 
 
 @part("objective", "ml")
@@ -135,7 +135,7 @@ class ExpectationMaximisation(Objective):
             assert level.q is not None
             proposed = sum_event(level.q.log_prob(level.z.detach()), level.log_q.dim())
             complete = complete + level.log_p + proposed
-        return Loss(-bound(log_w), -(log_w.softmax(dim=0) * complete).sum(dim=0).mean())
+        return Loss(-bound(log_w), -(shares(log_w) * complete).sum(dim=0).mean())
 
 
 @part("objective", "map")
@@ -168,6 +168,10 @@ class MaximumAPosteriori(Objective):
     def _follow(self) -> None:
         inner = self.objective
         self.samples, self.one_level, self.comparable = inner.samples, inner.one_level, inner.comparable
+
+    def draws(self, progress: Progress) -> Size:
+        """See :meth:`Objective.draws`."""
+        return self.objective.draws(progress)
 
     def forward(self, terms: Terms, progress: Progress) -> Loss:
         """See :meth:`Objective.forward`."""

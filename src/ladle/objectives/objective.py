@@ -29,7 +29,7 @@ class Objective(nn.Module, ABC):
     """From terms to a loss. Buffers (multipliers, moving averages) are part of a checkpoint.
 
     Attributes:
-        samples: ``S``, how many draws per item the model is asked for.
+        samples: ``S``, how many draws per item the model is asked for; see :meth:`draws`.
         one_level: it needs log q with frozen parameters, which only one-level reparameterised latents give.
         comparable: it minimises the bound that ``per_item`` holds, so validation can choose the best weights.
     """
@@ -41,6 +41,10 @@ class Objective(nn.Module, ABC):
     def attach(self, model: VAE) -> None:
         """Shown the model once, when both are made: for an objective of the weights, or of a closed form."""
         return
+
+    def draws(self, progress: Progress) -> Size:
+        """How many draws per item the model is asked for at this point of training; at the end, ``samples``."""
+        return self.samples
 
     @abstractmethod
     def forward(self, terms: Terms, progress: Progress) -> Loss:

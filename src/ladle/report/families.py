@@ -67,5 +67,5 @@ def forest(selection: Selection) -> Markup:
         *(element("th", h, class_="right") for h in HEAD[1:]),
     ]
     table = element("table", element("tr", *head), *made, class_="forest")
-    failed = [element("li", f"{row.family} failed: {row.reason}") for row in selection.rows if row.status == "failed"]
+    failed = [element("li", text) for text in selection.failures]
     return joined([element("div", table, class_="wide"), element("ul", *failed, class_="notes") if failed else None])

@@ -15,8 +15,8 @@ from ladle.folder import Model, load, load_unfinished
 from ladle.hub import is_hub
 from ladle.report import companion, families, graph, head, panels
 from ladle.report.page import Absent, Panel, element, page, prose
-from ladle.report.subject import Subject, silent
-from ladle.tasks.run import fitted_to
+from ladle.report.subject import Subject
+from ladle.tasks.run import Telling, fitted_to, silent
 
 PANELS: dict[str, Callable[[Subject], Panel | None]] = {
     "Training": panels.training,
@@ -49,7 +49,7 @@ def report(
     labels: str | None = None,
     device: str = "auto",
     quick: bool = False,
-    progress: Callable[[str], Callable[[int, int], None]] = silent,
+    progress: Telling = silent,
 ) -> Report:
     """Write ``report.html`` into a model folder: one file that needs no network.
 

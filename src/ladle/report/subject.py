@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,15 +16,10 @@ from ladle.measures import Units, units
 from ladle.records import read_log
 from ladle.report.page import Absent
 from ladle.tasks.encode import encode
-from ladle.tasks.run import items
+from ladle.tasks.run import Telling, items, silent
 
 ITEMS, QUICK, UNITS = 3000, 1000, 1000  # looked at, at most
 LARGE = 1 << 21  # numbers in those items together, at most (but 500 items in any case)
-
-
-def silent(what: str) -> Callable[[int, int], None]:
-    """No progress."""
-    return lambda done, total: None
 
 
 @dataclass
@@ -47,7 +42,7 @@ class Subject:
     why: str = ""
     step: int | None = None
     quick: bool = False
-    progress: Callable[[str], Callable[[int, int], None]] = silent
+    progress: Telling = silent
 
     @cached_property
     def log(self) -> list[dict[str, Any]]:

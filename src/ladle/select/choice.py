@@ -15,28 +15,25 @@ import numpy as np
 from ladle.checkpoint import ModelError, read_json, write_json
 from ladle.data import DataError, Dataset, read
 from ladle.families import NotAvailable
+from ladle.health.amortisation import ITEMS, STEPS
 from ladle.measures import ACTIVE
+from ladle.pareto import BAD
 from ladle.recipes import recipe as recipe_spec
 from ladle.refine import amortisation_gap
 from ladle.select.candidates import Candidate, candidates, usual
 from ladle.select.compare import compare
 from ladle.select.pace import affordable, pace
 from ladle.select.picture import forest
-from ladle.select.race import UNSOUND, Failed, Race, Rung, Scores, Telling, rungs
+from ladle.select.race import RANKING, Failed, Race, Rung, Scores, first_line, rungs
 from ladle.select.selection import Row, Selection, verdict
 from ladle.spec import SpecError
 from ladle.tasks.encode import encode
+from ladle.tasks.run import Telling, silent
 from ladle.train import TrainingError
 
 MINUTES = 10.0
 TRIAL = 0.05  # of the time, to measure every candidate's pace
-GAP_ITEMS, GAP_STEPS = 32, 100
 KEPT = ("config.json", "log.jsonl", "README.md", "model.safetensors")  # the weights last: with them RUN is a model
-
-
-def silent(what: str) -> Any:
-    """No progress."""
-    return lambda done, total: None
 
 
 def select(
@@ -132,9 +129,12 @@ def opened(folder: Path, settings: Mapping[str, Any], resume: bool, force: bool)
             raise ModelError(f"'{folder}' is not empty and holds no comparison; give --out a new folder")
         if resume:
             state = read_json(path)
-            if state["settings"] == settings:
+            began = state.get("settings")
+            if not isinstance(began, dict):
+                raise ModelError(f"'{path}' is damaged: it must hold the settings that it began with")
+            if began == settings:
                 return state
-            other = [name for name in settings if state["settings"].get(name) != settings[name]]
+            other = [name for name in settings if began.get(name) != settings[name]]
             raise ModelError(f"'{folder}' was started with other {', '.join(other)}; resume it with the same")
         if not force:
             raise ModelError(f"'{folder}' holds a comparison already; --resume goes on with it, --force replaces it")
@@ -163,7 +163,8 @@ class _Comparison:
         """The race, then the finalists on the test items."""
         alive = self.fitting()
         if "steps" not in self.state:
-            self.state["steps"] = self.settings["steps"] or self.paced(alive)
+            steps = self.settings["steps"]
+            alive, self.state["steps"] = (alive, steps) if steps else self.paced(alive)
             write_json(self.folder / "select.json", self.state)
         field = rungs(len(alive), self.state["steps"], self.seeds, self.settings["finalists"])
         for rung in field:
@@ -184,13 +185,25 @@ class _Comparison:
             raise SpecError(f"no candidate fits: {self.reasons()}")
         return fit
 
-    def paced(self, alive: list[Candidate]) -> int:
-        """The steps that fit into the minutes."""
+    def paced(self, alive: list[Candidate]) -> tuple[list[Candidate], int]:
+        """The candidates that can be trained, and the steps that fit into the minutes."""
         started, seconds = time.perf_counter(), 60 * self.settings["minutes"]
-        paces = [pace(self.race, one, TRIAL * seconds / len(alive), self.samples) for one in alive]
-        items = len(self.race.held("valid")), len(self.race.held("test"))
+        paces = {}
+        for one in alive:
+            try:
+                paces[one.name] = pace(self.race, one, TRIAL * seconds / len(alive), self.samples)
+            except RuntimeError as error:
+                self.failed(one, first_line(error))
+        if not paces:
+            raise TrainingError(f"every candidate failed: {self.reasons()}")
+        items = len(self.race.held("valid")) * min(1.0, RANKING / self.samples), len(self.race.held("test"))
         left = seconds - (time.perf_counter() - started)
-        return affordable(paces, left, items, self.seeds, self.settings["finalists"])
+        try:
+            steps = affordable(list(paces.values()), left, items, self.seeds, self.settings["finalists"])
+        except DataError:
+            shutil.rmtree(self.folder)  # nothing is in it yet; another try may have more time
+            raise
+        return [one for one in alive if one.name in paces], steps
 
     def valid(self, alive: list[Candidate], rung: Rung) -> list[Candidate]:
         """Run a rung; who is left of it, the best first."""
@@ -224,8 +237,8 @@ class _Comparison:
             k_hat = np.stack([scores.k_hat for scores in found[one.name]])
             self.rows[one.name] = self.rows[one.name]._replace(
                 status="finalist",
-                loose=None if np.isnan(k_hat).all() else float((k_hat > UNSOUND).mean()),
-                again=float(np.mean([scores.again.mean() for scores in found[one.name]])),
+                loose=None if np.isnan(k_hat).all() else float((k_hat > BAD).mean()),
+                closer=self.closer(found[one.name]),
                 active=self.active(one, rung),
                 gap=self.gap(one, rung),
             )
@@ -281,10 +294,16 @@ class _Comparison:
         model, held = self.race.trained(one, rung.steps, 0), self.race.held("valid")
         show = self.race.progress(f"{one.name}: amortisation gap, item")
         try:
-            gap = amortisation_gap(model, held, items=GAP_ITEMS, steps=GAP_STEPS, progress=show)
+            gap = amortisation_gap(model, held, items=ITEMS, steps=STEPS, progress=show)
         except NotAvailable:
             return None
         return gap.nats if math.isfinite(gap.nats) else None
+
+    @staticmethod
+    def closer(found: list[Scores]) -> float | None:
+        """Nats by which closer methods lowered the mean, over the seeds; ``None`` where the bound was left alone."""
+        gains = [float(scores.closer) for scores in found]
+        return None if np.isnan(gains).all() else float(np.nansum(gains) / len(gains))
 
     def failed(self, one: Candidate, reason: str) -> None:
         self.rows[one.name] = self.rows[one.name]._replace(status="failed", reason=reason)

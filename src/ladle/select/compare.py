@@ -97,7 +97,7 @@ class Comparison(NamedTuple):
     Attributes:
         best: the family of the lowest mean.
         differences: of every family to the best.
-        supported: those that are not worse beyond chance, the best first.
+        supported: those that are not worse than any other beyond chance, the best first.
         pairs: how many were tested.
     """
 
@@ -122,5 +122,6 @@ def compare(nats: Mapping[str, np.ndarray], level: float = LEVEL) -> Comparison:
     for name in order[1:]:
         d = difference(nats[name], nats[best])
         differences[name] = d._replace(p=float(p[best, name]))
-    supported = tuple(name for name in order if differences[name].p >= level)
+    worse = {b for (a, b), p_ab in p.items() if p_ab < level}  # than any, of which the best need not be one
+    supported = tuple(name for name in order if name not in worse)
     return Comparison(best, differences, supported, len(found))

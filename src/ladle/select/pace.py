@@ -18,6 +18,7 @@ from ladle.tasks.score import measure
 from ladle.train import VALIDATION_ITEMS, VALIDATIONS, fit
 
 FEW_ITEMS, FEW_STEPS = 20, 3
+AT_ONCE = 8  # items that are annealed together
 WHOLE = 1 << 20  # steps of a finalist, to count the steps of all in parts of them
 
 
@@ -53,18 +54,22 @@ def pace(race: Race, candidate: Candidate, seconds: float, samples: int) -> Pace
     started = time.perf_counter()
     measure(model, few, samples=samples)
     item = (time.perf_counter() - started) / len(few)
-    started = time.perf_counter()
-    measure(model, few.take(np.arange(1)), method=closest(model), temperatures=TEMPERATURES)
-    return Pace(step, step * checked / 3, item, time.perf_counter() - started)  # without a gradient: about a third
+    method, again = closest(model), 0.0
+    if method:
+        some = few.take(np.arange(min(len(few), AT_ONCE)))
+        started = time.perf_counter()
+        measure(model, some, method=method, temperatures=TEMPERATURES)
+        again = (time.perf_counter() - started) / len(some)
+    return Pace(step, step * checked / 3, item, again)  # without a gradient: about a third
 
 
-def affordable(paces: Sequence[Pace], seconds: float, items: tuple[int, int], seeds: int, finalists: int) -> int:
+def affordable(paces: Sequence[Pace], seconds: float, items: tuple[float, int], seeds: int, finalists: int) -> int:
     """The steps of a finalist for which the time suffices, were it the slowest candidates that go furthest.
 
     Args:
         paces: of the candidates.
         seconds: for everything.
-        items: validation and test items measured of every run.
+        items: validation and test items measured of every run; one with fewer samples counts as less.
         seeds: of the finalists.
         finalists: at most so many.
 
@@ -88,7 +93,7 @@ def affordable(paces: Sequence[Pace], seconds: float, items: tuple[int, int], se
     if steps < FEWEST_STEPS:
         least = (fixed + 10 * FEWEST_STEPS * of_steps) / 60
         raise DataError(
-            f"the time is not enough to train {len(slow)} candidates: it must be about {least:.1g} minutes more, with "
-            "fewer families, seeds or samples, or a smaller size, less"
+            f"the time is not enough to train {len(slow)} candidates: it takes about {least:.1g} minutes "
+            "from here; less with fewer families, seeds or samples, or a smaller size"
         )
     return steps

@@ -23,7 +23,7 @@ def forest(selection: Selection, path: Path) -> Path:
     from matplotlib.figure import Figure  # slow to import, and needed here alone
 
     finalists = [row for row in selection.rows if row.status == "finalist"]
-    said = [textwrap.fill(text, WIDE) for text in (selection.verdict, *left(selection))]
+    said = [textwrap.fill(text, WIDE) for text in (selection.verdict, *selection.failures)]
     prose = "\n".join(said)
     below = FOOT + 0.17 * (prose.count("\n") + 1)
     height = HEAD + ROW * len(finalists) + below
@@ -68,8 +68,3 @@ def beside(row: Row) -> tuple[str, str, str]:
         "" if row.loose is None else f"{row.loose:.0%}",
         "" if row.seconds is None else f"{row.seconds:,.0f}",
     )
-
-
-def left(selection: Selection) -> list[str]:
-    """Who failed, and why."""
-    return [f"{row.family} failed: {row.reason}" for row in selection.rows if row.status == "failed"]

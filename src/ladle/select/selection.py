@@ -27,7 +27,7 @@ class Row(NamedTuple):
         p: of as large a difference by chance, held up for all pairs of finalists.
         valid: the mean -log p(x) on validation items, when it was last measured.
         loose: the share of test items with a Pareto k above 0.7, whose importance-weighted bound is not to be trusted.
-        again: the share of test items that were therefore measured again, exactly or by annealing.
+        closer: nats by which annealing, or summing exactly, lowered the mean for that reason; none where it did not.
         active: active units, the mean over seeds.
         gap: the amortisation gap, in nats.
         seconds: of training, the mean of its last runs.
@@ -48,7 +48,7 @@ class Row(NamedTuple):
     p: float | None = None
     valid: float | None = None
     loose: float | None = None
-    again: float | None = None
+    closer: float | None = None
     active: float | None = None
     gap: float | None = None
     seconds: float | None = None
@@ -58,8 +58,8 @@ class Row(NamedTuple):
 
     @property
     def doubtful(self) -> bool:
-        """Whether many of its items have a bound that is not to be trusted, and were not measured again."""
-        return (self.loose or 0.0) - (self.again or 0.0) > LOOSE
+        """Whether many of its items have a bound that is not to be trusted, which nothing closer corrected."""
+        return (self.loose or 0.0) > LOOSE and self.closer is None
 
 
 HEAD = ("family", "nats", "difference", "se", "P(worse)", "k > 0.7", "active", "gap", "seconds")
@@ -82,6 +82,11 @@ class Selection:
     supported: tuple[str, ...]
     best: str
     about: Mapping[str, Any]
+
+    @property
+    def failures(self) -> list[str]:
+        """Who failed, and why."""
+        return [f"{row.family} failed: {row.reason}" for row in self.rows if row.status == "failed"]
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -106,8 +111,7 @@ class Selection:
             "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, wide, strict=True)))
             for line in lines
         ]
-        failed = [f"{row.family} failed: {row.reason}" for row in self.rows if row.status == "failed"]
-        return "\n".join([*table, "", self.verdict, *failed])
+        return "\n".join([*table, "", self.verdict, *self.failures])
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -162,8 +166,8 @@ def verdict(found: Comparison, rows: Sequence[Row], seeds: int) -> str:
     if found.pairs:
         over = f"items and {seeds} seeds" if seeds > 1 else "items only: one seed says nothing of what another would"
         said.append(
-            f"Among all {found.pairs} pairs of finalists together, at most {LEVEL:.0%} false alarms (Holm); "
-            f"errors over {over}."
+            f"All {found.pairs} pairs of finalists are tested together at a level of {LEVEL:.0%} (Holm); errors over "
+            f"{over}{', which is few: false alarms are more frequent than that' if seeds == 2 else ''}."
         )
     loose = [name for name, row in finalists.items() if row.doubtful]
     if loose:

@@ -16,7 +16,7 @@ from torch.func import functional_call, jacrev
 
 from ladle.checkpoint import ModelError, read_json, read_tensors, write_json, write_tensors
 from ladle.conditional import Amortised
-from ladle.data import DataError
+from ladle.data import DataError, order
 from ladle.evidence import check_density, log_weights
 from ladle.families import NotAvailable
 from ladle.folder import Model
@@ -32,6 +32,7 @@ HEAD = "likelihood.head."
 MOST = 4096  # weights: their curvature is a square matrix
 PARTICLES = 64
 LEVEL, DRAWS = 0.9, 40
+FLAT = 1e-8  # of the largest curvature: below it there is none but of rounding
 PROBES = 100  # importance samples of an item for each draw of the weights
 
 
@@ -129,7 +130,7 @@ def laplace(
         curvature, still = _fisher(model.vae, names, batches, seed), torch.zeros(count, 0).double()
     pulled = torch.cat([torch.full_like(named[n], precision if named[n].dim() > 1 else 0.0).flatten() for n in names])
     curvature = curvature + pulled.double().cpu().diag()
-    return Laplace(names, _factor(curvature, still, precision / 2), "exact" if linear else "last layer")
+    return Laplace(names, _factor(curvature, still), "exact" if linear else "last layer")
 
 
 def last_layer(vae: VAE) -> nn.Linear:
@@ -153,11 +154,11 @@ def last_layer(vae: VAE) -> nn.Linear:
     return head
 
 
-def _factor(curvature: Tensor, still: Tensor, least: float) -> Tensor:
-    """``V diag(values)^-1/2`` over the directions that are not still and curve; the prior makes weights curve."""
+def _factor(curvature: Tensor, still: Tensor) -> Tensor:
+    """``V diag(values)^-1/2`` over the directions that are not still and curve, beyond rounding."""
     free = torch.eye(len(curvature)).double() - still @ still.mT
     values, vectors = torch.linalg.eigh(free @ curvature @ free)
-    keep = values > least
+    keep = values > FLAT * values.max()
     return (vectors[:, keep] / values[keep].sqrt()).float()
 
 
@@ -280,6 +281,7 @@ def predictive(
     *,
     draws: int = DRAWS,
     level: float = LEVEL,
+    at_most: int | None = None,
     split: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -296,6 +298,7 @@ def predictive(
         data: the items; see :func:`ladle.tasks.run.items`.
         draws: of the weights.
         level: of the interval, between 0 and 1.
+        at_most: so many items, drawn at random, stand for all: those that :func:`ladle.measure` takes for this seed.
         split: of the data.
         seed: of the weights and the importance samples.
         progress: called with (draws done, draws in all).
@@ -306,6 +309,8 @@ def predictive(
     if draws < 2 or not 0 < level < 1:
         raise DataError(f"an interval needs at least 2 draws and a level between 0 and 1, got {draws} and {level}")
     chosen = items(model, data, split)
+    if at_most is not None:
+        chosen = chosen.take(np.sort(order(len(chosen), seed, 0)[:at_most]))
     nats = []
     for done, vae in enumerate(posterior.draws(model.vae, draws, seed)):
         if progress:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import torch
 
 from ladle.data import Batch, DataError, Dataset, Split, as_held, batches, is_name, read
 from ladle.folder import Model
 
 Source = str | Path | np.ndarray | Split | Dataset
 Progress = Callable[[int, int], None]
+Telling = Callable[[str], Progress]  # given the name of a piece of work
+Found = TypeVar("Found")
 BATCH = 256  # items at a time, at most
 NUMBERS = 256 * 784  # of data at a time, about: of larger items fewer are taken, so that memory stays bounded
+WORKERS = 8  # batches at a time, at most
+
+
+def silent(what: str) -> Progress:
+    """No progress of any piece of work."""
+    return lambda done, total: None
 
 
 def items(model: Model, data: Source, split: str | None = None) -> Split:
@@ -75,3 +87,35 @@ def each_batch(
         done += len(batch.x)
         if progress:
             progress(done, len(split) if turn is None else len(turn))
+
+
+def side_by_side(work: Callable[[Batch], Found], batches: Iterable[Batch], device: str) -> Iterator[Found]:
+    """What is found of each batch, in order. On a processor every core takes a batch of its own: that is faster than
+    all of them at one, where matrices are small and much is done beside them.
+
+    Args:
+        work: done in threads, which share the model.
+        batches: taken as they are needed.
+        device: where the batches are.
+    """
+    threads = torch.get_num_threads()
+    workers = 1 if device != "cpu" else min(threads, WORKERS)
+    if workers == 1:
+        yield from map(work, batches)
+        return
+
+    def alone(batch: Batch) -> Found:
+        torch.set_num_threads(threads // workers)  # of this thread
+        return work(batch)
+
+    waiting: deque[Future[Found]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(alone, batch))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -17,7 +17,7 @@ from ladle.evidence import Evidence, Items, importance, joined, rows, summary
 from ladle.exact import exact, solvable
 from ladle.exact import rows as exact_rows
 from ladle.folder import Model
-from ladle.tasks.run import Progress, Source, each_batch, items
+from ladle.tasks.run import Progress, Source, each_batch, items, side_by_side
 from ladle.vae import VAE
 
 
@@ -177,10 +177,14 @@ def measure(
         progress(0, min(len(chosen), at_most or len(chosen)))
     size = batch or way.rows(model.vae, samples)
     turn = None if minutes is None and at_most is None else order(len(chosen), seed, 0)[:at_most]
-    found = []
-    batches = each_batch(model, chosen, size, progress, turn)
-    for some in way.run(model.vae, batches, Settings(samples, temperatures, seed, proposal)):
+    settings = Settings(samples, temperatures, seed, proposal)
+    found: list[Items] = []
+    batches, done = each_batch(model, chosen, size, turn=turn), 0
+    for some in side_by_side(lambda batch: next(way.run(model.vae, [batch], settings)), batches, model.device):
         found.append(some)
+        done += len(some.nats)
+        if progress:
+            progress(done, len(chosen) if turn is None else len(turn))
         if minutes is not None and time.monotonic() - started > 60 * minutes:
             break
     whole = joined(found)
