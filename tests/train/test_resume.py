@@ -43,7 +43,7 @@ def digits() -> ladle.Dataset:
     return ladle.read("digits")
 
 
-@pytest.mark.parametrize("recipe", ["learned_prior", "iwae", "ae", "lvae"])
+@pytest.mark.parametrize("recipe", ["learned_prior", "iwae_dreg", "ae", "lvae"])
 def test_closing_the_generator_saves_and_resuming_goes_on(tmp_path: Path, digits: ladle.Dataset, recipe: str) -> None:
     for _ in start(tmp_path / "whole", digits, recipe):
         pass

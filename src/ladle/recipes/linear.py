@@ -23,7 +23,7 @@ def linear_vae(schema: Schema, size: str) -> dict[str, Any]:
     """
     if schema.support != "real":
         raise SpecError(
-            f"linear_vae has a normal likelihood, but the data is {schema.support}; recipes that fit: vae, iwae"
+            f"linear_vae has a normal likelihood, but the data is {schema.support}; recipes that fit: vae, iwae_dreg"
         )
     if numel(schema.shape) < 2:
         raise SpecError("linear_vae needs items of at least 2 numbers: fewer latents than numbers, and 1 at least")

@@ -64,7 +64,7 @@ def sigma_vae(schema: Schema, size: str) -> dict[str, Any]:
     if schema.support == "binary":
         raise SpecError(
             "sigma_vae learns the scale of its likelihood, but the data is binary and a Bernoulli "
-            "has none; recipes that fit: vae, learned_prior, iwae"
+            "has none; recipes that fit: vae, learned_prior, iwae_dreg"
         )
     return {
         **gaussian(schema, size, {"part": "objective/elbo"}, STANDARD),
@@ -72,14 +72,25 @@ def sigma_vae(schema: Schema, size: str) -> dict[str, Any]:
     }
 
 
-@part("recipe", "iwae")
-def iwae(schema: Schema, size: str) -> dict[str, Any]:
+@part("recipe", "iwae_dreg")
+def iwae_dreg(schema: Schema, size: str) -> dict[str, Any]:
     """A VAE trained on the importance-weighted bound with 5 particles and doubly reparameterised gradients.
 
     Reference:
         Burda, Grosse, Salakhutdinov: "Importance Weighted Autoencoders", 2016.
+        Tucker, Lawson, Gu, Maddison: "Doubly Reparameterized Gradient Estimators", 2019.
     """
     return gaussian(schema, size, {"part": "objective/iwae", "particles": 5}, STANDARD)
+
+
+@part("recipe", "vampprior")
+def vampprior(schema: Schema, size: str) -> dict[str, Any]:
+    """A VAE whose prior is a mixture of its own posteriors, at learned pseudo-inputs.
+
+    Reference:
+        Tomczak, Welling: "VAE with a VampPrior", 2018.
+    """
+    return gaussian(schema, size, {"part": "objective/elbo"}, {"part": "prior/vamp"})
 
 
 @part("recipe", "learned_prior")

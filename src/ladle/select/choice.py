@@ -98,7 +98,7 @@ def select(
     if "blocks" in plan["latents"]:
         raise SpecError(
             "families are compared on one level of latents, but this recipe has several; recipes that fit: "
-            "vae, learned_prior, iwae"
+            "vae, learned_prior, iwae_dreg"
         )
     count = int(plan["latents"]["size"]) if latents is None else latents
     field = candidates(usual(count) if families is None else families, count)
