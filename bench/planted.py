@@ -82,7 +82,8 @@ def tried(world: World, folder: Path, steps: int, seeds: int, samples: int = 100
     oracle = time.perf_counter() - started
     found = ladle.select(
         data, folder, families=families(world), recipe=plan(world, data.schema), latents=world.latents, steps=steps,
-        seeds=seeds, finalists=len(FAMILIES), samples=samples, device="cpu", resume=folder.exists(),
+        seeds=seeds, finalists=len(FAMILIES), samples=samples, items=len(data.test), device="cpu",
+        resume=folder.exists(),
     )  # fmt: skip
     supported = list(found.supported)
     twins = {twin: tie(folder, "normal", twin, world.latents) for twin in TWINS}
