@@ -32,6 +32,7 @@ def select(
     seeds: Annotated[int, typer.Option(help="Seeds that every finalist is trained from.")] = 3,
     finalists: Annotated[int, typer.Option(help="How many the race leaves, at most.")] = 4,
     samples: Annotated[int, typer.Option(help="Importance samples per item.")] = 500,
+    items: Annotated[int, typer.Option(help="Test items, at most.")] = 2000,
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the comparison in RUN.")] = False,
     labels: Annotated[str | None, typer.Option(help="The label column, or a pattern on file names.")] = None,
@@ -62,7 +63,7 @@ def select(
             found = ladle.select(
                 dataset, out, families=families.split(",") if families else None, recipe=recipe, size=size,
                 latents=latents, steps=steps, minutes=minutes, seeds=seeds, finalists=finalists, samples=samples,
-                device=device, resume=resume, force=force, progress=progress,
+                items=items, device=device, resume=resume, force=force, progress=progress,
             )  # fmt: skip
         except Stopped:
             err.print("saved; go on with --resume")

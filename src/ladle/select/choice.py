@@ -15,7 +15,7 @@ import numpy as np
 from ladle.checkpoint import ModelError, read_json, write_json
 from ladle.data import DataError, Dataset, read
 from ladle.families import NotAvailable
-from ladle.health.amortisation import ITEMS, STEPS
+from ladle.health import amortisation
 from ladle.measures import ACTIVE
 from ladle.pareto import BAD
 from ladle.recipes import recipe as recipe_spec
@@ -24,7 +24,7 @@ from ladle.select.candidates import Candidate, candidates, usual
 from ladle.select.compare import compare
 from ladle.select.pace import affordable, pace
 from ladle.select.picture import forest
-from ladle.select.race import RANKING, Failed, Race, Rung, Scores, first_line, rungs
+from ladle.select.race import ITEMS, RANKING, Failed, Race, Rung, Scores, first_line, rungs
 from ladle.select.selection import Row, Selection, verdict
 from ladle.spec import SpecError
 from ladle.tasks.encode import encode
@@ -49,6 +49,7 @@ def select(
     seeds: int = 3,
     finalists: int = 4,
     samples: int = 500,
+    items: int = ITEMS,
     device: str = "auto",
     resume: bool = False,
     force: bool = False,
@@ -73,6 +74,7 @@ def select(
         seeds: per finalist.
         finalists: at most so many; as many as candidates for no race.
         samples: importance samples per item.
+        items: test items, at most.
         device: ``auto``, ``cpu`` or ``cuda``.
         resume: go on with the comparison in ``out``.
         force: replace it.
@@ -87,7 +89,7 @@ def select(
     if steps is not None and minutes is not None:
         raise DataError(f"give steps or minutes, not both; got steps={steps}, minutes={minutes}")
     for name, value in (("steps", steps), ("minutes", minutes), ("seeds", seeds), ("finalists", finalists),
-                        ("samples", samples), ("latents", latents)):  # fmt: skip
+                        ("samples", samples), ("items", items), ("latents", latents)):  # fmt: skip
         if value is not None and not 0 < value < 1e9:
             raise DataError(f"{name} must be above 0, got {value}")
     data = data if isinstance(data, Dataset) else read(data)
@@ -105,13 +107,13 @@ def select(
     settings = as_stored({
         "data": data.schema.to_json(), "families": [c.name for c in field], "plan": {**plan, "latents": count},
         "steps": steps, "minutes": minutes if steps or minutes else MINUTES, "seeds": seeds, "finalists": finalists,
-        "samples": samples,
+        "samples": samples, "items": items,
     })  # fmt: skip
     folder = Path(out)
     state = opened(folder, settings, resume, force)
     if "rows" in state:
         return Selection.from_json(state)
-    race = Race(data, plan, folder / "candidates", device, progress)
+    race = Race(data, plan, folder / "candidates", device, progress, items)
     return _Comparison(race, field, folder, state).run()
 
 
@@ -294,7 +296,7 @@ class _Comparison:
         model, held = self.race.trained(one, rung.steps, 0), self.race.held("valid")
         show = self.race.progress(f"{one.name}: amortisation gap, item")
         try:
-            gap = amortisation_gap(model, held, items=ITEMS, steps=STEPS, progress=show)
+            gap = amortisation_gap(model, held, items=amortisation.ITEMS, steps=amortisation.STEPS, progress=show)
         except NotAvailable:
             return None
         return gap.nats if math.isfinite(gap.nats) else None

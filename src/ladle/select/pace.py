@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -13,9 +13,9 @@ from ladle.data import DataError
 from ladle.folder import Model
 from ladle.machine import choose
 from ladle.select.candidates import Candidate
-from ladle.select.race import AGAIN, FEWEST_STEPS, TEMPERATURES, Race, closest, rungs
+from ladle.select.race import AGAIN, BOUND, FEWEST_STEPS, TEMPERATURES, Race, closest, objective, rungs
 from ladle.tasks.score import measure
-from ladle.train import VALIDATION_ITEMS, VALIDATIONS, fit
+from ladle.train import VALIDATIONS, fit
 
 FEW_ITEMS, FEW_STEPS = 20, 3
 AT_ONCE = 8  # items that are annealed together
@@ -33,22 +33,12 @@ class Pace(NamedTuple):
 
 def pace(race: Race, candidate: Candidate, seconds: float, samples: int) -> Pace:
     """How fast a candidate is trained and measured here, tried out for about so many seconds."""
+    phases = ({"single": 1.0}, {"single": 0.0}) if objective(candidate.latents) is BOUND else ({},)
+    steps = [step(race, candidate, phase, seconds / len(phases)) for phase in phases]  # halves of a training
     assembly = race.assembly(candidate)
-    show = race.progress(f"{candidate.name}: trying its pace, step")
-    begun = spent = 0.0
-    done = 0
-    records = fit(assembly, race.data, epochs=1e6, device=race.device)
-    with closing(records):  # type: ignore[type-var]
-        for record in records:
-            begun = begun or time.perf_counter()  # the first step pays for what is set up once
-            spent, done = time.perf_counter() - begun, record.step - 1
-            show(record.step, record.step)
-            if done >= FEW_STEPS and spent > seconds:
-                break
-    step = spent / done
     batch = min(assembly.training.batch, len(race.data.train))
-    checked = min(len(race.data.valid), VALIDATION_ITEMS) / batch
     held = race.held("valid")
+    checked = len(held) / batch
     few = held.take(np.arange(min(len(held), FEW_ITEMS)))
     model = Model(assembly.model.eval(), race.data.schema, {}, choose(race.device).device)
     started = time.perf_counter()
@@ -60,7 +50,23 @@ def pace(race: Race, candidate: Candidate, seconds: float, samples: int) -> Pace
         started = time.perf_counter()
         measure(model, some, method=method, temperatures=TEMPERATURES)
         again = (time.perf_counter() - started) / len(some)
-    return Pace(step, step * checked / 3, item, again)  # without a gradient: about a third
+    return Pace(float(np.mean(steps)), steps[-1] * checked / 3, item, again)  # without a gradient: about a third
+
+
+def step(race: Race, candidate: Candidate, phase: Mapping[str, float], seconds: float) -> float:
+    """Seconds of a step of training in a phase of the objective, tried out for about so many."""
+    show = race.progress(f"{candidate.name}: trying its pace, step")
+    begun = spent = 0.0
+    done = 0
+    records = fit(race.assembly(candidate, aim=phase), race.data, epochs=1e6, device=race.device)
+    with closing(records):  # type: ignore[type-var]
+        for record in records:
+            begun = begun or time.perf_counter()  # the first step pays for what is set up once
+            spent, done = time.perf_counter() - begun, record.step - 1
+            show(record.step, record.step)
+            if done >= FEW_STEPS and spent > seconds:
+                break
+    return spent / done
 
 
 def affordable(paces: Sequence[Pace], seconds: float, items: tuple[float, int], seeds: int, finalists: int) -> int:

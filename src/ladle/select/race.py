@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ from ladle.train import fit
 BOUND = {"part": "objective/iwae", "particles": 8, "single": 0.5}
 DISCRETE = {"part": "objective/em", "particles": 16}
 FEWEST_STEPS = 20
-MOST_ITEMS = {"valid": 1000, "test": 2000}
+ITEMS, VALIDATING = 2000, 1000  # test and validation items, at most
 RANKING = 100  # samples of validation items, at most: they only rank
 AGAIN, TEMPERATURES = 50, 100  # test items of a run, at most, and how finely
 
@@ -89,6 +90,7 @@ class Race:
         folder: holds a folder for every run.
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: given the name of a piece of work, gives a function called with (done, total).
+        items: test items, at most.
     """
 
     data: Dataset
@@ -96,11 +98,12 @@ class Race:
     folder: Path
     device: str
     progress: Telling
+    items: int = ITEMS
 
-    def assembly(self, candidate: Candidate, seed: int = 0) -> Assembly:
+    def assembly(self, candidate: Candidate, seed: int = 0, aim: Mapping[str, float] | None = None) -> Assembly:
         """The candidate's model, ready to be trained on importance-weighted particles: a family whose posterior is hard
-        to approximate loses less by them than under the plain bound."""
-        plan = {**self.plan, "latents": candidate.latents, "objective": objective(candidate.latents)}
+        to approximate loses less by them than under the plain bound. ``aim`` changes the objective."""
+        plan = {**self.plan, "latents": candidate.latents, "objective": {**objective(candidate.latents), **(aim or {})}}
         return assemble(self.data.schema, plan, seed=seed)
 
     def run(self, candidate: Candidate, steps: int, seed: int) -> Path:
@@ -132,8 +135,10 @@ class Race:
         """Train a candidate into its folder, from its last checkpoint where there is one."""
         show = self.progress(f"{candidate.name}, seed {seed}: training, step")
         assembly = self.assembly(candidate, seed)
+        splits = {"train": self.data.train, "valid": self.held("valid"), "test": self.data.test}
+        data = dataclasses.replace(self.data, splits=splits, members={})
         records = fit(
-            assembly, self.data, epochs=epochs(assembly, self.data, steps), seed=seed, device=self.device,
+            assembly, data, epochs=epochs(assembly, self.data, steps), seed=seed, device=self.device,
             run=self.run(candidate, steps, seed), settings={"recipe": f"select {candidate.name}"}, resume=True,
         )  # fmt: skip
         with closing(records):  # type: ignore[type-var]  # left between two steps, the run is saved
@@ -187,9 +192,9 @@ class Race:
         return Scores(corrected(found.nats, change), found.k_hat, -change.mean())
 
     def held(self, split: str) -> Split:
-        """Held-out items, at most ``MOST_ITEMS``, the same for every candidate."""
-        whole = self.data.split(split)
-        return whole.take(np.random.default_rng(0).permutation(len(whole))[: MOST_ITEMS[split]])
+        """Held-out items, at random and the same for every candidate."""
+        whole, most = self.data.split(split), VALIDATING if split == "valid" else self.items
+        return whole.take(np.random.default_rng(0).permutation(len(whole))[:most])
 
 
 def corrected(nats: np.ndarray, change: np.ndarray) -> np.ndarray:
