@@ -242,9 +242,8 @@ def em(x: Any, q: int, steps: int = 100, *, shared: bool = True, seed: int = 0) 
         seen = beta @ covariance
         second = torch.eye(q).to(mean) - beta @ model.weight + seen @ beta.mT
         weight = torch.linalg.solve(second, seen).mT
-        noise = _noise((covariance - weight @ seen).diag(), shared)
-        _check_noise(float(noise.min()), float(variance.sum()), q)
-        model = LinearGaussian(weight, mean, noise)
+        model = LinearGaussian(weight, mean, _noise((covariance - weight @ seen).diag(), shared))
+        _check_noise(float(model.noise.min()), float(variance.sum()), q)
         evidence.append(model.average(mean, covariance))
     return Fit(model, torch.stack(evidence))
 
