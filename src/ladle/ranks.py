@@ -80,8 +80,11 @@ class Ranks:
 
     def _batch(self, part: Tensor, axis: int) -> Tensor:
         """All parts along ``axis``; gradients pass through this process's own."""
-        parts = self._all(part)
-        parts[self.rank] = part
+        if any(part.stride()):
+            parts = self._all(part)
+            parts[self.rank] = part
+        else:  # one number for all items, such as what stands in for a shape in `mapped`: there is nothing to tell
+            parts = [part] * self.size
         return torch.cat(parts, dim=axis)
 
     def mean(self, per_item: Tensor) -> Tensor:

@@ -41,10 +41,13 @@ def launch(arguments: Sequence[str], devices: int) -> int:
         if sys.platform == "linux":
             shared.setdefault("GLOO_SOCKET_IFNAME", "lo")  # they are all here: nothing need listen to the network
         processes: list[subprocess.Popen[bytes]] = []
+        signals: list[int] = []
 
         def tell(number: int, frame: object) -> None:
-            for first in processes[:1]:
-                first.send_signal(number)
+            signals.append(number)
+            if len(signals) > 2 or not processes:  # the first process leaves at once on the second, if it still can
+                sys.exit(128 + number)
+            processes[0].send_signal(number)
 
         try:
             with handling(tell, signal.SIGINT, signal.SIGTERM):
