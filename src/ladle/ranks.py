@@ -80,7 +80,7 @@ class Ranks:
 
     def _batch(self, part: Tensor, axis: int) -> Tensor:
         """All parts along ``axis``; gradients pass through this process's own."""
-        if any(part.stride()):
+        if any(part.stride()) and part.device == self.device:
             parts = self._all(part)
             parts[self.rank] = part
         else:  # one number for all items, such as what stands in for a shape in `mapped`: there is nothing to tell
