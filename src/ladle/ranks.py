@@ -35,6 +35,7 @@ from ladle.shapes import Size
 
 MEETING = "LADLE_MEETING"  # where processes find each other: a file, when `ladle fit --devices` has started them
 PATIENCE = timedelta(days=1)  # a process that has died is noticed at once; one that validates may take its time
+LOST = "another process of this run"
 LONGEST = 300  # bytes of a word
 
 
@@ -212,6 +213,6 @@ def _connected() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise TrainingError(
-            "another process of this run has ended or cannot be reached, so this one stops; --resume goes on from the "
-            f"last checkpoint ({str(error).strip().splitlines()[0][:200]})"
+            f"{LOST} has ended or cannot be reached, so this one stops; --resume goes on from the last checkpoint "
+            f"({str(error).strip().splitlines()[0][:200]})"
         ) from error

@@ -36,9 +36,9 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "binarised": ("grey", "learned_prior", {}),
     "missing": ("table", "vae", {}),
     "iwae": ("digits", "iwae", {}),
-    "free bits": ("digits", "vae", {"objective": {"part": "objective/elbo", "free_bits": 4.0}}),
+    "free bits": ("digits", "vae", {"objective": {"part": "objective/elbo", "free_bits": 1.0}}),
     "geco": ("digits", "vae", {"objective": {"part": "objective/geco", "distortion": 150.0}}),
-    "capacity": ("digits", "vae", {"objective": {"part": "objective/capacity", "nats": 2.0}}),
+    "capacity": ("digits", "vae", {"objective": {"part": "objective/capacity", "nats": 1.0, "ramp": 0.0}}),
     "map": ("grey", "vae", {"objective": {"part": "objective/map", "objective": {"part": "objective/ml"}, "items": 9}}),
     "em": ("bits", "vae", {"objective": {"part": "objective/em", "particles": 4}}),
     "linear": ("table", "linear_vae", {"objective": {"part": "objective/ml"}}),
@@ -213,6 +213,11 @@ def test_who_failed_is_told(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     status, told = ends(kill, stay)
     assert status == 1
     assert "process 1 of 2 was killed (SIGKILL)" in told
+    lost = "tell('another process of this run has ended'); sys.exit(1)"
+    assert ends("tell('no space left'); sys.exit(1)", lost) == (1, "ladle: no space left\n")
+    status, told = ends(lost, kill)
+    assert status == 1
+    assert told.splitlines()[1].startswith("ladle: process 2 of 2 was killed (SIGKILL)")
     assert ends("sys.exit(143)", stay) == (143, "")
     assert time.perf_counter() - started < 20.0
 

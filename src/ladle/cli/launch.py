@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ladle.console import err, handling
 from ladle.machine import cores
-from ladle.ranks import MEETING
+from ladle.ranks import LOST, MEETING
 
 WATCHER = "LADLE_WATCHER"  # the process that watches over this one
 GRACE = 5.0  # seconds that the others have to end by themselves
@@ -75,15 +75,17 @@ def _watch(processes: Sequence[subprocess.Popen[bytes]], outputs: Path) -> int:
     while first.poll() is None and not any(process.poll() for process in processes):
         time.sleep(0.05)
     _wait(processes if first.poll() == 0 else [first], GRACE)
-    failed = [rank for rank, process in enumerate(processes) if process.poll()]
-    # What is wrong with the input is wrong for all of them, and the first one has said it.
-    if (first.poll() or 0) > 0 and all(processes[rank].returncode > 0 for rank in failed):
-        return first.returncode
-    for rank in failed:
-        status = processes[rank].returncode
-        how = f"was killed ({signal.Signals(-status).name})" if status < 0 else f"failed ({_last(outputs / str(rank))})"
+    statuses = [process.poll() or 0 for process in processes]
+    if statuses[0] == 2:  # what is wrong with the input is wrong for all of them, and the first one has said it
+        return 2
+    killed = {
+        rank: f"was killed ({signal.Signals(-status).name})" for rank, status in enumerate(statuses) if status < 0
+    }
+    words = {rank: _last(outputs / str(rank)) for rank, status in enumerate(statuses) if rank and status > 0}
+    failed = {rank: f"failed ({told})" for rank, told in words.items() if not told.startswith(LOST)}
+    for rank, how in (killed or failed).items():
         err.print(f"ladle: process {rank + 1} of {len(processes)} {how}; --resume goes on from the last checkpoint")
-    return 1 if failed else 0
+    return statuses[0] if statuses[0] > 0 else int(any(statuses))
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
