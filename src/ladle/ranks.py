@@ -214,5 +214,5 @@ def _connected() -> Iterator[None]:
     except RuntimeError as error:
         raise TrainingError(
             f"{LOST} has ended or cannot be reached, so this one stops; --resume goes on from the last checkpoint "
-            f"({str(error).strip().splitlines()[0][:200]})"
+            f"({str(error).strip().splitlines()[0].rpartition('] ')[2].split('. ')[0]})"
         ) from error
