@@ -1,6 +1,6 @@
 """Does ``ladle.select`` find the family that latents were drawn from? Thirty worlds whose family is known.
 
-    python bench/planted.py --out planted.jsonl [--resume] [--only laplace] [--steps 1000] [--seeds 2]
+    python bench/planted.py --out planted.jsonl [--resume] [--only laplace] [--steps 1000] [--seeds 3]
 
 A world (:mod:`planted_worlds`) draws latents from one family and decodes them by a linear map or one hidden layer. Its
 oracle knows how many nats per item the best model with normal latents is behind the truth, and the standard error of
@@ -38,6 +38,7 @@ TRUE = {
 TWINS = ("full_normal", "mixture:1")  # of normal: a linear layer behind them undoes what they have more
 FAMILIES = (*TRUE.values(), *TWINS)  # but for the sphere where there is one latent: it is a pair of points there
 CLEAR = 5.0  # standard errors from which a gap is there to be found
+LONGER = {"linear": 1, "mlp": 2}  # seeds end further apart behind a hidden layer
 
 
 def dataset(world: World) -> Dataset:
@@ -143,8 +144,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--only", default="", help="worlds whose name holds one of these, by commas")
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=1000, help="twice as many behind a hidden layer")
+    parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     out: Path = arguments.out
     if out.exists() and not arguments.resume:
@@ -158,7 +159,7 @@ def main() -> None:
     wanted = [w for w in WORLDS if any(part in w.name for part in arguments.only.split(","))]
     for world in (w for w in wanted if w.name not in done):
         folder = out.with_suffix("") / world.name
-        row = tried(world, folder, arguments.steps, arguments.seeds)
+        row = tried(world, folder, LONGER[world.decoder] * arguments.steps, arguments.seeds)
         with out.open("a") as file:
             file.write(json.dumps(row) + "\n")
         shutil.rmtree(folder)

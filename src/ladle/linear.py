@@ -199,17 +199,9 @@ def _used(
 
 
 def _check_noise(noise: float, total: float, q: int) -> None:
-    """Noise must be left of the total variance; ``DataError`` else."""
+    """Noise must be left of the total variance."""
     if not noise > COLLAPSED * total:
-        raise DataError(
-            f"the items must spread over more than the {q} directions of the latents, or there is no noise and the "
-            "evidence is infinite; take fewer latents or more items"
-        )
-
-
-def _check_steps(steps: int) -> None:
-    if steps < 0:
-        raise DataError(f"the number of steps must be at least 0, got {steps}")
+        raise DataError(f"without noise the evidence is infinite: items must spread over more than {q} directions")
 
 
 def em(x: Any, q: int, steps: int = 100, *, shared: bool = True, seed: int = 0) -> Fit:
@@ -237,8 +229,7 @@ def em(x: Any, q: int, steps: int = 100, *, shared: bool = True, seed: int = 0) 
     >>> found.evidence.shape, bool((found.evidence.diff() > -1e-12).all())
     (torch.Size([51]), True)
     """
-    _check_steps(steps)
-    mean, covariance, _ = _moments(x, q)
+    mean, covariance, _ = _moments(x, q, steps)
     variance = covariance.diag()
     if not (variance > 0).all():
         raise DataError(f"no number may be constant, got {int((variance <= 0).sum())} of {len(variance)}")
@@ -251,9 +242,8 @@ def em(x: Any, q: int, steps: int = 100, *, shared: bool = True, seed: int = 0) 
         seen = beta @ covariance
         second = torch.eye(q).to(mean) - beta @ model.weight + seen @ beta.mT
         weight = torch.linalg.solve(second, seen).mT
-        noise = _noise((covariance - weight @ seen).diag(), shared)
-        _check_noise(float(noise.min()), float(variance.sum()), q)
-        model = LinearGaussian(weight, mean, noise)
+        model = LinearGaussian(weight, mean, _noise((covariance - weight @ seen).diag(), shared))
+        _check_noise(float(model.noise.min()), float(variance.sum()), q)
         evidence.append(model.average(mean, covariance))
     return Fit(model, torch.stack(evidence))
 
@@ -308,8 +298,7 @@ def mixture(x: Any, k: int, q: int, steps: int = 100, *, seed: int = 0) -> Fit:
     >>> [round(float(s), 2) for s in found.model.shares]
     [0.5, 0.5]
     """
-    _check_steps(steps)
-    _moments(x, q)
+    _moments(x, q, steps)
     rows = _rows(x)
     if not 1 <= k <= len(rows):
         raise DataError(f"a mixture needs between 1 and {len(rows)} components (the items), got {k}")
@@ -396,12 +385,14 @@ def _rows(x: Any) -> Tensor:
     return torch.as_tensor(x).flatten(1).double()
 
 
-def _moments(x: Any, q: int) -> tuple[Tensor, Tensor, int]:
+def _moments(x: Any, q: int, steps: int = 0) -> tuple[Tensor, Tensor, int]:
     """Mean, covariance (of maximum likelihood) and number of the items."""
     rows = _rows(x)
     n, d = rows.shape
     if not 0 <= q < d:
         raise DataError(f"there must be fewer latents than numbers in an item, between 0 and {d - 1}, got {q}")
+    if steps < 0:
+        raise DataError(f"the number of steps must be at least 0, got {steps}")
     if n < 2 or not rows.isfinite().all():
         raise DataError(f"there must be at least 2 items and only finite numbers, got {n} items")
     mean = rows.mean(0)
