@@ -113,7 +113,7 @@ def ending() -> Iterator[None]:
     def leave(number: int, frame: object) -> None:
         sys.exit(128 + number)
 
-    with _handling(leave, signal.SIGTERM):
+    with handling(leave, signal.SIGTERM):
         yield
 
 
@@ -132,12 +132,13 @@ def interruptible() -> Iterator[Callable[[], int]]:
         received[0] = number
         err.print("\nstopping after this step, to save the run", style="yellow")
 
-    with _handling(remember, signal.SIGINT, signal.SIGTERM):
+    with handling(remember, signal.SIGINT, signal.SIGTERM):
         yield lambda: received[0]
 
 
 @contextmanager
-def _handling(handler: Callable[[int, object], None], *numbers: int) -> Iterator[None]:
+def handling(handler: Callable[[int, object], None], *numbers: int) -> Iterator[None]:
+    """Have these signals handled so for a while."""
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield

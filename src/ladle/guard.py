@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from ladle.vae import Terms
 
 
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what was kept."""
+
+
 class Average:
     """An exponential moving average of the weights, its half-life a fraction of the run.
 

@@ -27,8 +27,8 @@ class Machine(NamedTuple):
     processor: str
 
 
-def choose(device: str = "auto") -> Machine:
-    """The machine for ``device``: ``auto`` takes a GPU when there is one.
+def choose(device: str = "auto", devices: int = 1) -> Machine:
+    """The machine for ``device``: ``auto`` takes a GPU when there is one; ``devices`` says how many are wanted here.
 
     bf16 is chosen where the processor multiplies it natively (AMX or AVX512-BF16, or a GPU that has it);
     elsewhere it is slower than float32.
@@ -41,6 +41,11 @@ def choose(device: str = "auto") -> Machine:
     if device == "cuda" and not torch.cuda.is_available():
         raise MachineError("device 'cuda' was asked for, but torch sees no GPU here; --device cpu will do")
     if device != "cpu" and torch.cuda.is_available():
+        if devices > torch.cuda.device_count():
+            there = torch.cuda.device_count()
+            raise MachineError(
+                f"{devices} GPUs were asked for, but torch sees {there} here; --devices {there} or --device cpu will do"
+            )
         precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
         return Machine("cuda", precision, True, torch.get_num_threads(), torch.cuda.get_device_name())
     native = any(getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))

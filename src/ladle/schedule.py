@@ -1,9 +1,11 @@
-"""How long a run is, and the learning rate over it."""
+"""How long a run is, the learning rate over it, and what takes its steps."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import torch
 
 from ladle.assemble import Training
 
@@ -35,3 +37,23 @@ def learning_rate(training: Training, fraction: float) -> float:
         return training.rate * max(warm, 1e-3)
     part = (fraction - training.warmup) / (1 - training.warmup)
     return training.rate * (training.final + (1 - training.final) * 0.5 * (1 + math.cos(math.pi * part)))
+
+
+def optimizer(training: Training, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The optimiser that a recipe asks for.
+
+    Raises:
+        ValueError: for an unknown one.
+    """
+    settings: dict[str, Any] = {
+        "lr": training.rate,
+        "betas": (0.9, 0.99),  # a shorter memory than usual: runs are short
+        "weight_decay": training.weight_decay,
+    }
+    known = {
+        "adamw": lambda p: torch.optim.AdamW(p, **settings, fused=True),
+        "adamax": lambda p: torch.optim.Adamax(p, **settings),
+    }
+    if training.optimizer not in known:
+        raise ValueError(f"unknown optimizer '{training.optimizer}'; known: {', '.join(known)}")
+    return known[training.optimizer](model.parameters())

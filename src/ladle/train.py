@@ -17,16 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ladle.assemble import Assembly, Training
+from ladle.assemble import Assembly
 from ladle.checkpoint import Checkpoints
 from ladle.data import Batch, Dataset, batches, make_batch, order
 from ladle.folder import describe, open_run, save
-from ladle.guard import Average, Guard, blame, reset_moments, total_norm
+from ladle.guard import Average, Guard, TrainingError, blame, reset_moments, total_norm
 from ladle.loggers import Loggers, check
-from ladle.machine import Machine, choose
+from ladle.machine import Machine
 from ladle.objectives import Progress
+from ladle.ranks import Ranks, check_parts, join
 from ladle.records import Log, Step
-from ladle.schedule import Budget, learning_rate
+from ladle.schedule import Budget, learning_rate, optimizer
 from ladle.seeds import seeded
 
 LOG_EVERY = 50  # steps between records in the log
@@ -37,10 +38,6 @@ CHECKPOINT_SECONDS = 30.0
 MOST_ROLLBACKS = 10
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what was kept."""
-
-
 def fit(
     assembly: Assembly,
     data: Dataset,
@@ -49,6 +46,7 @@ def fit(
     epochs: float | None = None,
     seed: int = 0,
     device: str = "auto",
+    devices: int = 1,
     run: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
@@ -67,6 +65,8 @@ def fit(
         epochs: the budget in passes over the data; exactly one of the two.
         seed: of the data's order and all noise.
         device: ``auto``, ``cpu`` or ``cuda``.
+        devices: how many share every batch, each in a process of its own that calls this with the same arguments:
+            ``torchrun --nproc-per-node 2 script.py`` starts two. All of them get the records, the first one writes.
         run: the model folder; it must be new or empty.
         settings: what else ``config.json`` should remember, such as the recipe's name.
         resume: go on with the run in ``run`` from its last checkpoint; a finished one yields nothing.
@@ -75,8 +75,9 @@ def fit(
 
     Raises:
         ValueError: for a budget that is not one positive number.
+        MachineError: for a device that is not there, or more devices than can share a batch.
         LoggerError, MissingPackage: for a logger that is unknown, not installed, or without a ``run``.
-        TrainingError: when the numbers stay NaN after several roll-backs.
+        TrainingError: when the numbers stay NaN after several roll-backs, or another process of the run is gone.
     """
     if (minutes is None) == (epochs is None) or not 0 < (minutes or epochs or 0) < math.inf:
         raise ValueError(f"give one budget, minutes or epochs, above 0; got minutes={minutes}, epochs={epochs}")
@@ -84,33 +85,41 @@ def fit(
     training = assembly.training
     batch_size = min(training.batch, len(data.train))
     budget = Budget(minutes, epochs, max(1, len(data.train) // batch_size))
-    machine = choose(device)
+    check_parts(devices, batch_size, len(data.train))
+    ranks, machine = join(devices, device)
     if run is None:
-        return _alone(_Run(assembly, data, budget, batch_size, seed, machine, None))
-    fit_settings = {**(settings or {}), "minutes": minutes, "epochs": epochs, "seed": seed}
-    config = describe(assembly, data, fit_settings)
+        return _alone(_Run(assembly, data, budget, batch_size, seed, machine, ranks, None))
+    config = describe(assembly, data, {**(settings or {}), "minutes": minutes, "epochs": epochs, "seed": seed})
     folder = Path(run)
-    if open_run(folder, config, resume=resume, force=force) == "finished":
+    (finished,) = ranks.agree(ranks.first and open_run(folder, config, resume=resume, force=force) == "finished")
+    if finished:
         Checkpoints(folder).remove()
         return iter(())
-    return _into(folder, config, _Run(assembly, data, budget, batch_size, seed, machine, folder), machine, loggers)
+    return _into(folder, config, _Run(assembly, data, budget, batch_size, seed, machine, ranks, folder), loggers)
 
 
 def _alone(run: _Run) -> Iterator[Step]:
-    yield (yield from run.steps())
+    last = yield from run.steps()
+    if last is not None:
+        yield last
 
 
-def _into(folder: Path, config: Mapping[str, Any], run: _Run, machine: Machine, loggers: list[str]) -> Iterator[Step]:
+def _into(folder: Path, config: Mapping[str, Any], run: _Run, loggers: list[str]) -> Iterator[Step]:
     """Train, and write the model folder when training has ended."""
     run.restore()
-    run.loggers = Loggers(loggers, folder, config, run.state["step"])
+    run.loggers = Loggers(loggers if run.ranks.first else [], folder, config, run.state["step"])
     with closing(run.loggers):
         last = yield from run.steps()
+        if last is None:
+            return
         result = {"steps": last.step, "seconds": last.seconds, "nats": last.nats, "skipped": last.skipped,
-                  "rollbacks": run.state["rollbacks"], "machine": machine._asdict()}  # fmt: skip
-        save(folder, run.assembly, config, {k: None if v != v else v for k, v in result.items()})
+                  "rollbacks": run.state["rollbacks"], "devices": run.ranks.size,
+                  "machine": run.machine._asdict()}  # fmt: skip
+        if run.ranks.first:
+            save(folder, run.assembly, config, {k: None if v != v else v for k, v in result.items()})
+            Checkpoints(folder).remove()
+        run.ranks.agree()  # no process goes on before the folder is there
         run.loggers(last)
-    Checkpoints(folder).remove()
     yield from run.failures(last.items_per_s)
     yield last
 
@@ -126,17 +135,20 @@ class _Run:
         batch_size: int,
         seed: int,
         machine: Machine,
+        ranks: Ranks,
         folder: str | Path | None,
     ) -> None:
         from lightning_fabric import Fabric  # slow to import, and needed here alone
 
         self.assembly, self.data, self.budget, self.seed = assembly, data, budget, seed
-        self.batch_size = batch_size
-        self.fabric = Fabric(accelerator=machine.device, devices=1, precision=machine.precision)  # type: ignore[arg-type]
+        self.batch_size, self.machine, self.ranks = batch_size, machine, ranks
+        where: Any = 1 if machine.device == "cpu" else [ranks.device.index]
+        self.fabric = Fabric(accelerator=machine.device, devices=where, precision=machine.precision)  # type: ignore[arg-type]
         self.plain, self.objective = assembly.model, assembly.objective.to(self.fabric.device)
+        self.objective.share(ranks.mean)
         if machine.channels_last:
             self.plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer: Any = _optimizer(assembly.training, self.plain)
+        self.optimizer: Any = optimizer(assembly.training, self.plain)
         _, self.optimizer = self.fabric.setup(self.plain, self.optimizer)
         self.average, self.guard = Average(self.plain.parameters()), Guard()
         self.best: list[Tensor] | None = None
@@ -145,7 +157,7 @@ class _Run:
             "step": 0, "seconds": 0.0, "brake": 1.0, "rollbacks": 0, "next_validation": 1 / VALIDATIONS,
             "best": None, "worse": 0, "ended": False, "log_bytes": 0, "sum_nats": 0.0, "sum_kl": 0.0, "count": 0,
         }  # fmt: skip
-        self.log = Log(Path(folder) / "log.jsonl") if folder else None
+        self.log = Log(Path(folder) / "log.jsonl") if folder and ranks.first else None
         self.checkpoints = Checkpoints(Path(folder)) if folder else None
         self.loggers: Loggers | None = None
         self.saved_at = 0.0
@@ -153,19 +165,20 @@ class _Run:
 
     # ---------------------------------------------------------------------------------------- the loop
 
-    def steps(self) -> Generator[Step, None, Step]:
-        """Train until the budget is spent; returns the last record. See :func:`fit`."""
+    def steps(self) -> Generator[Step, None, Step | None]:
+        """Train until the budget is spent; returns the last record, or none when the first process has left."""
         state = self.state
+        self.ranks.check(state["step"], self.plain.parameters())
         self.plain.train()
         self.objective.train()
         self.started = time.perf_counter() - state["seconds"]
         self.saved_at = time.perf_counter()
         mark, mark_step = time.perf_counter(), state["step"]
         pace = 0.0
-        while not self._spent():
+        while self.ranks.agree(not self._spent())[0]:
             nats, kl, note = self._one_step()
             now = time.perf_counter()
-            state["seconds"] = now - self.started
+            (state["seconds"],) = self.ranks.agree(now - self.started)  # the first one's clock is the run's
             if now - mark > 0.5:
                 pace = (state["step"] - mark_step) * self.batch_size / (now - mark)
                 mark, mark_step = now, state["step"]
@@ -184,7 +197,10 @@ class _Run:
                 yield from records
             except GeneratorExit:
                 self._save()
+                self.ranks.agree(False)
                 raise
+        if not self._spent():
+            return None
         if state["count"]:
             self._log_mean(pace)
         self._finish()
@@ -203,16 +219,17 @@ class _Run:
             group["lr"] = rate
         batch, progress = self._batch(step), Progress(fraction, step)
         with seeded(self.seed, "step", step), self.fabric.autocast():
-            terms = self.plain(batch, self.objective.draws(progress))
+            samples = self.objective.draws(progress)
+            terms = self.plain(batch, samples, self.ranks.draw(samples))
         loss = self.objective(terms, progress)
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss.scalar)
-        norm = total_norm([p.grad for p in self.plain.parameters() if p.grad is not None])
-        nats, kl = float(loss.per_item.detach().mean()), float(terms.kl.detach().mean())
+        gradients = [p.grad for p in self.plain.parameters() if p.grad is not None]
+        scalar, nats, kl = self.ranks.average(gradients, loss.scalar, loss.per_item.mean(), terms.kl.mean())
         state["step"] = step + 1
-        verdict = self.guard.judge(float(loss.scalar.detach()), norm)
+        verdict = self.guard.judge(scalar, total_norm(gradients))
         if verdict == "broken":
-            return nats, kl, self._roll_back(blame(terms, self.plain))
+            return nats, kl, self._roll_back(self.ranks.words(blame(terms, self.plain)))
         if verdict == "step":
             self.optimizer.step()
             self.average.update(step + 1, self.budget.fraction(step + 1, state["seconds"]))
@@ -227,7 +244,7 @@ class _Run:
         if self.ordered[0] != epoch:
             self.ordered = epoch, order(len(train), self.seed, epoch)
         index = self.ordered[1][place * self.batch_size : (place + 1) * self.batch_size]
-        batch = make_batch(train, self.assembly.schema, index, seed=self.seed, epoch=epoch)
+        batch = make_batch(train, self.assembly.schema, self.ranks.shard(index), seed=self.seed, epoch=epoch)
         return batch.to(self.fabric.device)
 
     def _roll_back(self, reason: str) -> str:
@@ -289,23 +306,28 @@ class _Run:
         self.average.swap()
         self.plain.eval()
         self.objective.eval()
+        # by the first process alone: the same numbers on any number of devices, for a few per cent of the time
+        nats, kl = self.ranks.agree(*(self._bound() if self.ranks.first else (math.nan, math.nan)))
+        self._keep_best(nats)
+        self.average.swap()
+        self.plain.train()
+        self.objective.train()
+        (state["seconds"],) = self.ranks.agree(time.perf_counter() - self.started)
+        return self._record("valid", nats, kl, pace)
+
+    def _bound(self) -> tuple[float, float]:
+        """The bound and the KL of the weights in the model, per validation item."""
         sums, items = [0.0, 0.0], 0
         with torch.no_grad(), seeded("validation"), self.fabric.autocast():
             for batch in batches(self.data.valid, self.assembly.schema, self.batch_size):
                 terms = self.plain(batch.to(self.fabric.device), self.objective.samples)
-                loss = self.objective(terms, Progress(1.0, state["step"]))
+                loss = self.objective(terms, Progress(1.0, self.state["step"]))
                 sums[0] += float(loss.per_item.sum())
                 sums[1] += float(terms.kl.mean()) * len(batch.x)
                 items += len(batch.x)
                 if items >= VALIDATION_ITEMS:
                     break
-        nats, kl = sums[0] / items, sums[1] / items
-        self._keep_best(nats)
-        self.average.swap()
-        self.plain.train()
-        self.objective.train()
-        state["seconds"] = time.perf_counter() - self.started
-        return self._record("valid", nats, kl, pace)
+        return sums[0] / items, sums[1] / items
 
     def _keep_best(self, nats: float) -> None:
         """Called with the averaged weights in the model."""
@@ -353,12 +375,12 @@ class _Run:
                 self.log.cut(0)
             return
         tensors, state = found
-        assert self.log is not None
         self.guard.norms.extend(state.pop("norms"))
         self.guard.skipped = state.pop("skipped")
         self.average.last = state.pop("averaged")
         self.state.update(state)
-        self.log.cut(state["log_bytes"])
+        if self.log:
+            self.log.cut(state["log_bytes"])
         device = self.fabric.device
         self.plain.load_state_dict(_under(tensors, "model."))
         self.objective.load_state_dict(_under(tensors, "objective."))
@@ -376,18 +398,3 @@ class _Run:
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _optimizer(training: Training, model: torch.nn.Module) -> torch.optim.Optimizer:
-    settings: dict[str, Any] = {
-        "lr": training.rate,
-        "betas": (0.9, 0.99),  # a shorter memory than usual: runs are short
-        "weight_decay": training.weight_decay,
-    }
-    known = {
-        "adamw": lambda p: torch.optim.AdamW(p, **settings, fused=True),
-        "adamax": lambda p: torch.optim.Adamax(p, **settings),
-    }
-    if training.optimizer not in known:
-        raise ValueError(f"unknown optimizer '{training.optimizer}'; known: {', '.join(known)}")
-    return known[training.optimizer](model.parameters())

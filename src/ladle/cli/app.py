@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         warnings.simplefilter("ignore")  # torch and Lightning speak of what their users can do nothing about
         try:
             arguments = sys.argv[1:] if arguments is None else arguments
-            status = app(arguments or ["--help"], prog_name="ladle", standalone_mode=False)
+            status = app(arguments or ["--help"], prog_name="ladle", standalone_mode=False, obj=arguments)
         except BAD_INPUT as error:
             fail(str(error), 2)
         except CommandLineError as error:

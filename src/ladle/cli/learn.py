@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,14 +12,16 @@ import typer
 
 import ladle
 from ladle.cli.app import Data, Device, Force, Json, Part, Run, Seed, app, named, read, tell
+from ladle.cli.launch import attended, launch
 from ladle.console import Show, counter, duration, err, interruptible, note, show_health
-from ladle.machine import release
+from ladle.machine import MachineError, choose, release
 
 DEFAULT_MINUTES = 5.0
 
 
 @app.command()
 def fit(
+    context: typer.Context,
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="The model folder to write.", metavar="RUN")],
     recipe: Annotated[str, typer.Option(help="What to fit; `ladle parts` lists the recipes.")] = "learned_prior",
@@ -28,6 +31,9 @@ def fit(
     epochs: Annotated[float | None, typer.Option(help="Or: this many passes over the data.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
+    devices: Annotated[
+        int | None, typer.Option(help="Share every batch among so many GPUs, or processes [default: 1].")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
     labels: Annotated[str | None, typer.Option(help="The label column, or a pattern on file names.")] = None,
     binarize: Annotated[str | None, typer.Option(help="dynamic or threshold, for 8-bit images.")] = None,
@@ -48,6 +54,14 @@ def fit(
             raise typer.BadParameter(f"{name} must be above 0, got {value}")
     if epochs is None and minutes is None:
         minutes = DEFAULT_MINUTES
+    rank, started = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    devices = started if devices is None else devices
+    if devices < 1 or started not in (1, devices):
+        raise MachineError(f"--devices must be {'at least 1' if started == 1 else started}, got {devices}")
+    if devices > started and not dry_run:
+        choose(device, devices)
+        raise typer.Exit(launch(context.obj, devices))
+    context.with_resource(attended(rank))
     dataset = read(data, labels=labels, binarize=binarize, missing=missing, strict=strict)
     plan = ladle.estimator(ladle.recipe(recipe, dataset.schema, size), estimator, len(dataset.train))
     assembly = ladle.assemble(dataset.schema, plan, size, seed)
@@ -70,7 +84,7 @@ def fit(
         return tell(about, json, jsonlib.dumps(about, indent=1))
     budget = f"{minutes:g} minutes" if minutes is not None else f"{epochs:g} epochs"
     steps = ladle.fit(
-        assembly, dataset, minutes=minutes, epochs=epochs, seed=seed, device=device, run=out,
+        assembly, dataset, minutes=minutes, epochs=epochs, seed=seed, device=device, devices=devices, run=out,
         settings={"recipe": recipe, "size": size, "estimator": estimator}, resume=resume, force=force,
         loggers=logger or (),
     )  # fmt: skip
@@ -79,10 +93,12 @@ def fit(
     with interruptible() as signal_received:
         for last in steps:
             show(last)
-            if signal_received() and last.kind != "done":
+            if rank == 0 and signal_received() and last.kind != "done":  # the first process tells the others
                 steps.close()  # type: ignore[attr-defined]
                 err.print(f"saved at step {last.step}; go on with --resume")
                 raise typer.Exit(128 + signal_received())
+    if rank:
+        return
     model = ladle.load(out, device)
     if last is None:
         err.print(f"'{out}' is finished already; nothing to do")

@@ -54,7 +54,7 @@ class Elbo(Objective):
     def rate(self, level: Level) -> Tensor:
         """The KL of a level averaged over the batch, held at ``free_bits``."""
         value = landing(level) if self.one_level else level.kl
-        return value.mean().clamp_min(self.free_bits) if self.free_bits else value.mean()
+        return self.mean(value).clamp_min(self.free_bits) if self.free_bits else value.mean()
 
 
 def landing(level: Level) -> Tensor:
@@ -89,7 +89,7 @@ class Geco(Objective):
 
     def forward(self, terms: Terms, progress: Progress) -> Loss:
         """See :meth:`Objective.forward`; moves the multiplier when in training mode."""
-        excess = -terms.log_px.mean() - self.distortion
+        excess = -self.mean(terms.log_px) - self.distortion
         if self.training:
             with torch.no_grad():
                 self.average.copy_(
@@ -122,5 +122,5 @@ class Capacity(Objective):
 
     def forward(self, terms: Terms, progress: Progress) -> Loss:
         """See :meth:`Objective.forward`."""
-        gap = (terms.kl.mean() - warm(self.nats, self.ramp, progress)).abs()
+        gap = (self.mean(terms.kl) - warm(self.nats, self.ramp, progress)).abs()
         return Loss(negative_elbo(terms), self.pressure * gap - terms.log_px.mean())

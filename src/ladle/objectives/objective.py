@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ladle.shapes import Size
@@ -32,11 +34,13 @@ class Objective(nn.Module, ABC):
         samples: ``S``, how many draws per item the model is asked for; see :meth:`draws`.
         one_level: it needs log q with frozen parameters, which only one-level reparameterised latents give.
         comparable: it minimises the bound that ``per_item`` holds, so validation can choose the best weights.
+        everywhere: how :meth:`mean` is taken in training.
     """
 
     samples: Size = ()
     one_level: bool = False
     comparable: bool = True
+    everywhere: Callable[[Tensor], Tensor] = staticmethod(torch.mean)
 
     def attach(self, model: VAE) -> None:
         """Shown the model once, when both are made: for an objective of the weights, or of a closed form."""
@@ -45,6 +49,17 @@ class Objective(nn.Module, ABC):
     def draws(self, progress: Progress) -> Size:
         """How many draws per item the model is asked for at this point of training; at the end, ``samples``."""
         return self.samples
+
+    def share(self, everywhere: Callable[[Tensor], Tensor]) -> None:
+        """Take means over a batch in this way from now on; the objectives within this one do, too."""
+        for part in self.modules():
+            if isinstance(part, Objective):
+                part.everywhere = everywhere
+
+    def mean(self, per_item: Tensor) -> Tensor:
+        """The mean over the whole batch. A loss that is not linear in a mean must take it from here: with several
+        devices, each sees a part of the batch."""
+        return self.everywhere(per_item) if self.training else per_item.mean()
 
     @abstractmethod
     def forward(self, terms: Terms, progress: Progress) -> Loss:
