@@ -1,0 +1,116 @@
+"""How much of the processor a ladder gets: its training step beside its own widest 3x3 convolution.
+
+    python bench/ladder.py [--size m] [--side 32] [--batch 16] [--threads 2]
+
+Both are counted in floating-point operations (a multiplication and an addition are two) of the forward and the backward
+pass, by torch's own counter, and timed in turn, so that a machine whose speed drifts is fair to both. The convolution
+is the one of the model that does most, alone, on an input of the same shape and memory format: its rate is what this
+machine gives to such a layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+
+import numpy as np
+
+from ladle_command import prepare
+
+prepare()  # as the ``ladle`` command does, before torch is loaded
+
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+import ladle  # noqa: E402
+from ladle.data import make_batch  # noqa: E402
+from ladle.machine import choose, cores, processor  # noqa: E402
+
+ROUNDS = 7
+
+
+def widest(model: nn.Module, run: Callable[[], object]) -> tuple[nn.Conv2d, Tensor]:
+    """The 3x3 convolution that does most multiplications in a forward pass, and what it reads there."""
+    most, found = 0, None
+
+    def look(layer: nn.Conv2d, given: tuple[Tensor], made: Tensor) -> None:
+        nonlocal most, found
+        work = made.numel() * layer.in_channels
+        if layer.kernel_size == (3, 3) and layer.stride == (1, 1) and work > most:
+            most, found = work, (layer, given[0].detach())
+
+    hooks = [m.register_forward_hook(look) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    run()
+    for hook in hooks:
+        hook.remove()
+    assert found is not None, "the model has no 3x3 convolution"
+    return found
+
+
+def counted(work: Callable[[], object]) -> int:
+    """Floating-point operations."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--size", default="m")
+    parser.add_argument("--side", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=cores())
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    machine = choose()
+    x = np.random.default_rng(0).integers(0, 256, (asked.batch, 3, asked.side, asked.side), dtype=np.uint8)
+    schema = ladle.Schema("image", x.shape[1:], "bytes")
+    assembly = ladle.assemble(schema, "vdvae", asked.size)
+    model = assembly.model.to(machine.device, memory_format=torch.channels_last)
+    batch = make_batch(ladle.Split(x), schema, np.arange(len(x))).to(machine.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    reduced = torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision != "32-true")
+
+    def passes() -> None:
+        with reduced:
+            terms = model(batch)
+        (terms.kl - terms.log_px).mean().backward()
+
+    def step() -> None:
+        passes()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    layer, given = widest(model, passes)
+    given = given.float().requires_grad_()
+
+    def alone() -> None:
+        with reduced:
+            made = layer(given)
+        made.backward(torch.ones_like(made))
+
+    def seconds(work: Callable[[], None]) -> float:
+        started = time.perf_counter()
+        work()
+        if machine.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    work = [counted(passes), counted(alone)]
+    step(), alone()
+    times = [(seconds(step), min(seconds(alone) for _ in range(5))) for _ in range(ROUNDS)]
+    rates = [w / statistics.median(column) / 1e9 for w, column in zip(work, zip(*times, strict=True), strict=True)]
+    print(f"{date.today()}  {processor()}, {machine.device}, {machine.precision}, {asked.threads} threads")
+    print(
+        f"vdvae {asked.size}, {asked.batch} images of 3 x {asked.side} x {asked.side}: {work[0] / 1e9:.1f} GFLOP a step"
+    )
+    print(f"the step: {rates[0]:.1f} GFLOP/s; {layer} on {tuple(given.shape)}: {rates[1]:.1f} GFLOP/s")
+    print(f"ratio {rates[0] / rates[1]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
