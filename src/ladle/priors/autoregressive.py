@@ -71,13 +71,13 @@ class Autoregressive(Prior):
             self.last.bias.copy_(bias.flatten())
 
     def conditionals(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log weights, means and standard deviations of each dimension given the earlier ones,
-        ``(*lead, D) -> (*lead, D, components)`` each."""
+        """Logits of the weights, means and standard deviations of each dimension given the earlier ones,
+        ``(*lead, D) -> (components, *lead, D)`` each: sums over so few are fast along the first dimension."""
         hidden = F.relu(self.first(z))
         hidden = F.relu(hidden + self.second(hidden))
         raw = wide(self.last(hidden)).unflatten(-1, (*self.event, 3, self.components))
-        logits, loc, scale = raw.unbind(-2)
-        return logits.log_softmax(-1), loc, positive(scale, FLOOR)
+        logits, loc, scale = raw.movedim((-2, -1), (0, 1)).contiguous()
+        return logits, loc, positive(scale, FLOOR)
 
     def forward(self, n: int, context: Mapping[str, Tensor], posterior: Conditional | None = None) -> Distribution:
         """A joint distribution: batch ``(n,)``, event ``(D,)``."""
@@ -105,34 +105,34 @@ class AutoregressiveMixture(Distribution):
 
     def conditionals_log_prob(self, value: Tensor) -> Tensor:
         """log p(z_i | z_1 .. z_(i-1)): ``(*lead, D) -> (*lead, D)``."""
-        log_weights, loc, scale = self.net.conditionals(value)
-        scale = scale * self.temperature
-        standard = (value.unsqueeze(-1) - loc) / scale
-        log_normal = -0.5 * standard.square() - scale.log() - 0.5 * math.log(2 * math.pi)
-        return torch.logsumexp(log_weights + log_normal, dim=-1)
+        logits, loc, scale = self.net.conditionals(value)
+        if self.temperature != 1:
+            scale = scale * self.temperature
+        joint = logits - 0.5 * ((value - loc) / scale).square() - scale.log()
+        return joint.logsumexp(0) - logits.logsumexp(0) - 0.5 * math.log(2 * math.pi)
 
     def sample(self, sample_shape: Size = ()) -> Tensor:  # type: ignore[override]
         """One dimension after the other: ``(*sample_shape, *batch, D)``."""
         shape = (*sample_shape, *self.batch_shape)
         return self._walk(shape, self._one_sample)
 
-    def _one_sample(self, log_weights: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-        chosen = torch.distributions.Categorical(logits=log_weights).sample().unsqueeze(-1)
-        loc, scale = loc.gather(-1, chosen).squeeze(-1), scale.gather(-1, chosen).squeeze(-1)
+    def _one_sample(self, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+        chosen = torch.distributions.Categorical(logits=logits.movedim(0, -1)).sample().unsqueeze(0)
+        loc, scale = loc.gather(0, chosen).squeeze(0), scale.gather(0, chosen).squeeze(0)
         return loc + self.temperature * scale * torch.randn_like(loc)
 
     def _walk(self, shape, step) -> Tensor:  # type: ignore[no-untyped-def]
         z = self.net.last.bias.new_zeros(*shape, *self.event_shape)
         with torch.no_grad():
             for i in range(self.event_shape[0]):
-                z[..., i] = step(*(c[..., i, :] for c in self.net.conditionals(z)))
+                z[..., i] = step(*(c[..., i] for c in self.net.conditionals(z)))
         return z
 
 
 @centre.register
 def _(d: AutoregressiveMixture) -> Tensor:
     """Each dimension's conditional mean given the means before it."""
-    return d._walk(d.batch_shape, lambda log_weights, loc, scale: (log_weights.exp() * loc).sum(-1))
+    return d._walk(d.batch_shape, lambda logits, loc, scale: (logits.softmax(0) * loc).sum(0))
 
 
 @tempered.register
