@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 from ladle.annealed import Sandwich
 from ladle.assemble import Assembly, Training, assemble
+from ladle.choice import Choice, best
 from ladle.data import DataError, Dataset, Schema, Split, read, write
 from ladle.estimators import POSTERIORS, estimator
 from ladle.evidence import Evidence, Items
@@ -40,6 +41,7 @@ from ladle.train import TrainingError, fit
 __all__ = [
     "POSTERIORS",
     "Assembly",
+    "Choice",
     "DataError",
     "Dataset",
     "Evidence",
@@ -65,6 +67,7 @@ __all__ = [
     "TrainingError",
     "amortisation_gap",
     "assemble",
+    "best",
     "build",
     "check",
     "decode",

@@ -14,6 +14,7 @@ import ladle
 from ladle.cli.app import Data, Device, Force, Json, Part, Run, Seed, app, named, read, tell
 from ladle.cli.launch import attended, launch
 from ladle.console import Show, counter, duration, err, interruptible, note, show_health
+from ladle.folder import read_config
 from ladle.machine import MachineError, choose, release
 
 DEFAULT_MINUTES = 5.0
@@ -24,8 +25,12 @@ def fit(
     context: typer.Context,
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="The model folder to write.", metavar="RUN")],
-    recipe: Annotated[str, typer.Option(help="What to fit; `ladle parts` lists the recipes.")] = "learned_prior",
-    size: Annotated[str, typer.Option(help="xs, s, m or l.")] = "s",
+    recipe: Annotated[
+        str | None, typer.Option(help="What to fit; `ladle parts` lists the recipes [default: best for the time].")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="xs, s, m or l [default: best for the time; s where a recipe is named].")
+    ] = None,
     estimator: Annotated[str, typer.Option(help="vi, ml, map, em or laplace: what the weights are to be.")] = "vi",
     minutes: Annotated[float | None, typer.Option(help="Train this long [default: 5].")] = None,
     epochs: Annotated[float | None, typer.Option(help="Or: this many passes over the data.")] = None,
@@ -63,6 +68,7 @@ def fit(
         raise typer.Exit(launch(context.obj, devices))
     context.with_resource(attended(rank))
     dataset = read(data, labels=labels, binarize=binarize, missing=missing, strict=strict)
+    recipe, size, why = _chosen(recipe, size, dataset, minutes, device, out if resume else None)
     plan = ladle.estimator(ladle.recipe(recipe, dataset.schema, size), estimator, len(dataset.train))
     assembly = ladle.assemble(dataset.schema, plan, size, seed)
     parameters = sum(p.numel() for p in assembly.model.parameters())
@@ -76,7 +82,7 @@ def fit(
         "run": str(out),
     }
     err.print(f"{about['data']}; {about['items']['train']:,} training items")
-    err.print(f"recipe {recipe}, size {size}, estimator {estimator}: {parameters:,} parameters")
+    err.print(f"recipe {recipe}, size {size}{why}, estimator {estimator}: {parameters:,} parameters")
     bayesian = estimator in ladle.POSTERIORS
     if bayesian:
         ladle.last_layer(assembly.model)
@@ -118,6 +124,20 @@ def fit(
     result = {**about, **{k: v for k, v in model.config.get("result", {}).items() if k != "machine"}}
     nats = result.get("nats")
     tell(result, json, f"{out}" if nats is None else f"{out}: {nats:.2f} nats on the validation split (bound)")
+
+
+def _chosen(
+    recipe: str | None, size: str | None, data: ladle.Dataset, minutes: float | None, device: str, run: Path | None
+) -> tuple[str, str, str]:
+    """The recipe and the size that are asked for, those of the run that goes on, or the best; and why, in words."""
+    if recipe is not None:
+        return recipe, size or "s", ""
+    if run is not None and (run / "config.json").is_file():
+        known = read_config(run)["fit"]
+        if known.get("recipe"):
+            return known["recipe"], size or known.get("size", "s"), ""
+    choice = ladle.best(data, minutes, device)
+    return choice.recipe, size or choice.size, "" if size else f" ({choice.why})"
 
 
 @app.command()

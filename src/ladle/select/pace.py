@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -17,7 +17,8 @@ from ladle.select.race import AGAIN, BOUND, FEWEST_STEPS, TEMPERATURES, Race, cl
 from ladle.tasks.score import measure
 from ladle.train import VALIDATIONS, fit
 
-FEW_ITEMS, FEW_STEPS = 20, 3
+FEW_STEPS = 3
+FEW_ITEMS, SOME_ITEMS = 20, 200  # measured to warm up, and to be timed: what a call costs by itself must not count
 AT_ONCE = 8  # items that are annealed together
 WHOLE = 1 << 20  # steps of a finalist, to count the steps of all in parts of them
 
@@ -39,18 +40,22 @@ def pace(race: Race, candidate: Candidate, seconds: float, samples: int) -> Pace
     batch = min(assembly.training.batch, len(race.data.train))
     held = race.held("valid")
     checked = len(held) / batch
-    few = held.take(np.arange(min(len(held), FEW_ITEMS)))
+    few, some = (held.take(np.arange(min(len(held), n))) for n in (FEW_ITEMS, SOME_ITEMS))
     model = Model(assembly.model.eval(), race.data.schema, {}, choose(race.device).device)
-    started = time.perf_counter()
     measure(model, few, samples=samples)
-    item = (time.perf_counter() - started) / len(few)
+    item = timed(lambda: measure(model, some, samples=samples)) / len(some)
     method, again = closest(model), 0.0
     if method:
-        some = few.take(np.arange(min(len(few), AT_ONCE)))
-        started = time.perf_counter()
-        measure(model, some, method=method, temperatures=TEMPERATURES)
-        again = (time.perf_counter() - started) / len(some)
+        few = few.take(np.arange(min(len(few), AT_ONCE)))
+        again = timed(lambda: measure(model, few, method=method, temperatures=TEMPERATURES)) / len(few)
     return Pace(float(np.mean(steps)), steps[-1] * checked / 3, item, again)  # without a gradient: about a third
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def step(race: Race, candidate: Candidate, phase: Mapping[str, float], seconds: float) -> float:

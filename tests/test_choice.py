@@ -1,0 +1,89 @@
+"""What is fitted when nobody says: it follows the data, the time and the machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ladle
+from ladle import choice
+from ladle.cli import main
+from ladle.machine import Machine
+
+IDLE = Machine("cpu", "32-true", True, 2, "a processor")
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> list[Machine]:
+    """The machine that is found; a test may put another one in its place."""
+    found = [IDLE]
+    monkeypatch.setattr(choice, "choose", lambda device: found[0])
+    return found
+
+
+@pytest.fixture(scope="module")
+def pictures() -> ladle.Dataset:
+    rng = np.random.default_rng(0)
+    return ladle.read(rng.random((12_000, 28, 28)) < 0.2)
+
+
+def test_more_time_and_a_faster_machine_give_larger_nets(machine: list[Machine], pictures: ladle.Dataset) -> None:
+    order = {size: i for i, size in enumerate(ladle.recipes.SIZES)}
+    sizes = [order[ladle.best(pictures, minutes).size] for minutes in (0.1, 1, 5, 60, 600)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 0
+    assert sizes[-1] >= 2
+    slow = ladle.best(pictures, 0.3)
+    machine[0] = IDLE._replace(precision="bf16-mixed")
+    assert order[ladle.best(pictures, 0.3).size] > order[slow.size]
+    assert "in 0.3 minutes" in slow.why
+
+
+def test_no_more_parameters_than_the_data_has_numbers(machine: list[Machine], toys: dict[str, ladle.Dataset]) -> None:
+    machine[0] = IDLE._replace(threads=1000)
+    for name, data in toys.items():
+        chosen = ladle.best(data, 600)
+        assembly = ladle.assemble(data.schema, chosen.recipe, chosen.size)
+        parameters = sum(p.numel() for p in assembly.model.parameters())
+        assert chosen.size == "xs" or parameters <= len(data.train) * data.schema.size, name
+
+
+def test_a_gpu_gets_a_ladder_for_images_alone(
+    machine: list[Machine], pictures: ladle.Dataset, toys: dict[str, ladle.Dataset]
+) -> None:
+    assert ladle.best(pictures, 5).recipe == "learned_prior"
+    machine[0] = Machine("cuda", "bf16-mixed", True, 2, "a GPU")
+    assert ladle.best(pictures, 5).recipe == "vdvae"
+    assert ladle.best(toys["table"], 5).recipe == "learned_prior"
+
+
+def test_the_cost_is_that_of_the_products(toys: dict[str, ladle.Dataset]) -> None:
+    schema = toys["digits"].schema
+    plan = ladle.recipe("vae", schema, "xs")
+    with torch.device("meta"):
+        assembly = ladle.assemble(schema, plan)
+    products = [m for m in assembly.model.modules() if isinstance(m, torch.nn.Linear)]
+    assert choice.cost(assembly) == 3 * sum(2 * m.in_features * m.out_features for m in products)
+
+
+def test_a_run_that_goes_on_keeps_what_it_began_with(
+    machine: list[Machine], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(*options: str) -> str:
+        with pytest.raises(SystemExit) as left:
+            main(["fit", "digits", "--out", str(tmp_path / "run"), "--epochs", "1", *options])
+        assert left.value.code == 0
+        return capsys.readouterr().err
+
+    assert "recipe learned_prior, size xs (a larger one has more parameters" in fit("--dry-run")
+    assert "recipe learned_prior, size s," in fit("--dry-run", "--size", "s")
+    assert "recipe vae, size s," in fit("--dry-run", "--recipe", "vae")
+    fit("--recipe", "vae", "--size", "xs")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["fit"]["recipe"] == "vae"
+    told = fit("--resume")
+    assert "recipe vae, size xs," in told
+    assert "finished already" in told
