@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -10,25 +12,36 @@ from ladle.shapes import numel
 from ladle.spec import part
 
 
+ACTIVATIONS: dict[str, Callable[..., Tensor]] = {"relu": F.relu_, "silu": F.silu}
+
+
 @part("net", "mlp")
 class MLP(Net):
-    """Fully connected layers with ReLU, each but the first added to what it reads: ``h_1 = relu(W_1 x)``,
-    ``h_i = h_{i-1} + relu(W_i h_{i-1})``. It reads events of any shape, flattened.
+    """Fully connected layers, each but the first added to what it reads: ``h_1 = a(W_1 x)``,
+    ``h_i = h_{i-1} + a(W_i h_{i-1})``. It reads events of any shape, flattened.
 
     Args:
         inputs: the shape of one input.
         width: units per hidden layer.
         depth: number of hidden layers.
+        activation: ``a``: ``relu``, or ``silu``, ``x sigmoid(x)``, with which nets learn more from as many steps.
+
+    Reference:
+        Elfwing, Uchibe, Doya: "Sigmoid-Weighted Linear Units for Neural Network Function Approximation in
+        Reinforcement Learning", 2018.
 
     >>> import torch
     >>> MLP(inputs=(1, 28, 28), width=64, depth=2)(torch.zeros(5, 1, 28, 28)).shape
     torch.Size([5, 64])
     """
 
-    def __init__(self, inputs: list[int], width: int = 512, depth: int = 2) -> None:
+    def __init__(self, inputs: list[int], width: int = 512, depth: int = 2, activation: str = "relu") -> None:
         super().__init__()
         if width < 1 or depth < 1:
             raise ValueError(f"width and depth must be at least 1, got {width} and {depth}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be {' or '.join(ACTIVATIONS)}, got '{activation}'")
+        self.activation = ACTIVATIONS[activation]
         self.inputs, self.features = tuple(inputs), (width,)
         self.layers = nn.ModuleList(nn.Linear(width if i else numel(inputs), width) for i in range(depth))
         for layer in self.layers:
@@ -38,7 +51,7 @@ class MLP(Net):
     def forward(self, x: Tensor) -> Tensor:
         """``(N, *inputs) -> (N, width)``."""
         first, *more = self.layers
-        h = F.relu_(first(x.flatten(1)))
+        h = self.activation(first(x.flatten(1)))
         for layer in more:
-            h = h + F.relu_(layer(h))
+            h = h + self.activation(layer(h))
         return h

@@ -33,7 +33,7 @@ def lvae(schema: Schema, size: str) -> dict[str, Any]:
             "posterior": NORMAL,
             "prior": STANDARD,
         },
-        "decoder": {"part": "net/mlp", "width": width, "depth": 1},
+        "decoder": {"part": "net/mlp", "width": width, "depth": 1, "activation": "silu"},
         "likelihood": likelihood(schema),
         "objective": {"part": "objective/elbo", "warmup": 0.1},
     }

@@ -19,7 +19,8 @@ def nets(schema: Schema, size: str) -> dict[str, Any]:
             "encoder": {"part": "net/conv_down", "width": CHANNELS[size], "blocks": 1},
             "decoder": {"part": "net/conv_up", "width": CHANNELS[size], "blocks": 1},
         }
-    mlp = {"part": "net/mlp", "width": WIDTH[size] if schema.size > 64 else WIDTH[size] // 2, "depth": 2}
+    width = WIDTH[size] if schema.size > 64 else WIDTH[size] // 2
+    mlp = {"part": "net/mlp", "width": width, "depth": 2, "activation": "silu"}
     return {"encoder": dict(mlp), "decoder": dict(mlp)}
 
 
