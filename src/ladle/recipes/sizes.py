@@ -25,8 +25,9 @@ def nets(schema: Schema, size: str) -> dict[str, Any]:
 
 
 def training(schema: Schema) -> dict[str, Any]:
-    """Larger images are taken fewer at a time: what a step holds in memory grows with their pixels."""
-    return {"batch": 32} if schema.kind == "image" and schema.size > LARGEST_FLAT else {}
+    """Larger images are taken fewer at a time, as what a step holds in memory grows with their pixels; fully connected
+    nets bear a larger rate than others."""
+    return {"batch": 32} if schema.kind == "image" and schema.size > LARGEST_FLAT else {"rate": 2.5e-3}
 
 
 def latents(schema: Schema, size: str) -> int:
