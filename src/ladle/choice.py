@@ -13,7 +13,7 @@ from ladle.machine import Machine, choose
 from ladle.recipes import SIZES
 
 RATES = {"cuda": 20e12, "bf16-mixed": 90e9, "32-true": 35e9}  # floating-point operations a second; a CPU's per thread
-PASSES = 25  # over the data: a larger net that sees it less often than this learns less in the same time
+PASSES = 10  # over the data: a larger net that sees it less often learns less in the same time (docs/benchmarks.md)
 BACKWARD = 2  # times the operations of the forward pass
 
 

@@ -11,7 +11,6 @@ from ladle.nets.net import Net
 from ladle.shapes import numel
 from ladle.spec import part
 
-
 ACTIVATIONS: dict[str, Callable[..., Tensor]] = {"relu": F.relu_, "silu": F.silu}
 
 
