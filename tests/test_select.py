@@ -318,7 +318,7 @@ def test_a_closer_look_that_cannot_be_had_leaves_the_bound(
 
     race = Race(data, plan, tmp_path, "cpu", lambda what: lambda done, total: None)
     model = race.trained(candidate("normal", 2), 24, 0)
-    bound = race.measured(model, "normal", 0, "test", 10)
+    bound = race.measured(model, "normal", 0, "test", 2)
     assert np.isnan(bound.closer)
     measure, held = race_module.measure, len(race.held("test"))
 
@@ -328,14 +328,14 @@ def test_a_closer_look_that_cannot_be_had_leaves_the_bound(
 
     monkeypatch.setattr(race_module, "measure", doubtful)
     monkeypatch.setattr(race_module, "AGAIN", 7)
-    exact = race.measured(model, "normal", 0, "test", 10)
+    exact = race.measured(model, "normal", 0, "test", 2)
     truth = ladle.measure(model, race.held("test").take(np.arange(7)), method="exact").nats
     gain = bound.nats[:7] - truth
     assert gain.mean() > 0
     np.testing.assert_allclose(exact.closer, gain.mean())
     np.testing.assert_allclose(exact.nats.mean(), bound.nats.mean() - gain.mean())
     monkeypatch.setattr(race_module, "AGAIN", held)
-    whole = race.measured(model, "normal", 0, "test", 10)
+    whole = race.measured(model, "normal", 0, "test", 2)
     np.testing.assert_allclose(whole.nats, ladle.measure(model, race.held("test"), method="exact").nats)
 
     def unsettled(*args: Any, **kwargs: Any) -> Any:
@@ -344,7 +344,7 @@ def test_a_closer_look_that_cannot_be_had_leaves_the_bound(
         return doubtful(*args, **kwargs)
 
     monkeypatch.setattr(race_module, "measure", unsettled)
-    assert np.isnan(race.measured(model, "normal", 0, "test", 10).closer)
+    assert np.isnan(race.measured(model, "normal", 0, "test", 2).closer)
 
 
 def test_a_corrected_mean_has_the_error_of_a_difference_estimator() -> None:
