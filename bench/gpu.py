@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import time
-from contextlib import closing
 from pathlib import Path
 
 import ladle
@@ -29,12 +28,12 @@ def train(asked: argparse.Namespace, data: ladle.Dataset, until: float) -> bool:
         assembly, data, minutes=asked.minutes, device=asked.device, run=asked.folder, resume=True,
         settings={"recipe": asked.recipe, "size": asked.size},
     )  # fmt: skip
-    with closing(steps):  # type: ignore[type-var]  # left between two steps, the run is saved
-        for step in steps:
-            if step.kind == "valid":
-                print(f"{step.seconds / 60:.1f} min, step {step.step:,}: {step.nats:.2f} nats", flush=True)
-            if time.perf_counter() > until:
-                return step.kind == "done"
+    for step in steps:
+        if step.kind == "valid":
+            print(f"{step.seconds / 60:.1f} min, step {step.step:,}: {step.nats:.2f} nats", flush=True)
+        if time.perf_counter() > until and step.kind != "done":
+            steps.close()  # type: ignore[attr-defined]  # between two steps: the run is saved
+            return False
     return True
 
 
