@@ -296,6 +296,10 @@ def test_minutes_make_steps(
     ask = {**QUICK, "steps": None, "seeds": 1}
     found = ladle.select(data, tmp_path / "run", families=["normal", "laplace"], recipe=plan, minutes=0.5, **ask)
     assert 25 <= found.about["steps"] <= 30
+    dear = 15.0 / len(race.held("test"))  # both, once: more than the half minute
+    monkeypatch.setattr(choice, "pace", lambda *told: Pace(0.05, 0.0, dear, 0.0))
+    fewer = ladle.select(data, tmp_path / "few", families=["normal", "laplace"], recipe=plan, minutes=0.5, **ask)
+    assert fewer.about["items"] < found.about["items"], "measuring must leave half of the time to training"
     with pytest.raises(ladle.DataError, match="time is not enough"):
         ladle.select(data, tmp_path / "no", families=["normal", "laplace"], recipe=plan, minutes=0.05, **ask)
     assert not (tmp_path / "no").exists(), "another try may have more time"

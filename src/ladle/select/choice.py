@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ladle.recipes import recipe as recipe_spec
 from ladle.refine import amortisation_gap
 from ladle.select.candidates import Candidate, candidates, usual
 from ladle.select.compare import compare
-from ladle.select.pace import affordable, pace
+from ladle.select.pace import Plan, affordable, pace
 from ladle.select.picture import forest
 from ladle.select.race import ITEMS, RANKING, Failed, Race, Rung, Scores, first_line, rungs
 from ladle.select.selection import Row, Selection, verdict
@@ -166,8 +167,10 @@ class _Comparison:
         alive = self.fitting()
         if "steps" not in self.state:
             steps = self.settings["steps"]
-            alive, self.state["steps"] = (alive, steps) if steps else self.paced(alive)
+            alive, plan = (alive, Plan(steps, 1.0)) if steps else self.paced(alive)
+            self.state.update(plan._asdict())
             write_json(self.folder / "select.json", self.state)
+        self.race = replace(self.race, share=self.state["share"])
         field = rungs(len(alive), self.state["steps"], self.seeds, self.settings["finalists"])
         for rung in field:
             alive = self.valid(alive[: rung.candidates], rung)
@@ -187,8 +190,8 @@ class _Comparison:
             raise SpecError(f"no candidate fits: {self.reasons()}")
         return fit
 
-    def paced(self, alive: list[Candidate]) -> tuple[list[Candidate], int]:
-        """The candidates that can be trained, and the steps that fit into the minutes."""
+    def paced(self, alive: list[Candidate]) -> tuple[list[Candidate], Plan]:
+        """The candidates that can be trained, and the steps and measured items that fit into the minutes."""
         started, seconds = time.perf_counter(), 60 * self.settings["minutes"]
         paces = {}
         for one in alive:
@@ -201,11 +204,11 @@ class _Comparison:
         items = len(self.race.held("valid")) * min(1.0, RANKING / self.samples), len(self.race.held("test"))
         left = SPARE * seconds - (time.perf_counter() - started)
         try:
-            steps = affordable(list(paces.values()), left, items, self.seeds, self.settings["finalists"])
+            plan = affordable(list(paces.values()), left, items, self.seeds, self.settings["finalists"])
         except DataError:
             shutil.rmtree(self.folder)  # nothing is in it yet; another try may have more time
             raise
-        return [one for one in alive if one.name in paces], steps
+        return [one for one in alive if one.name in paces], plan
 
     def valid(self, alive: list[Candidate], rung: Rung) -> list[Candidate]:
         """Run a rung; who is left of it, the best first."""

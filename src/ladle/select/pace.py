@@ -1,4 +1,4 @@
-"""How many steps a given time is enough for."""
+"""How many steps, and how many measured items, a given time is enough for."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ FEW_STEPS = 3
 FEW_ITEMS, SOME_ITEMS = 20, 200  # measured to warm up, and to be timed: what a call costs by itself must not count
 AT_ONCE = 8  # items that are annealed together
 WHOLE = 1 << 20  # steps of a finalist, to count the steps of all in parts of them
+SHARES = (1.0, 0.5, 0.25)  # of the held-out items: fewer are measured where all would take more than half of the time
 
 
 class Pace(NamedTuple):
@@ -74,8 +75,15 @@ def step(race: Race, candidate: Candidate, phase: Mapping[str, float], seconds: 
     return spent / done
 
 
-def affordable(paces: Sequence[Pace], seconds: float, items: tuple[float, int], seeds: int, finalists: int) -> int:
-    """The steps of a finalist for which the time suffices, were it the slowest candidates that go furthest.
+class Plan(NamedTuple):
+    """The steps of a finalist, and the share of the held-out items that every run is measured on."""
+
+    steps: int
+    share: float
+
+
+def affordable(paces: Sequence[Pace], seconds: float, items: tuple[float, int], seeds: int, finalists: int) -> Plan:
+    """The plan for which the time suffices, were it the slowest candidates that go furthest.
 
     Args:
         paces: of the candidates.
@@ -88,23 +96,24 @@ def affordable(paces: Sequence[Pace], seconds: float, items: tuple[float, int], 
         DataError: when it suffices for hardly any step; it says what would.
 
     >>> affordable([Pace(0.01, 0.0, 0.0, 0.0)] * 2, 60.0, (100, 100), 3, 4)
-    1000
+    Plan(steps=1000, share=1.0)
     """
     slow = sorted(paces, reverse=True)
-    fixed = of_steps = 0.0
+    of_steps = measuring = 0.0
     field = rungs(len(slow), WHOLE, seeds, finalists)
     for rung in field:
         last = rung is field[-1]
         for one in slow[: rung.candidates]:
             of_steps += rung.seeds * rung.steps / WHOLE * one.step
-            fixed += rung.seeds * (VALIDATIONS * one.validation + items[0] * one.item)
+            measuring += rung.seeds * (VALIDATIONS * one.validation + items[0] * one.item)
             if last:
-                fixed += rung.seeds * (items[1] * one.item + min(AGAIN, items[1]) * one.again)
-    steps = int((seconds - fixed) / of_steps)
+                measuring += rung.seeds * (items[1] * one.item + min(AGAIN, items[1]) * one.again)
+    share = next((share for share in SHARES if share * measuring <= seconds / 2), SHARES[-1])
+    steps = int((seconds - share * measuring) / of_steps)
     if steps < FEWEST_STEPS:
-        least = (fixed + 10 * FEWEST_STEPS * of_steps) / 60
+        least = (share * measuring + 10 * FEWEST_STEPS * of_steps) / 60
         raise DataError(
             f"the time is not enough to train {len(slow)} candidates: it takes about {least:.1g} minutes "
             "from here; less with fewer families, seeds or samples, or a smaller size"
         )
-    return steps
+    return Plan(steps, share)

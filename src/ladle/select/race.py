@@ -91,6 +91,7 @@ class Race:
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: given the name of a piece of work, gives a function called with (done, total).
         items: test items, at most.
+        share: of the held-out items: so many of them are measured.
     """
 
     data: Dataset
@@ -99,6 +100,7 @@ class Race:
     device: str
     progress: Telling
     items: int = ITEMS
+    share: float = 1.0
 
     def assembly(self, candidate: Candidate, seed: int = 0, aim: Mapping[str, float] | None = None) -> Assembly:
         """The candidate's model, ready to be trained on importance-weighted particles: a family whose posterior is hard
@@ -180,7 +182,7 @@ class Race:
         bound, method = Scores(found.nats, found.k_hat, np.array(np.nan)), closest(model)
         if method is None or split != "test" or (found.k_hat > BAD).mean() <= LOOSE:
             return bound
-        some = np.arange(min(AGAIN, len(held)))
+        some = np.arange(min(math.ceil(self.share * AGAIN), len(held)))
         show = self.progress(f"{name}, seed {seed}: evidence by {method}, item")
         try:
             again = measure(model, held.take(some), method=method, temperatures=TEMPERATURES, progress=show)
@@ -194,7 +196,8 @@ class Race:
     def held(self, split: str) -> Split:
         """Held-out items, at random and the same for every candidate."""
         whole, most = self.data.split(split), VALIDATING if split == "valid" else self.items
-        return whole.take(np.random.default_rng(0).permutation(len(whole))[:most])
+        fewer = math.ceil(self.share * min(most, len(whole)))
+        return whole.take(np.random.default_rng(0).permutation(len(whole))[: max(2, fewer)])
 
 
 def corrected(nats: np.ndarray, change: np.ndarray) -> np.ndarray:
