@@ -18,7 +18,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ORDER = [
     "spec", "shapes", "seeds", "machine", "extras", "data", "families", "nets", "conditional", "priors", "latents",
     "vae", "linear", "objectives", "pareto", "proposals", "evidence", "annealed", "exact", "recipes", "assemble",
-    "choice", "estimators", "schedule", "records", "guard", "ranks", "checkpoint", "hub", "folder", "loggers",
+    "memory", "choice", "estimators", "schedule", "records", "guard", "ranks", "checkpoint", "hub", "folder", "loggers",
     "train", "tasks", "measures", "refine", "health", "select", "report", "__init__", "console", "sklearn", "cli",
     "__main__",
 ]  # fmt: skip

@@ -175,3 +175,8 @@ class Checkpoints:
     def remove(self) -> None:
         """Remove them all: training has ended."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -8,8 +8,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ladle.assemble import Assembly, assemble
-from ladle.data import Batch, Dataset, Schema
+from ladle.data import Dataset
 from ladle.machine import Machine, choose
+from ladle.memory import blank
 from ladle.recipes import SIZES
 
 RATES = {"cuda": 20e12, "bf16-mixed": 90e9, "32-true": 35e9}  # floating-point operations a second; a CPU's per thread
@@ -66,10 +67,6 @@ def rate(machine: Machine) -> float:
 
 def cost(assembly: Assembly) -> float:
     """Floating-point operations of a training step for each item, counted on a model without memory."""
-    schema: Schema = assembly.schema
-    x = torch.zeros(1, *schema.shape, device="meta")
-    observed = torch.ones_like(x, dtype=torch.bool) if schema.missing else None
-    batch = Batch(x, observed, {}, torch.zeros(1, dtype=torch.int64, device="meta"))
     with FlopCounterMode(display=False) as counter:
-        assembly.model(batch)
+        assembly.model(blank(assembly.schema, 1))
     return (1 + BACKWARD) * counter.get_total_flops()

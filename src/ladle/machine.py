@@ -7,6 +7,7 @@ import gc
 import os
 import platform
 import sys
+import time
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -80,3 +81,38 @@ def cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:
         return os.cpu_count() or 1
+
+
+class Neighbours:
+    """What else keeps this machine's processors busy, from now on. Known on Linux only."""
+
+    def __init__(self) -> None:
+        self.began = spent()
+
+    def crowding(self) -> str:
+        """What to tell who trains here when there are fewer processors than work for them; else nothing."""
+        now = spent()
+        if self.began is None or now is None or now[0] == self.began[0]:
+            return ""
+        clock, all_work, own = (b - a for a, b in zip(self.began, now, strict=True))
+        others, there, threads = max(0.0, all_work - own) / clock, os.cpu_count() or 1, torch.get_num_threads()
+        if others < 0.3 or others + threads < there + 0.3:
+            return ""
+        free = max(1, round(there - others))
+        message = (
+            f"other work keeps {others:.1f} of the {there} processors busy, so training is slower than it could be"
+        )
+        if free < threads:
+            message += f"; its {threads} threads wait for each other: OMP_NUM_THREADS={free} may be faster"
+        return message
+
+
+def spent() -> tuple[float, float, float] | None:
+    """Seconds of the clock, and of processor time that everything on this machine and this process have used."""
+    try:
+        with open("/proc/stat") as lines:
+            user, nice, system, _, _, irq, softirq, steal = map(int, lines.readline().split()[1:9])
+    except (OSError, ValueError):
+        return None
+    work = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return time.monotonic(), work, time.process_time()

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ import torch
 from torch import Tensor
 
 from ladle.assemble import Assembly
-from ladle.checkpoint import Checkpoints
+from ladle.checkpoint import Checkpoints, under
 from ladle.data import Batch, Dataset, batches, make_batch, order
 from ladle.folder import describe, open_run, save
 from ladle.guard import Average, Guard, TrainingError, blame, reset_moments, total_norm
 from ladle.loggers import Loggers, check
 from ladle.machine import Machine
+from ladle.memory import explained
 from ladle.objectives import Progress
 from ladle.ranks import Ranks, check_parts, join
 from ladle.records import Log, Step
@@ -75,7 +77,7 @@ def fit(
 
     Raises:
         ValueError: for a budget that is not one positive number.
-        MachineError: for a device that is not there, or more devices than can share a batch.
+        MachineError: for a device that is not there, more devices than can share a batch, or too little memory.
         LoggerError, MissingPackage: for a logger that is unknown, not installed, or without a ``run``.
         TrainingError: when the numbers stay NaN after several roll-backs, or another process of the run is gone.
     """
@@ -87,15 +89,17 @@ def fit(
     budget = Budget(minutes, epochs, max(1, len(data.train) // batch_size))
     check_parts(devices, batch_size, len(data.train))
     ranks, machine = join(devices, device)
+    start = partial(_Run, assembly, data, budget, batch_size, seed, machine, ranks)
+    explain = partial(explained, assembly, batch_size // devices, settings or {})
     if run is None:
-        return _alone(_Run(assembly, data, budget, batch_size, seed, machine, ranks, None))
+        return explain(_alone(start(None)))
     config = describe(assembly, data, {**(settings or {}), "minutes": minutes, "epochs": epochs, "seed": seed})
     folder = Path(run)
     (finished,) = ranks.agree(ranks.first and open_run(folder, config, resume=resume, force=force) == "finished")
     if finished:
         Checkpoints(folder).remove()
         return iter(())
-    return _into(folder, config, _Run(assembly, data, budget, batch_size, seed, machine, ranks, folder), loggers)
+    return explain(_into(folder, config, start(folder), loggers))
 
 
 def _alone(run: _Run) -> Iterator[Step]:
@@ -382,19 +386,15 @@ class _Run:
         if self.log:
             self.log.cut(state["log_bytes"])
         device = self.fabric.device
-        self.plain.load_state_dict(_under(tensors, "model."))
-        self.objective.load_state_dict(_under(tensors, "objective."))
+        self.plain.load_state_dict(under(tensors, "model."))
+        self.objective.load_state_dict(under(tensors, "objective."))
         for i, value in enumerate(self.average.values):
             value.copy_(tensors[f"average.{i}"])
         if "best.0" in tensors:
             self.best = [tensors[f"best.{i}"].to(device) for i in range(len(self.average.values))]
         for i, parameter in enumerate(self.plain.parameters()):
-            moments = _under(tensors, f"moment.{i}.")
+            moments = under(tensors, f"moment.{i}.")
             for name, value in moments.items():
                 moments[name] = torch.empty_like(parameter).copy_(value) if value.dim() else value.to(device)
             if moments:
                 self.optimizer.state[parameter] = moments
-
-
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

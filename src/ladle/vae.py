@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 
 from ladle.conditional import Conditional
 from ladle.data import Batch
-from ladle.families import total
+from ladle.families import chain, total
 from ladle.latents import Draw, Latents, Level, from_posterior
 from ladle.shapes import Size, sum_event
 from ladle.spec import part
@@ -79,7 +79,7 @@ class VAE(nn.Module):
         p = self.explain(h, batch.context)
         if batch.observed is None:
             return total(p, batch.x, lead)
-        return sum_event(p.log_prob(batch.x) * batch.observed, lead)
+        return sum_event(chain(p, batch.x) * batch.observed, lead)
 
     def explain(self, h: Tensor, context: Mapping[str, Tensor] | None = None) -> Distribution:
         """p(x|h): ``(*lead, *read)`` to a distribution over ``(*lead, *event)``."""

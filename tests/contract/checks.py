@@ -18,7 +18,8 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
-from ladle.families import Family, NotAvailable, centre, draw, mapped, mean, quantile, tempered
+from ladle.families import Family, NotAvailable, centre, chain, draw, mapped, mean, quantile, tempered
+from ladle.families.colour import ColourMixture
 from ladle.families.directional import VonMises, sphere
 from ladle.families.discrete import OneHot, OneHotBlocks
 from ladle.families.mixture import Mixture
@@ -151,7 +152,7 @@ def extremes(family: Family, d: td.Distribution) -> list[Tensor]:
     if support in (constraints.positive, constraints.nonnegative):
         return [torch.full(d.batch_shape, v) for v in (1e-6, 1e6)]
     if isinstance(support, constraints.integer_interval):
-        return [torch.full(d.batch_shape, float(v)) for v in (support.lower_bound, support.upper_bound)]
+        return [torch.full(d.batch_shape + d.event_shape, float(v)) for v in (support.lower_bound, support.upper_bound)]
     return []
 
 
@@ -207,6 +208,29 @@ def masks_add_up(family: Family, event: Size) -> None:
     changed = x.index_copy(1, hidden, other[:, hidden])
     shifted = family(*(r.index_add(1, hidden, torch.ones_like(r[:, hidden])) for r in raw))
     torch.testing.assert_close((shifted.log_prob(changed) * mask).flatten(1).sum(1), masked)
+
+
+def chain_adds_up(family: Family, event: Size) -> bool:
+    """The conditionals of ``chain`` sum to log p(z), and no element depends on those after it. False if there are
+    none."""
+    family = exact(family)
+    d = family(*raws(family, event, 1.0))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        x, other = d.sample(), d.sample()
+    try:
+        found = chain(d, x)
+    except NotAvailable:
+        return False
+    shape = tuple(d.batch_shape + d.event_shape)
+    assert found.shape == shape
+    lead = len(shape) - len(event)
+    torch.testing.assert_close(sum_event(found, lead), sum_event(d.log_prob(x), lead))
+    for i in range(math.prod(event)):
+        keep = (torch.arange(math.prod(event)) <= i).reshape(event)
+        shown = chain(d, torch.where(keep, x, other))
+        torch.testing.assert_close(*(each.reshape(*shape[:lead], -1)[..., i] for each in (shown, found)))
+    return True
 
 
 def spec_round_trips(family: Family, event: Size) -> None:
@@ -354,6 +378,8 @@ def spread_of(d: td.Distribution, cells: Cover) -> Tensor:
     the range cut them)."""
     if isinstance(d, DiscretisedLogisticMixture):
         return (d.logits.softmax(-1) * d.scale).sum(-1)
+    if isinstance(d, ColourMixture):
+        return (d.logits.softmax(-1) * d.scale).flatten(len(d.batch_shape)).sum(-1)
     masses = cells.masses(d)
     if isinstance(d.components if isinstance(d, Mixture) else d, (OneHot, td.Categorical)):
         return 1 - masses.square().sum(0)

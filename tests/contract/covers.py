@@ -50,7 +50,8 @@ def cover(d: td.Distribution, support: constraints.Constraint) -> Cover:
     if support == constraints.boolean:
         return listed(torch.arange(2))
     if isinstance(support, constraints.integer_interval):
-        return listed(torch.arange(support.lower_bound, support.upper_bound + 1))
+        values = torch.arange(support.lower_bound, support.upper_bound + 1)
+        return listed(torch.cartesian_prod(*[values] * math.prod(d.event_shape)))
     if support == constraints.nonnegative_integer:
         return listed(torch.arange(4096))
     if d.event_shape:

@@ -38,12 +38,14 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "categorical": {"classes": 4},
     "one_hot": {"classes": 3},
     "mixture": {"family": {"part": "family/normal"}, "components": 3},
+    "colour_mixture": {"levels": 4},
 }
 EVENTS: dict[str, Size] = {
     "one_hot": (6,),
     "power_spherical": (3,),
     "dirichlet": (3,),
     "logistic_normal": (3,),
+    "colour_mixture": (2, 1, 1),
     "mixture": (),  # joint over any other, and its components may lie further apart than a grid can cover
 }
 STANDARD = {"affine": {"loc": [100.0, -3.0], "scale": [50.0, 0.02]}}
@@ -54,6 +56,8 @@ VARIANTS = [
     Case("student_t", {"df": 2.5}),
     Case("discretised_logistic", {"levels": 2, "floor": 0.01}),
     Case("discretised_logistic_mixture", {"levels": 5, "components": 2}),
+    Case("colour_mixture", {"levels": 3, "components": 2}, (3, 1, 1)),
+    Case("colour_mixture", {"levels": 2, "components": 2, "floor": 0.01}, (2, 1, 2)),
     Case("mixture", {"family": {"part": "family/beta"}, "components": 2}, ()),
     Case("mixture", {"family": {"part": "family/categorical", "classes": 4}, "components": 2}, (1,)),
     Case("mixture", {"family": {"part": "family/one_hot", "classes": 3}, "components": 2}, (6,)),
@@ -102,6 +106,7 @@ def test_density(case: Case) -> None:
     [
         checks.gradients_reach_every_parameter,
         checks.masks_add_up,
+        checks.chain_adds_up,
         checks.spec_round_trips,
         checks.mapped_agrees,
         checks.expand_agrees,
@@ -114,8 +119,10 @@ def test_density(case: Case) -> None:
     ids=lambda check: check.__name__,
 )
 def test_contract(case: Case, check: Any) -> None:
-    if case.name == "point_mass" and check is checks.masks_add_up:
+    if case.name == "point_mass" and check in (checks.masks_add_up, checks.chain_adds_up):
         return
+    if case.name == "colour_mixture" and check is checks.masks_add_up:
+        return  # joint over an image
     check(case.family(), case.event)
 
 
@@ -184,6 +191,7 @@ def test_what_is_available() -> None:
         *JOINT,
         "von_mises",
     }
+    assert _having(checks.chain_adds_up) >= line | pixels | {"colour_mixture"}
     assert _having(checks.cdf_agrees_with_density) >= line | pixels | {"affine", "continuous_bernoulli", "von_mises"}
 
 
@@ -197,6 +205,7 @@ def test_what_is_available() -> None:
         ({"part": "family/discretised_logistic", "floor": 1e3}, "floor"),
         ({"part": "family/discretised_logistic_mixture", "components": 0}, "components"),
         ({"part": "family/mixture", **REQUIRED["mixture"], "components": 0}, "components"),
+        ({"part": "family/colour_mixture", "components": 0}, "components"),
         (
             {"part": "family/affine", "family": {"part": "family/bernoulli"}, "loc": 0.0, "scale": 1.0},
             "families that fit",

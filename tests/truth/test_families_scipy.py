@@ -233,6 +233,26 @@ def test_discretised_logistic_mixture() -> None:
     assert torch.equal(centre(d), torch.from_numpy((np.cumsum(true, 0) < 0.5).sum(0)).double())
 
 
+def test_colour_mixture() -> None:
+    """Against the sum over components and the product over channels, written down one number after the other."""
+    generator = torch.Generator().manual_seed(0)
+    family = build({"part": "family/colour_mixture", "levels": 6, "components": 2})
+    raw = [torch.randn(1, *size, generator=generator, dtype=torch.float64) for size in family.raw((3, 1, 1))]
+    d = family(*raw)
+    weight, loc, scale, slopes = (t[0, :, 0, 0].numpy() for t in (d.logits.softmax(-1), d.loc, d.scale, d.slopes))
+    np.testing.assert_allclose(slopes, raw[3][0, :, 0, 0].numpy() + np.array([[1], [0], [1]]))
+    colours = torch.cartesian_prod(*[torch.arange(6)] * 3)
+    true = np.zeros(216)
+    for row, x in enumerate(colours.numpy()):
+        for k in range(2):
+            apart = x - loc[:, k]
+            moved = [0.0, slopes[0, k] * apart[0], slopes[1, k] * apart[0] + slopes[2, k] * apart[1]]
+            each = [bins(np.array([loc[c, k] + moved[c]]), scale[c, k : k + 1], 6)[x[c], 0] for c in range(3)]
+            true[row] += weight[0, k] * np.prod(each)
+    np.testing.assert_allclose(d.log_prob(colours.reshape(-1, 1, 3, 1, 1)).exp().numpy()[:, 0], true, rtol=1e-7)
+    np.testing.assert_allclose(true.sum(), 1.0, rtol=1e-12)
+
+
 def test_a_level_far_in_the_tail_keeps_its_log_probability_and_its_gradient() -> None:
     """In float32, where a difference of two distribution functions would long be zero."""
     loc = torch.tensor([10.0, 10.0], requires_grad=True)

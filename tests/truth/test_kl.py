@@ -25,8 +25,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "mixture": {"family": {"part": "family/normal"}, "components": 2},
     "discretised_logistic": {"levels": 5},
     "discretised_logistic_mixture": {"levels": 5},
+    "colour_mixture": {"levels": 5},
 }
-EVENTS: dict[str, Size] = {"one_hot": (4,), "power_spherical": (4,), "dirichlet": (4,), "logistic_normal": (4,)}
+EVENTS: dict[str, Size] = {
+    "one_hot": (4,), "power_spherical": (4,), "dirichlet": (4,), "logistic_normal": (4,), "colour_mixture": (2, 1, 1),
+}  # fmt: skip
 SAMPLES, PIECE = 1_000_000, 100_000
 
 

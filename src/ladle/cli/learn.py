@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import math
 import os
 import time
 from pathlib import Path
@@ -15,9 +16,10 @@ from ladle.cli.app import Data, Device, Force, Json, Part, Run, Seed, app, named
 from ladle.cli.launch import attended, launch
 from ladle.console import Show, counter, duration, err, interruptible, note, show_health
 from ladle.folder import read_config
-from ladle.machine import MachineError, choose, release
+from ladle.machine import MachineError, Neighbours, choose, release
 
 DEFAULT_MINUTES = 5.0
+LOOK_AROUND = 10.0  # seconds of training after which other work on the machine is told of
 
 
 @app.command()
@@ -96,9 +98,14 @@ def fit(
     )  # fmt: skip
     err.print(f"training for {budget} into {out}")
     last, show = None, Show()
+    neighbours, told_at = Neighbours(), time.monotonic() + LOOK_AROUND
     with interruptible() as signal_received:
         for last in steps:
             show(last)
+            if devices == 1 and time.monotonic() > told_at:
+                told_at = math.inf
+                if crowding := neighbours.crowding():
+                    note(crowding)
             if rank == 0 and signal_received() and last.kind != "done":  # the first process tells the others
                 steps.close()  # type: ignore[attr-defined]
                 err.print(f"saved at step {last.step}; go on with --resume")

@@ -30,7 +30,7 @@ from ladle.spec import part
 FAR = 1e20  # the outer edge of an edge bin: so far out that every term there is exactly zero, and its gradient too
 
 
-def _log_bin(x: Tensor, loc: Tensor, scale: Tensor, levels: int) -> Tensor:
+def log_bin(x: Tensor, loc: Tensor, scale: Tensor, levels: int) -> Tensor:
     """log p(x) for integers x."""
     upper = torch.where(x < levels - 1, x + 0.5, FAR)
     lower = torch.where(x > 0, x - 0.5, -FAR)
@@ -55,13 +55,14 @@ def _mean(loc: Tensor, scale: Tensor, levels: int) -> Tensor:
     return scale * (F.softplus(loc / scale) - F.softplus((loc - (levels - 1)) / scale))
 
 
-def _checked_levels(levels: int) -> int:
+def checked_levels(levels: int) -> int:
+    """``levels``, if a pixel can have so many."""
     if levels < 2:
         raise ValueError(f"levels must be at least 2, got {levels}; 8-bit pixels have 256")
     return levels
 
 
-class _Units:
+class Units:
     """From a net's numbers to levels: raw loc 0 is mid-grey and -1 and 1 the ends of the range; raw scale 0 is an
     eighth of the range, that is, a standard deviation of about a quarter."""
 
@@ -72,9 +73,11 @@ class _Units:
         self.floor = floor
 
     def loc(self, raw: Tensor) -> Tensor:
+        """In levels."""
         return self.half * (1 + raw)
 
     def scale(self, raw: Tensor) -> Tensor:
+        """In levels."""
         return self.unit * positive(raw, self.floor / self.unit)
 
 
@@ -114,7 +117,7 @@ class DiscretisedLogistic(td.Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``(*lead, *event)`` integers, as floats or bytes, to element-wise log-probabilities."""
-        return _log_bin(value.to(self.loc.dtype), self.loc, self.scale, self.levels)
+        return log_bin(value.to(self.loc.dtype), self.loc, self.scale, self.levels)
 
     def cdf(self, value: Tensor) -> Tensor:
         """P(X <= x)."""
@@ -156,8 +159,8 @@ class DiscretisedLogisticFamily(Family):
 
     def __init__(self, levels: int = 256, floor: float = 0.05, shared_scale: bool = False) -> None:
         super().__init__()
-        self.levels, self.shared_scale = _checked_levels(levels), shared_scale
-        self.units = _Units(levels, floor)
+        self.levels, self.shared_scale = checked_levels(levels), shared_scale
+        self.units = Units(levels, floor)
         self.support = constraints.integer_interval(0, levels - 1)
         if shared_scale:
             self.raw_scale = nn.Parameter(torch.zeros(()))
@@ -214,7 +217,7 @@ class DiscretisedLogisticMixture(td.Distribution):
         """``(*lead, *event)`` integers, as floats or bytes, to element-wise log-probabilities."""
         # The components go first: torch reduces a short last dimension several times more slowly.
         logits, loc, scale = (t.movedim(-1, 0) for t in self._aligned(value.dim()))
-        joint = logits + _log_bin(value.to(loc.dtype), loc, scale, self.levels)
+        joint = logits + log_bin(value.to(loc.dtype), loc, scale, self.levels)
         return joint.logsumexp(0) - logits.logsumexp(0)
 
     def _aligned(self, dims: int) -> list[Tensor]:
@@ -261,7 +264,8 @@ class DiscretisedLogisticMixtureFamily(Family):
 
     Reference:
         Salimans, Karpathy, Chen, Kingma: "PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture
-        Likelihood and Other Modifications", 2017 (here without its conditioning between colour channels).
+        Likelihood and Other Modifications", 2017 (here without its conditioning between
+        colour channels, for which see :mod:`ladle.families.colour`).
 
     >>> family = DiscretisedLogisticMixtureFamily(components=3)
     >>> family.raw((1, 28, 28))
@@ -274,8 +278,8 @@ class DiscretisedLogisticMixtureFamily(Family):
         super().__init__()
         if components < 1:
             raise ValueError(f"components must be at least 1, got {components}")
-        self.components, self.levels = components, _checked_levels(levels)
-        self.units = _Units(levels, floor)
+        self.components, self.levels = components, checked_levels(levels)
+        self.units = Units(levels, floor)
         self.support = constraints.integer_interval(0, levels - 1)
 
     def raw(self, event: Size) -> tuple[Size, ...]:

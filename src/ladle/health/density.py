@@ -15,6 +15,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.constraints import Constraint
 
 from ladle.families import NotAvailable, chain, mapped
+from ladle.families.colour import ColourMixture
 from ladle.health.findings import Context, Finding, rung
 from ladle.latents.latents import device_of
 from ladle.seeds import seeded
@@ -111,12 +112,17 @@ def _totals(d: Distribution, support: Constraint, seed: int) -> Tensor:
     Raises:
         NotAvailable: for a joint distribution.
     """
-    if d.event_shape:
+    colours = isinstance(d, ColourMixture)
+    if isinstance(d, ColourMixture):
+        d = d.pixels()
+    elif d.event_shape:
         raise NotAvailable(f"{type(d).__name__} is a joint distribution")
     dims, count = len(d.batch_shape), d.batch_shape.numel()
     generator = torch.Generator().manual_seed(seed)
     index = torch.randperm(count, generator=generator)[:ELEMENTS].sort().values
     chosen = mapped(d, lambda t: (t.flatten(0, dims - 1)[index.to(t.device)] if t.dim() >= dims else t).double())
+    if colours:
+        return _of_channels(chosen, support, seed)
     if support.is_discrete:
         masses = [chosen.log_prob(torch.full((len(index),), float(v)).to(device_of(d))).exp() for v in listed(support)]
         return torch.stack([m.double().cpu() for m in masses]).sum(0)
@@ -125,6 +131,21 @@ def _totals(d: Distribution, support: Constraint, seed: int) -> Tensor:
     nodes = points(draws, support)
     density = chosen.log_prob(nodes).exp().nan_to_num(math.inf)
     return torch.trapezoid(torch.where(support.check(nodes), density, 0.0), nodes, dim=0).cpu()
+
+
+def _of_channels(d: Distribution, support: Constraint, seed: int) -> Tensor:
+    """The sums of the densities of every channel given the ones before it, at a draw of those."""
+    with seeded(seed, "normalisation"):
+        x = d.sample()
+    totals = []
+    for c in range(d.event_shape[0]):
+        masses = []
+        for value in listed(support):
+            tried = x.clone()
+            tried[:, c] = value
+            masses.append(chain(d, tried)[:, c].exp())
+        totals.append(torch.stack(masses).sum(0).flatten().cpu())
+    return torch.cat(totals)
 
 
 def _conditionals(p: Distribution, context: Context) -> Tensor | None:

@@ -67,7 +67,8 @@ def supports(context: Context) -> Finding:
         outside += int((~inside & seen).sum())
         total += int(seen.sum())
         log_px = d.log_prob(x)
-        impossible += int((~torch.isfinite(log_px) & seen).sum()) if log_px.shape == seen.shape else 0
+        bad = ~torch.isfinite(log_px)  # of a joint distribution, a whole item
+        impossible += int((bad.reshape(*bad.shape, *[1] * (x.dim() - bad.dim())) & seen).sum())
     measured: dict[str, float] = {"values": total, "outside": outside, "impossible": impossible}
     if outside or impossible:
         what = f"{outside:,} of {total:,} values of the data lie outside the support of the likelihood"

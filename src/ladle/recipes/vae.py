@@ -9,6 +9,7 @@ from ladle.recipes.sizes import latents, likelihood, nets, training
 from ladle.spec import SpecError, part
 
 STANDARD = {"part": "prior/standard"}
+STICKING = {"part": "objective/elbo", "sticking": True}  # where the KL has no closed form anyway
 
 
 def gaussian(schema: Schema, size: str, objective: dict[str, Any], prior: dict[str, Any]) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def gaussian(schema: Schema, size: str, objective: dict[str, Any], prior: dict[s
         "latents": {"size": latents(schema, size), "posterior": {"part": "family/normal"}, "prior": prior},
         **nets(schema, size),
         "likelihood": likelihood(schema),
-        "objective": objective,
+        "objective": dict(objective),
         "training": training(schema),
     }
 
@@ -90,7 +91,7 @@ def vampprior(schema: Schema, size: str) -> dict[str, Any]:
     Reference:
         Tomczak, Welling: "VAE with a VampPrior", 2018.
     """
-    return gaussian(schema, size, {"part": "objective/elbo"}, {"part": "prior/vamp"})
+    return gaussian(schema, size, STICKING, {"part": "prior/vamp"})
 
 
 @part("recipe", "learned_prior")
@@ -100,4 +101,4 @@ def learned_prior(schema: Schema, size: str) -> dict[str, Any]:
     Reference:
         Chen et al.: "Variational Lossy Autoencoder", 2017 (autoregressive priors).
     """
-    return gaussian(schema, size, {"part": "objective/elbo"}, {"part": "prior/autoregressive"})
+    return gaussian(schema, size, STICKING, {"part": "prior/autoregressive"})
