@@ -11,6 +11,7 @@ import shutil
 import struct
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -336,23 +337,25 @@ def test_every_family_passes_the_door(digits_run: Path, name: str) -> None:
 
     config = json.loads((digits_run / "config.json").read_text())
     family = {"part": f"family/{name}", **ARGUMENTS.get(name, {})}
-    tried = 0
+    tried, event, channels = 0, [8], 1
+    if name == "colour_mixture":
+        event, channels = [2, 2, 2], 2
     for prior in (None, "standard", "learned"):
         spec = copy.deepcopy(config)
         latents = spec["model"]["latents"]
-        latents["posterior"].update(family=family, event=[8])
-        latents["prior"] = prior and {"part": f"prior/{prior}", "family": family, "event": [8]}
-        spec["model"]["likelihood"]["net"]["inputs"] = list(build(family).read_size((8,)))
+        latents["posterior"].update(family=family, event=event)
+        latents["prior"] = prior and {"part": f"prior/{prior}", "family": family, "event": event}
+        spec["model"]["likelihood"]["net"]["inputs"] = list(build(family).read_size(tuple(event)))
         if prior is None or name != "point_mass":
             skeleton(spec, ladle.Schema.from_json(spec["schema"]))
             tried += 1
     held = explained(build(family))
     if held in SCHEMAS:
         spec = copy.deepcopy(config)
-        spec["model"]["likelihood"].update(family=family, event=[1, 4, 4])
-        spec["model"]["latents"]["posterior"]["net"]["inputs"] = [1, 4, 4]
+        spec["model"]["likelihood"].update(family=family, event=[channels, 4, 4])
+        spec["model"]["latents"]["posterior"]["net"]["inputs"] = [channels, 4, 4]
         if name != "point_mass":
-            skeleton(spec, SCHEMAS[held])
+            skeleton(spec, replace(SCHEMAS[held], shape=(channels, 4, 4)))
             tried += 1
     assert tried
 

@@ -134,7 +134,7 @@ def test_tensorboard_after_an_interruption(tmp_path: Path) -> None:
     for step in steps:  # the process dies at step 160, long after its checkpoint of step 70
         if step.step == 160:
             subprocess.run(["cp", "-r", tmp_path / "run", kept], check=True)
-            steps.gi_frame.f_locals["run"].loggers.close()
+            steps.gi_frame.f_locals["records"].gi_frame.f_locals["run"].loggers.close()
             subprocess.run(["cp", "-r", tmp_path / "run/tensorboard", kept], check=True)
             break
     assert max(step for step, _ in board(kept / "tensorboard")["train/nats"]) == 150

@@ -187,7 +187,7 @@ def _(d: ColourMixture) -> Tensor:
 @mean.register
 def _(d: ColourMixture) -> Tensor:
     """Of the components' locations, clipped to the range."""
-    return (d.logits.softmax(-1) * d.loc.clamp(0, d.levels - 1)).sum(-1)
+    return (d.logits.softmax(-1) * d.loc.clamp(0, d.levels - 1)).sum(-1).clamp(0, d.levels - 1)
 
 
 @tempered.register
