@@ -52,10 +52,11 @@ def test_no_more_parameters_than_the_data_has_numbers(machine: list[Machine], to
         assert chosen.size == "xs" or parameters <= len(data.train) * data.schema.size, name
 
 
-def test_a_gpu_gets_a_ladder_for_images_alone(
+def test_ladders_are_for_images_in_colour_and_on_a_gpu_for_all_images(
     machine: list[Machine], pictures: ladle.Dataset, toys: dict[str, ladle.Dataset]
 ) -> None:
     assert ladle.best(pictures, 5).recipe == "learned_prior"
+    assert ladle.best(toys["colour"], 5).recipe == "vdvae"
     machine[0] = Machine("cuda", "bf16-mixed", True, 2, "a GPU")
     assert ladle.best(pictures, 5).recipe == "vdvae"
     assert ladle.best(toys["table"], 5).recipe == "learned_prior"

@@ -29,9 +29,9 @@ class Choice(NamedTuple):
 def best(data: Dataset, minutes: float | None = None, device: str = "auto") -> Choice:
     """The recipe and the size that should reach the best likelihood in this time.
 
-    A learned prior over one level of latents; on a GPU, for images, several levels on maps. The size is the largest
-    that has no more parameters than the training data has numbers, and that the machine can take over the data often
-    enough. Every recipe that is chosen can be coded with.
+    A learned prior over one level of latents; for images in colour, and on a GPU for all images, several levels on
+    maps. The size is the largest that has no more parameters than the training data has numbers, and that the machine
+    can take over the data often enough. Every recipe that is chosen can be coded with.
 
     Args:
         data: what is to be learned.
@@ -42,7 +42,8 @@ def best(data: Dataset, minutes: float | None = None, device: str = "auto") -> C
         MachineError: for a device that is not there.
     """
     machine = choose(device)
-    recipe = "vdvae" if machine.device == "cuda" and data.schema.kind == "image" else "learned_prior"
+    image, colour = data.schema.kind == "image", data.schema.shape[0] > 1
+    recipe = "vdvae" if image and (colour or machine.device == "cuda") else "learned_prior"
     numbers = len(data.train) * data.schema.size
     chosen, why = SIZES[0], "the data is small"
     for size in SIZES if minutes is not None else SIZES[:2]:

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
-from ladle.families.family import Family, centre, chain, checked_temperature, mean, tempered
-from ladle.families.pixels import DiscretisedLogistic, Units, checked_levels, log_bin
-from ladle.shapes import Size
+from ladle.families.family import Family, centre, chain, checked_temperature, mean, tempered, total
+from ladle.families.pixels import Bins, DiscretisedLogistic, Units, checked_levels, log_bin, log_bin_once
+from ladle.shapes import Size, sum_event
 from ladle.spec import part
 
 CHANNELS = -3  # the dimension of them, in a tensor that ends in ``(C, H, W)``
@@ -68,27 +68,27 @@ class ColourMixture(td.Distribution):
         logits, loc, scale, slopes = map(change, self.parameters)
         return ColourMixture(logits, loc, scale, slopes, self.levels)
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor, bins: Bins = log_bin) -> Tensor:
         """``(*lead, C, H, W)`` integers, as floats or bytes, to ``(*lead,)``."""
-        logits, bins = self._bins(value)
-        joint = logits + bins.sum(CHANNELS, keepdim=True)
+        logits, each = self._bins(value, bins)
+        joint = logits + each.sum(CHANNELS, keepdim=True)
         return (joint.logsumexp(0) - logits.logsumexp(0)).sum((-3, -2, -1))
 
     def conditionals_log_prob(self, value: Tensor) -> Tensor:
         """log p(x_c | x_1 .. x_(c-1)) of every channel of every pixel, ``(*lead, C, H, W)`` to the same shape."""
-        logits, bins = self._bins(value)
-        ahead = (logits + bins.cumsum(CHANNELS)).logsumexp(0)  # of the channels so far, together
+        logits, each = self._bins(value, log_bin)
+        ahead = (logits + each.cumsum(CHANNELS)).logsumexp(0)  # of the channels so far, together
         none = logits.logsumexp(0).expand(*ahead.shape[:-3], 1, *ahead.shape[-2:])
         return ahead.diff(dim=CHANNELS, prepend=none)
 
-    def _bins(self, value: Tensor) -> tuple[Tensor, Tensor]:
+    def _bins(self, value: Tensor, bins: Bins) -> tuple[Tensor, Tensor]:
         """The logits, ``(K, *lead, 1, H, W)``, and log p(x_c | x_1 .. x_(c-1)) of each component,
         ``(K, *lead, C, H, W)``: sums over so few are fast along the first dimension."""
         ones = (None,) * max(0, value.dim() - 3 - len(self.batch_shape))
         logits, loc, scale, slopes = (t[(*ones, ...)].movedim(-1, 0) for t in self.parameters)
         apart = (value.to(loc.dtype) - loc).unbind(CHANNELS)
         moved = torch.broadcast_tensors(*(_follow(c, loc, slopes, apart) for c in range(len(apart))))
-        return logits, log_bin(value.to(loc.dtype), torch.stack(moved, CHANNELS), scale, self.levels)
+        return logits, bins(value.to(loc.dtype), torch.stack(moved, CHANNELS), scale, self.levels)
 
     def pixels(self) -> ColourMixture:
         """Every pixel as an image of its own, since they are independent: batch ``(*lead, H W)``, event
@@ -171,6 +171,11 @@ class ColourMixtureFamily(Family):
         one_before = [float(j == c - 1) for c in range(loc.shape[-4]) for j in range(c)]
         slopes = slopes + slopes.new_tensor(one_before).view(-1, 1, 1, 1)
         return ColourMixture(logits, self.units.loc(loc + spread), self.units.scale(scale), slopes, self.levels)
+
+
+@total.register
+def _(d: ColourMixture, value: Tensor, lead: int) -> Tensor:
+    return sum_event(d.log_prob(value, log_bin_once), lead)
 
 
 @chain.register

@@ -14,6 +14,7 @@ is a sum of three logarithms, each finite and differentiable however far x lies 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,10 +24,11 @@ from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all, clamp_probs
 from torch.nn import functional as F
 
-from ladle.families.family import Family, centre, checked_temperature, mean, positive, quantile, tempered
-from ladle.shapes import Size
+from ladle.families.family import Family, centre, checked_temperature, mean, positive, quantile, tempered, total
+from ladle.shapes import Size, sum_event
 from ladle.spec import part
 
+Bins = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 FAR = 1e20  # the outer edge of an edge bin: so far out that every term there is exactly zero, and its gradient too
 
 
@@ -37,6 +39,40 @@ def log_bin(x: Tensor, loc: Tensor, scale: Tensor, levels: int) -> Tensor:
     precision = scale.reciprocal()
     inside = torch.log(-torch.expm1((lower - upper) * precision))
     return F.logsigmoid((upper - loc) * precision) + F.logsigmoid((loc - lower) * precision) + inside
+
+
+class _LogBin(torch.autograd.Function):
+    """What :func:`log_bin` computes, in a third of the time with its gradients, which are simple: with u and v the
+    logistic distribution function at the upper and the lower edge, ``d log p / d loc = (u + v - 1) / scale``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, loc: Tensor, scale: Tensor, levels: int) -> Tensor:
+        """Broadcast ``x``, ``loc`` and ``scale``."""
+        precision = scale.reciprocal()
+        upper = (x + 0.5 - loc) * precision
+        lower = upper - precision
+        ends, starts = (x < levels - 1).to(loc.dtype), (x > 0).to(loc.dtype)  # where the bin has this edge
+        inner = ends * starts
+        found = F.logsigmoid(upper).mul_(ends).add_(F.logsigmoid(-lower).mul_(starts))
+        found.addcmul_(inner, torch.expm1(-precision).neg_().log_())
+        if any(ctx.needs_input_grad):
+            above, below = torch.sigmoid(-upper).mul_(ends), torch.sigmoid(lower).mul_(starts)
+            of_scale = lower.mul_(below).sub_(upper.mul_(above)).sub_(inner.mul(precision / torch.expm1(precision)))
+            ctx.save_for_backward(below.sub_(above).mul_(precision), of_scale.mul_(precision))
+            ctx.shapes = loc.shape, scale.shape
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[None, Tensor, Tensor, None]:
+        """To loc and scale."""
+        of_loc, of_scale = ctx.saved_tensors
+        to_loc, to_scale = ctx.shapes
+        return None, (slope * of_loc).sum_to_size(to_loc), (slope * of_scale).sum_to_size(to_scale), None
+
+
+def log_bin_once(x: Tensor, loc: Tensor, scale: Tensor, levels: int) -> Tensor:
+    """:func:`log_bin`, faster, and differentiable once: for training."""
+    return _LogBin.apply(x, loc, scale, levels)
 
 
 def _cdf(x: Tensor, loc: Tensor, scale: Tensor, levels: int) -> Tensor:
@@ -115,9 +151,9 @@ class DiscretisedLogistic(td.Distribution):
         """Of the continuous logistic, clipped to the range: within ``min(1/2, 1 / (80 scale))`` of a level."""
         return _mean(self.loc, self.scale, self.levels)
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor, bins: Bins = log_bin) -> Tensor:
         """``(*lead, *event)`` integers, as floats or bytes, to element-wise log-probabilities."""
-        return log_bin(value.to(self.loc.dtype), self.loc, self.scale, self.levels)
+        return bins(value.to(self.loc.dtype), self.loc, self.scale, self.levels)
 
     def cdf(self, value: Tensor) -> Tensor:
         """P(X <= x)."""
@@ -213,11 +249,11 @@ class DiscretisedLogisticMixture(td.Distribution):
         """Of the continuous logistic, clipped to the range: within ``min(1/2, 1 / (80 scale))`` of a level."""
         return (self.logits.softmax(-1) * _mean(self.loc, self.scale, self.levels)).sum(-1)
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor, bins: Bins = log_bin) -> Tensor:
         """``(*lead, *event)`` integers, as floats or bytes, to element-wise log-probabilities."""
         # The components go first: torch reduces a short last dimension several times more slowly.
         logits, loc, scale = (t.movedim(-1, 0) for t in self._aligned(value.dim()))
-        joint = logits + log_bin(value.to(loc.dtype), loc, scale, self.levels)
+        joint = logits + bins(value.to(loc.dtype), loc, scale, self.levels)
         return joint.logsumexp(0) - logits.logsumexp(0)
 
     def _aligned(self, dims: int) -> list[Tensor]:
@@ -293,6 +329,12 @@ class DiscretisedLogisticMixtureFamily(Family):
         k = torch.arange(self.components, dtype=loc.dtype, device=loc.device)
         spread = (2 * k + 1) / self.components - 1
         return DiscretisedLogisticMixture(logits, self.units.loc(loc + spread), self.units.scale(scale), self.levels)
+
+
+@total.register(DiscretisedLogistic)
+@total.register(DiscretisedLogisticMixture)
+def _(d: Any, value: Tensor, lead: int) -> Tensor:
+    return sum_event(d.log_prob(value, log_bin_once), lead)
 
 
 @centre.register(DiscretisedLogistic)

@@ -13,7 +13,8 @@ from ladle.spec import SpecError, part
 NORMAL = {"part": "family/normal"}
 LEVELS = {"xs": 3, "s": 3, "m": 5, "l": 5}  # of the dense ladder
 DEPTH = {"xs": 1, "s": 2, "m": 3, "l": 5}  # of the deep one: levels on each map
-FINEST = {"xs": 8, "s": 20, "m": 20, "l": 40}  # the longest side of a map with latents
+FINE, COARSE = 4, 8  # latents at each pixel of the finest map, and of those above
+FINEST = {"xs": 16, "s": 20, "m": 20, "l": 40}  # the longest side of a map with latents
 
 
 @part("recipe", "lvae")
@@ -51,17 +52,17 @@ def vdvae(schema: Schema, size: str) -> dict[str, Any]:
         raise SpecError("vdvae has latents on maps of an image, but the data is a table; recipes that fit: lvae, vae")
     sides = [max(m) for m in reversed(maps(schema.shape))]
     used = [side for side in sides if 2 < side <= FINEST[size]] or sides[1:]
-    below = [f"{side}x{DEPTH[size]}" for side in used]
+    below = [f"{side}x{DEPTH[size]}" + ("" if side == used[-1] else f":{COARSE}") for side in used]
     return {
         "latents": {
             "blocks": ", ".join([f"1:{latents(schema, size)}", *below]),
             "width": CHANNELS[size],
-            "size": 4,
+            "size": FINE,
             "posterior": NORMAL,
             "prior": {"part": "prior/learned"},
         },
         "decoder": {"part": "net/map_up", "width": CHANNELS[size]},
         "likelihood": likelihood(schema),
         "objective": {"part": "objective/elbo"},
-        "training": {"batch": 64},
+        "training": {"batch": 32, "rate": 3e-3},
     }

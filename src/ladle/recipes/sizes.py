@@ -42,8 +42,8 @@ def likelihood(schema: Schema, shared_scale: bool = False) -> dict[str, Any]:
     if schema.support == "bytes":
         if shared_scale:
             return {"part": "family/discretised_logistic", "shared_scale": True}
-        colour = schema.kind == "image" and schema.shape[0] > 1
-        name = "colour_mixture" if colour else "discretised_logistic_mixture"
-        return {"part": f"family/{name}", "components": 3}
+        if schema.kind == "image" and schema.shape[0] > 1:
+            return {"part": "family/colour_mixture", "components": 1}
+        return {"part": "family/discretised_logistic_mixture", "components": 3}
     inner = {"part": "family/normal", "shared_scale": shared_scale}
     return {"part": "family/affine", "family": inner, "loc": list(schema.loc), "scale": list(schema.scale)}
