@@ -21,9 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-import ladle
+from ladle_command import prepare
+
+prepare()  # as the ``ladle`` command does, before torch is loaded
+
+import torch  # noqa: E402
+
+import ladle  # noqa: E402
 
 
 def tried(data: ladle.Dataset, recipe: str, size: str, minutes: float, seed: int, samples: int, few: int) -> tuple:

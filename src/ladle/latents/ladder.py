@@ -24,11 +24,24 @@ from ladle.priors import Prior
 from ladle.shapes import Size, fold, numel, unfold, wide
 from ladle.spec import SpecError, part
 
+NARROW = -2.0  # the raw scale at which a posterior starts
+
 
 def halves(head: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """The two raw inputs that a head says, at least float32: ``(N, C, H, W) -> 2 x (N, size, H, W)``."""
     first, second = wide(head(F.relu(x))).chunk(2, 1)
     return first, second
+
+
+def telling(width: int, size: int) -> Pointwise:
+    """The head of a posterior, from ``width`` channels to the raw inputs of ``size`` latents. It starts with locations
+    that differ between items, by about one standard deviation of the prior, and with a third of its scale. A posterior
+    that starts as its prior tells the rest of the ladder nothing, which then learns to ignore it: such a ladder needs
+    about twice as long."""
+    head = Pointwise(width, 2 * size, gain=0.0)
+    nn.init.normal_(head.weight[:size], std=math.sqrt(2 / width))  # the features have passed a ReLU
+    nn.init.constant_(head.bias[size:], NARROW)
+    return head
 
 
 def unreduced(x: Tensor) -> contextlib.AbstractContextManager[None]:
@@ -58,7 +71,7 @@ class Top(Conditional):
         super().__init__()
         self.pyramid, self.family, self.event = pyramid, family, (numel(rung),)
         self.inputs, self.seen = inputs, seen
-        self.head = Pointwise(width, 2 * rung.size, gain=0.0)
+        self.head = telling(width, rung.size)
 
     def features(self, given: Tensor) -> list[Tensor]:
         """``(B, *inputs)`` to ``(B, width, h, w)`` each, the smallest map first."""
@@ -87,8 +100,7 @@ class Below(nn.Module):
                                           +<------- project <------ z <----+
                                           +--residual--> state
 
-    The heads start at zero: then p is the standard member and q is p, so the KL starts at 0 and the posterior has to
-    learn only what the prior does not know.
+    The prior's head starts at zero: then p is the standard member. The posterior's does not, see :func:`telling`.
 
     Args:
         rung: the map, and the latents at each of its pixels.
@@ -107,7 +119,7 @@ class Below(nn.Module):
             mixing(width, width, rung.side), nn.ReLU(), Pointwise(width, 2 * rung.size, gain=0.0)
         )
         self.of_state, self.of_features = (mixing(width, width, rung.side, math.sqrt(0.5)) for _ in range(2))
-        self.step = Pointwise(width, 2 * rung.size, gain=0.0)
+        self.step = telling(width, rung.size)
         self.project = Pointwise(rung.size, width, 1 / math.sqrt(depth))
         self.residual = Residual(width, rung.side, depth)
 
