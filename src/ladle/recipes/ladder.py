@@ -64,5 +64,5 @@ def vdvae(schema: Schema, size: str) -> dict[str, Any]:
         "decoder": {"part": "net/map_up", "width": CHANNELS[size]},
         "likelihood": likelihood(schema),
         "objective": {"part": "objective/elbo"},
-        "training": {"batch": 128, "rate": 4e-3},
+        "training": {"batch": 32, "rate": 3e-3},
     }
