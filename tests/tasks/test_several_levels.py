@@ -73,7 +73,7 @@ def test_the_gist_is_kept_and_the_detail_varied(model: ladle.Model) -> None:
 def test_importance_weights_are_of_all_levels(model: ladle.Model) -> None:
     """The bound falls with K, whatever is proposed, and all proposals bound the same number."""
     x = ladle.read("digits").test.x[:40]
-    found = {p: ladle.evidence(model, x, samples=200, proposal=p) for p in ("q", "inflated", "defensive")}
+    found = {p: ladle.evidence(model, x, samples=1000, proposal=p) for p in ("q", "inflated", "defensive")}
     for evidence in found.values():
         nats = [n for _, n in evidence.curve]
         assert nats[-1] < nats[0]

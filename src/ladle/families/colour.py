@@ -68,8 +68,12 @@ class ColourMixture(td.Distribution):
         logits, loc, scale, slopes = map(change, self.parameters)
         return ColourMixture(logits, loc, scale, slopes, self.levels)
 
-    def log_prob(self, value: Tensor, bins: Bins = log_bin) -> Tensor:
+    def log_prob(self, value: Tensor) -> Tensor:
         """``(*lead, C, H, W)`` integers, as floats or bytes, to ``(*lead,)``."""
+        return self.by(log_bin, value)
+
+    def by(self, bins: Bins, value: Tensor) -> Tensor:
+        """:meth:`log_prob`, by ``log_bin`` or ``log_bin_once``."""
         logits, each = self._bins(value, bins)
         joint = logits + each.sum(CHANNELS, keepdim=True)
         return (joint.logsumexp(0) - logits.logsumexp(0)).sum((-3, -2, -1))
@@ -175,7 +179,7 @@ class ColourMixtureFamily(Family):
 
 @total.register
 def _(d: ColourMixture, value: Tensor, lead: int) -> Tensor:
-    return sum_event(d.log_prob(value, log_bin_once), lead)
+    return sum_event(d.by(log_bin_once, value), lead)
 
 
 @chain.register

@@ -151,8 +151,12 @@ class DiscretisedLogistic(td.Distribution):
         """Of the continuous logistic, clipped to the range: within ``min(1/2, 1 / (80 scale))`` of a level."""
         return _mean(self.loc, self.scale, self.levels)
 
-    def log_prob(self, value: Tensor, bins: Bins = log_bin) -> Tensor:
+    def log_prob(self, value: Tensor) -> Tensor:
         """``(*lead, *event)`` integers, as floats or bytes, to element-wise log-probabilities."""
+        return self.by(log_bin, value)
+
+    def by(self, bins: Bins, value: Tensor) -> Tensor:
+        """:meth:`log_prob`, by :func:`log_bin` or :func:`log_bin_once`."""
         return bins(value.to(self.loc.dtype), self.loc, self.scale, self.levels)
 
     def cdf(self, value: Tensor) -> Tensor:
@@ -249,8 +253,12 @@ class DiscretisedLogisticMixture(td.Distribution):
         """Of the continuous logistic, clipped to the range: within ``min(1/2, 1 / (80 scale))`` of a level."""
         return (self.logits.softmax(-1) * _mean(self.loc, self.scale, self.levels)).sum(-1)
 
-    def log_prob(self, value: Tensor, bins: Bins = log_bin) -> Tensor:
+    def log_prob(self, value: Tensor) -> Tensor:
         """``(*lead, *event)`` integers, as floats or bytes, to element-wise log-probabilities."""
+        return self.by(log_bin, value)
+
+    def by(self, bins: Bins, value: Tensor) -> Tensor:
+        """:meth:`log_prob`, by :func:`log_bin` or :func:`log_bin_once`."""
         # The components go first: torch reduces a short last dimension several times more slowly.
         logits, loc, scale = (t.movedim(-1, 0) for t in self._aligned(value.dim()))
         joint = logits + bins(value.to(loc.dtype), loc, scale, self.levels)
@@ -334,7 +342,7 @@ class DiscretisedLogisticMixtureFamily(Family):
 @total.register(DiscretisedLogistic)
 @total.register(DiscretisedLogisticMixture)
 def _(d: Any, value: Tensor, lead: int) -> Tensor:
-    return sum_event(d.log_prob(value, log_bin_once), lead)
+    return sum_event(d.by(log_bin_once, value), lead)
 
 
 @centre.register(DiscretisedLogistic)
