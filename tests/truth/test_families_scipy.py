@@ -15,7 +15,7 @@ from ladle.families import Family, NotAvailable, centre, draw, mean, positive, q
 from ladle.families.bounded import ContinuousBernoulli
 from ladle.families.discrete import Bernoulli
 from ladle.families.family import total
-from ladle.families.pixels import DiscretisedLogistic, DiscretisedLogisticMixture, log_bin, log_bin_once
+from ladle.families.pixels import DiscretisedLogistic, DiscretisedLogisticMixture
 from ladle.families.real import Logistic
 from ladle.shapes import Size
 from ladle.spec import build
@@ -273,28 +273,6 @@ def test_gradients_of_the_pixel_families_are_those_of_differences() -> None:
         assert torch.autograd.gradcheck(
             lambda m, s, x=x: DiscretisedLogistic(m, s, 8).log_prob(torch.full((5,), x).double()), (loc, scale)
         )
-
-
-def test_the_quick_form_of_a_bin_and_its_gradients() -> None:
-    """Against the plain form and its gradients by torch, at both ends of the range and far in the tails, with shapes
-    that have to be broadcast."""
-    x = torch.arange(8.0, dtype=torch.float64)
-    found = []
-    for bins in (log_bin, log_bin_once):
-        loc = torch.tensor([-300.0, -2.0, 0.0, 3.3, 3.5, 7.0, 90.0], dtype=torch.float64)[:, None].requires_grad_()
-        scale = torch.tensor([0.05, 0.4, 3.0, 200.0], dtype=torch.float64)[:, None, None].requires_grad_()
-        log_p = bins(x, loc, scale, 8)
-        weights = torch.linspace(-1, 2, log_p.numel(), dtype=torch.float64).reshape(log_p.shape)
-        found.append((log_p.detach(), *torch.autograd.grad((weights * log_p).sum(), (loc, scale))))
-    for plain, quick in zip(*found, strict=True):
-        torch.testing.assert_close(quick, plain, rtol=1e-10, atol=1e-10)
-    family = build({"part": "family/colour_mixture"})
-    raw = [torch.randn(2, *size).requires_grad_() for size in family.raw((3, 4, 4))]
-    image = torch.randint(0, 256, (2, 3, 4, 4))
-    plain, quick = family(*raw).log_prob(image), total(family(*raw), image, 1)
-    torch.testing.assert_close(quick, plain)
-    for one, other in zip(*(torch.autograd.grad(of.sum(), raw) for of in (plain, quick)), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_the_mean_of_the_discretised_logistic() -> None:

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
-from ladle.families.family import Family, centre, chain, checked_temperature, mean, tempered, total
-from ladle.families.pixels import Bins, DiscretisedLogistic, Units, checked_levels, log_bin, log_bin_once
-from ladle.shapes import Size, sum_event
+from ladle.families.family import centre, chain, checked_temperature, mean, tempered
+from ladle.families.pixels import DiscretisedLogistic, PixelMixtureFamily, log_bin
+from ladle.shapes import Size
 from ladle.spec import part
 
 CHANNELS = -3  # the dimension of them, in a tensor that ends in ``(C, H, W)``
@@ -70,29 +70,25 @@ class ColourMixture(td.Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``(*lead, C, H, W)`` integers, as floats or bytes, to ``(*lead,)``."""
-        return self.by(log_bin, value)
-
-    def by(self, bins: Bins, value: Tensor) -> Tensor:
-        """:meth:`log_prob`, by ``log_bin`` or ``log_bin_once``."""
-        logits, each = self._bins(value, bins)
+        logits, each = self._bins(value)
         joint = logits + each.sum(CHANNELS, keepdim=True)
         return (joint.logsumexp(0) - logits.logsumexp(0)).sum((-3, -2, -1))
 
     def conditionals_log_prob(self, value: Tensor) -> Tensor:
         """log p(x_c | x_1 .. x_(c-1)) of every channel of every pixel, ``(*lead, C, H, W)`` to the same shape."""
-        logits, each = self._bins(value, log_bin)
+        logits, each = self._bins(value)
         ahead = (logits + each.cumsum(CHANNELS)).logsumexp(0)  # of the channels so far, together
         none = logits.logsumexp(0).expand(*ahead.shape[:-3], 1, *ahead.shape[-2:])
         return ahead.diff(dim=CHANNELS, prepend=none)
 
-    def _bins(self, value: Tensor, bins: Bins) -> tuple[Tensor, Tensor]:
+    def _bins(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """The logits, ``(K, *lead, 1, H, W)``, and log p(x_c | x_1 .. x_(c-1)) of each component,
         ``(K, *lead, C, H, W)``: sums over so few are fast along the first dimension."""
         ones = (None,) * max(0, value.dim() - 3 - len(self.batch_shape))
         logits, loc, scale, slopes = (t[(*ones, ...)].movedim(-1, 0) for t in self.parameters)
         apart = (value.to(loc.dtype) - loc).unbind(CHANNELS)
         moved = torch.broadcast_tensors(*(_follow(c, loc, slopes, apart) for c in range(len(apart))))
-        return logits, bins(value.to(loc.dtype), torch.stack(moved, CHANNELS), scale, self.levels)
+        return logits, log_bin(value.to(loc.dtype), torch.stack(moved, CHANNELS), scale, self.levels)
 
     def pixels(self) -> ColourMixture:
         """Every pixel as an image of its own, since they are independent: batch ``(*lead, H W)``, event
@@ -131,7 +127,7 @@ def _follow(c: int, loc: Tensor, slopes: Tensor, apart: Sequence[Tensor]) -> Ten
 
 
 @part("family", "colour_mixture")
-class ColourMixtureFamily(Family):
+class ColourMixtureFamily(PixelMixtureFamily):
     """A mixture over the colours of pixels whose channels move together; see the head of this file.
 
     At raw zeros every channel moves as the one before it does. Locations, scales and the spread of the components are
@@ -151,12 +147,7 @@ class ColourMixtureFamily(Family):
     """
 
     def __init__(self, components: int = 3, levels: int = 256, floor: float = 0.05) -> None:
-        super().__init__()
-        if components < 1:
-            raise ValueError(f"components must be at least 1, got {components}")
-        self.components, self.levels = components, checked_levels(levels)
-        self.units = Units(levels, floor)
-        self.support = constraints.integer_interval(0, levels - 1)
+        super().__init__(components, levels, floor)
 
     def raw(self, event: Size) -> tuple[Size, ...]:
         """Logits, locations, scales and slopes: ``(*, H, W, K)`` each."""
@@ -168,18 +159,10 @@ class ColourMixtureFamily(Family):
 
     def forward(self, *raw: Tensor) -> ColourMixture:
         """The raw numbers of an event to a joint distribution over it."""
-        # In memory the components come first, as log_prob wants them; the shape is unchanged.
-        logits, loc, scale, slopes = (r.movedim(-1, 0).contiguous().movedim(0, -1) for r in raw)
-        k = torch.arange(self.components, dtype=loc.dtype, device=loc.device)
-        spread = (2 * k + 1) / self.components - 1
+        logits, loc, scale, slopes = self.read_raw(*raw)
         one_before = [float(j == c - 1) for c in range(loc.shape[-4]) for j in range(c)]
         slopes = slopes + slopes.new_tensor(one_before).view(-1, 1, 1, 1)
-        return ColourMixture(logits, self.units.loc(loc + spread), self.units.scale(scale), slopes, self.levels)
-
-
-@total.register
-def _(d: ColourMixture, value: Tensor, lead: int) -> Tensor:
-    return sum_event(d.by(log_bin_once, value), lead)
+        return ColourMixture(logits, loc, scale, slopes, self.levels)
 
 
 @chain.register

@@ -14,7 +14,6 @@ is a sum of three logarithms, each finite and differentiable however far x lies 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,11 +23,10 @@ from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all, clamp_probs
 from torch.nn import functional as F
 
-from ladle.families.family import Family, centre, checked_temperature, mean, positive, quantile, tempered, total
-from ladle.shapes import Size, sum_event
+from ladle.families.family import Family, centre, checked_temperature, mean, positive, quantile, tempered
+from ladle.shapes import Size
 from ladle.spec import part
 
-Bins = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 FAR = 1e20  # the outer edge of an edge bin: so far out that every term there is exactly zero, and its gradient too
 
 
@@ -39,40 +37,6 @@ def log_bin(x: Tensor, loc: Tensor, scale: Tensor, levels: int) -> Tensor:
     precision = scale.reciprocal()
     inside = torch.log(-torch.expm1((lower - upper) * precision))
     return F.logsigmoid((upper - loc) * precision) + F.logsigmoid((loc - lower) * precision) + inside
-
-
-class _LogBin(torch.autograd.Function):
-    """What :func:`log_bin` computes, in a third of the time with its gradients, which are simple: with u and v the
-    logistic distribution function at the upper and the lower edge, ``d log p / d loc = (u + v - 1) / scale``."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, loc: Tensor, scale: Tensor, levels: int) -> Tensor:
-        """Broadcast ``x``, ``loc`` and ``scale``."""
-        precision = scale.reciprocal()
-        upper = (x + 0.5 - loc) * precision
-        lower = upper - precision
-        ends, starts = (x < levels - 1).to(loc.dtype), (x > 0).to(loc.dtype)  # where the bin has this edge
-        inner = ends * starts
-        found = F.logsigmoid(upper).mul_(ends).add_(F.logsigmoid(-lower).mul_(starts))
-        found.addcmul_(inner, torch.expm1(-precision).neg_().log_())
-        if any(ctx.needs_input_grad):
-            above, below = torch.sigmoid(-upper).mul_(ends), torch.sigmoid(lower).mul_(starts)
-            of_scale = lower.mul_(below).sub_(upper.mul_(above)).sub_(inner.mul(precision / torch.expm1(precision)))
-            ctx.save_for_backward(below.sub_(above).mul_(precision), of_scale.mul_(precision))
-            ctx.shapes = loc.shape, scale.shape
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[None, Tensor, Tensor, None]:
-        """To loc and scale."""
-        of_loc, of_scale = ctx.saved_tensors
-        to_loc, to_scale = ctx.shapes
-        return None, (slope * of_loc).sum_to_size(to_loc), (slope * of_scale).sum_to_size(to_scale), None
-
-
-def log_bin_once(x: Tensor, loc: Tensor, scale: Tensor, levels: int) -> Tensor:
-    """:func:`log_bin`, faster, and differentiable once: for training."""
-    return _LogBin.apply(x, loc, scale, levels)
 
 
 def _cdf(x: Tensor, loc: Tensor, scale: Tensor, levels: int) -> Tensor:
@@ -91,14 +55,13 @@ def _mean(loc: Tensor, scale: Tensor, levels: int) -> Tensor:
     return scale * (F.softplus(loc / scale) - F.softplus((loc - (levels - 1)) / scale))
 
 
-def checked_levels(levels: int) -> int:
-    """``levels``, if a pixel can have so many."""
+def _checked_levels(levels: int) -> int:
     if levels < 2:
         raise ValueError(f"levels must be at least 2, got {levels}; 8-bit pixels have 256")
     return levels
 
 
-class Units:
+class _Units:
     """From a net's numbers to levels: raw loc 0 is mid-grey and -1 and 1 the ends of the range; raw scale 0 is an
     eighth of the range, that is, a standard deviation of about a quarter."""
 
@@ -109,11 +72,9 @@ class Units:
         self.floor = floor
 
     def loc(self, raw: Tensor) -> Tensor:
-        """In levels."""
         return self.half * (1 + raw)
 
     def scale(self, raw: Tensor) -> Tensor:
-        """In levels."""
         return self.unit * positive(raw, self.floor / self.unit)
 
 
@@ -153,11 +114,7 @@ class DiscretisedLogistic(td.Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``(*lead, *event)`` integers, as floats or bytes, to element-wise log-probabilities."""
-        return self.by(log_bin, value)
-
-    def by(self, bins: Bins, value: Tensor) -> Tensor:
-        """:meth:`log_prob`, by :func:`log_bin` or :func:`log_bin_once`."""
-        return bins(value.to(self.loc.dtype), self.loc, self.scale, self.levels)
+        return log_bin(value.to(self.loc.dtype), self.loc, self.scale, self.levels)
 
     def cdf(self, value: Tensor) -> Tensor:
         """P(X <= x)."""
@@ -199,8 +156,8 @@ class DiscretisedLogisticFamily(Family):
 
     def __init__(self, levels: int = 256, floor: float = 0.05, shared_scale: bool = False) -> None:
         super().__init__()
-        self.levels, self.shared_scale = checked_levels(levels), shared_scale
-        self.units = Units(levels, floor)
+        self.levels, self.shared_scale = _checked_levels(levels), shared_scale
+        self.units = _Units(levels, floor)
         self.support = constraints.integer_interval(0, levels - 1)
         if shared_scale:
             self.raw_scale = nn.Parameter(torch.zeros(()))
@@ -255,13 +212,9 @@ class DiscretisedLogisticMixture(td.Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``(*lead, *event)`` integers, as floats or bytes, to element-wise log-probabilities."""
-        return self.by(log_bin, value)
-
-    def by(self, bins: Bins, value: Tensor) -> Tensor:
-        """:meth:`log_prob`, by :func:`log_bin` or :func:`log_bin_once`."""
         # The components go first: torch reduces a short last dimension several times more slowly.
         logits, loc, scale = (t.movedim(-1, 0) for t in self._aligned(value.dim()))
-        joint = logits + bins(value.to(loc.dtype), loc, scale, self.levels)
+        joint = logits + log_bin(value.to(loc.dtype), loc, scale, self.levels)
         return joint.logsumexp(0) - logits.logsumexp(0)
 
     def _aligned(self, dims: int) -> list[Tensor]:
@@ -293,8 +246,30 @@ class DiscretisedLogisticMixture(td.Distribution):
             return DiscretisedLogistic(loc, scale, self.levels).sample()
 
 
+class PixelMixtureFamily(Family):
+    """What mixtures of K discretised logistic distributions share: their arguments, and how raw numbers are read."""
+
+    def __init__(self, components: int = 5, levels: int = 256, floor: float = 0.05) -> None:
+        super().__init__()
+        if components < 1:
+            raise ValueError(f"components must be at least 1, got {components}")
+        self.components, self.levels = components, _checked_levels(levels)
+        self.units = _Units(levels, floor)
+        self.support = constraints.integer_interval(0, levels - 1)
+
+    def read_raw(self, logits: Tensor, loc: Tensor, scale: Tensor, *others: Tensor) -> list[Tensor]:
+        """``(*, K)`` each, the components of location spread over the range. In memory they come first, as ``log_prob``
+        wants them; the shapes are unchanged."""
+        logits, loc, scale, *others = (  # type: ignore[assignment]
+            r.movedim(-1, 0).contiguous().movedim(0, -1) for r in (logits, loc, scale, *others)
+        )
+        k = torch.arange(self.components, dtype=loc.dtype, device=loc.device)
+        spread = (2 * k + 1) / self.components - 1
+        return [logits, self.units.loc(loc + spread), self.units.scale(scale), *others]
+
+
 @part("family", "discretised_logistic_mixture")
-class DiscretisedLogisticMixtureFamily(Family):
+class DiscretisedLogisticMixtureFamily(PixelMixtureFamily):
     """A mixture of K discretised logistic distributions for each pixel.
 
     ``p(x) = sum_k softmax(logits)_k p(x | loc_k, scale_k)``. At raw zeros the components are spread evenly over
@@ -308,8 +283,8 @@ class DiscretisedLogisticMixtureFamily(Family):
 
     Reference:
         Salimans, Karpathy, Chen, Kingma: "PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture
-        Likelihood and Other Modifications", 2017 (here without its conditioning between
-        colour channels, for which see :mod:`ladle.families.colour`).
+        Likelihood and Other Modifications", 2017 (here without its conditioning between colour
+        channels, for which see :mod:`ladle.families.colour`).
 
     >>> family = DiscretisedLogisticMixtureFamily(components=3)
     >>> family.raw((1, 28, 28))
@@ -318,31 +293,14 @@ class DiscretisedLogisticMixtureFamily(Family):
     tensor([[ 42.5000, 127.5000, 212.5000]])
     """
 
-    def __init__(self, components: int = 5, levels: int = 256, floor: float = 0.05) -> None:
-        super().__init__()
-        if components < 1:
-            raise ValueError(f"components must be at least 1, got {components}")
-        self.components, self.levels = components, checked_levels(levels)
-        self.units = Units(levels, floor)
-        self.support = constraints.integer_interval(0, levels - 1)
-
     def raw(self, event: Size) -> tuple[Size, ...]:
         """Logits, locations and scales: ``(*event, K)`` each."""
         return ((*event, self.components),) * 3
 
     def forward(self, *raw: Tensor) -> DiscretisedLogisticMixture:
         """``(*lead, *event, K)`` each to an element-wise distribution over ``(*lead, *event)``."""
-        # In memory the components come first, as log_prob wants them; the shape is unchanged.
-        logits, loc, scale = (r.movedim(-1, 0).contiguous().movedim(0, -1) for r in raw)
-        k = torch.arange(self.components, dtype=loc.dtype, device=loc.device)
-        spread = (2 * k + 1) / self.components - 1
-        return DiscretisedLogisticMixture(logits, self.units.loc(loc + spread), self.units.scale(scale), self.levels)
-
-
-@total.register(DiscretisedLogistic)
-@total.register(DiscretisedLogisticMixture)
-def _(d: Any, value: Tensor, lead: int) -> Tensor:
-    return sum_event(d.by(log_bin_once, value), lead)
+        logits, loc, scale = self.read_raw(*raw)
+        return DiscretisedLogisticMixture(logits, loc, scale, self.levels)
 
 
 @centre.register(DiscretisedLogistic)
