@@ -232,8 +232,8 @@ def test_a_log_that_is_missing_or_strange(run: Path) -> None:
     page, numbers = drawn(run, quick=True)
     assert not faults(page)
     assert "rolled back &lt;script&gt;" in page
-    assert "3 steps were skipped" in page
-    assert numbers["training"] == {"notes": 1, "skipped": 3}
+    assert "3 gradients were outliers" in page
+    assert numbers["training"] == {"notes": 1, "clipped": 3}
 
 
 def test_a_run_that_goes_on(tmp_path: Path, toys: dict[str, ladle.Dataset]) -> None:

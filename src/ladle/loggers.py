@@ -22,7 +22,7 @@ from ladle.records import Step
 CURVES = {
     "train": ("nats", "bits_per_dim", "kl", "rate", "items_per_second"),
     "valid": ("nats", "bits_per_dim", "kl"),
-    "done": ("nats", "bits_per_dim", "seconds", "skipped"),
+    "done": ("nats", "bits_per_dim", "seconds", "clipped"),
 }
 LONGEST = 250  # characters of a setting
 

@@ -17,7 +17,7 @@ class Step(NamedTuple):
 
     Attributes:
         kind: ``train``, ``valid``, ``note`` or ``done``.
-        step: optimiser steps taken or skipped so far.
+        step: optimiser steps so far.
         epoch: passes over the data, with a fraction.
         fraction: of the budget.
         nats: the negative bound per item (of the batch, or of the validation split).
@@ -27,7 +27,7 @@ class Step(NamedTuple):
         items_per_s: in training, since the last record.
         seconds: of training and validation so far.
         left_s: until the budget is spent.
-        skipped: gradients skipped so far.
+        clipped: gradients shortened so far, because they were outliers.
         message: for people.
     """
 
@@ -42,7 +42,7 @@ class Step(NamedTuple):
     items_per_s: float
     seconds: float
     left_s: float
-    skipped: int
+    clipped: int
     message: str = ""
 
 

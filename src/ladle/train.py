@@ -116,7 +116,7 @@ def _into(folder: Path, config: Mapping[str, Any], run: _Run, loggers: list[str]
         last = yield from run.steps()
         if last is None:
             return
-        result = {"steps": last.step, "seconds": last.seconds, "nats": last.nats, "skipped": last.skipped,
+        result = {"steps": last.step, "seconds": last.seconds, "nats": last.nats, "clipped": last.clipped,
                   "rollbacks": run.state["rollbacks"], "devices": run.ranks.size,
                   "machine": run.machine._asdict()}  # fmt: skip
         if run.ranks.first:
@@ -231,12 +231,13 @@ class _Run:
         gradients = [p.grad for p in self.plain.parameters() if p.grad is not None]
         scalar, nats, kl = self.ranks.average(gradients, loss.scalar, loss.per_item.mean(), terms.kl.mean())
         state["step"] = step + 1
-        verdict = self.guard.judge(scalar, total_norm(gradients))
-        if verdict == "broken":
+        factor = self.guard.judge(scalar, total_norm(gradients))
+        if not factor:
             return nats, kl, self._roll_back(self.ranks.words(blame(terms, self.plain)))
-        if verdict == "step":
-            self.optimizer.step()
-            self.average.update(step + 1, self.budget.fraction(step + 1, state["seconds"]))
+        if factor < 1:
+            torch._foreach_mul_(gradients, factor)
+        self.optimizer.step()
+        self.average.update(step + 1, self.budget.fraction(step + 1, state["seconds"]))
         state["sum_nats"] += nats
         state["sum_kl"] += kl
         state["count"] += 1
@@ -276,7 +277,7 @@ class _Run:
         left = state["seconds"] * (1 / fraction - 1) if fraction > 0 else math.nan
         return Step(
             kind, state["step"], state["step"] / self.budget.steps_per_epoch, fraction, nats, nats / self.dims, kl,
-            self.optimizer.param_groups[0]["lr"], pace, state["seconds"], left, self.guard.skipped, message,
+            self.optimizer.param_groups[0]["lr"], pace, state["seconds"], left, self.guard.clipped, message,
         )  # fmt: skip
 
     def _logged(self, record: Step) -> Step:
@@ -368,7 +369,7 @@ class _Run:
         tensors |= {f"best.{i}": v for i, v in enumerate(self.best or [])}
         for i, parameter in enumerate(self.plain.parameters()):
             tensors |= {f"moment.{i}.{k}": v for k, v in self.optimizer.state.get(parameter, {}).items()}
-        extra = {"norms": list(self.guard.norms), "skipped": self.guard.skipped, "averaged": self.average.last}
+        extra = {"norms": list(self.guard.norms), "clipped": self.guard.clipped, "averaged": self.average.last}
         self.checkpoints.save(self.state["step"], tensors, {**self.state, **extra})
 
     def restore(self) -> None:
@@ -380,7 +381,7 @@ class _Run:
             return
         tensors, state = found
         self.guard.norms.extend(state.pop("norms"))
-        self.guard.skipped = state.pop("skipped")
+        self.guard.clipped = state.pop("clipped")
         self.average.last = state.pop("averaged")
         self.state.update(state)
         if self.log:

@@ -66,7 +66,6 @@ def test_every_family_from_end_to_end(case: str, tmp_path: Path) -> None:
     nats = [s.nats for s in steps if s.kind == "train"]
     assert np.isfinite(nats).all()
     assert np.mean(nats[-3:]) < nats[0] - 2
-    assert steps[-1].skipped == 0
 
     model, items = ladle.load(tmp_path / "run", "cpu"), digits().all.take(np.arange(12))
     z = ladle.encode(model, items)

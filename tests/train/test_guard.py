@@ -1,4 +1,4 @@
-"""What keeps a run healthy: NaN is never applied, outliers are skipped, the average and the budget do their work."""
+"""What keeps a run healthy: NaN is never applied, outliers are shortened, the average and the budget do their work."""
 
 from __future__ import annotations
 
@@ -63,19 +63,21 @@ def test_the_reason_names_what_broke() -> None:
         list(ladle.fit(assembly, data, epochs=5))
 
 
-def test_outliers_are_skipped_and_counted() -> None:
+def test_outliers_are_shortened_and_counted() -> None:
     _, steps = run({50: 1e4, 90: 1e4})
-    assert steps[-1].skipped == 2
+    healthy = run({})[1]
+    assert steps[-1].clipped == healthy[-1].clipped + 2
     assert not [s for s in steps if s.kind == "note"]
-    assert run({})[1][-1].skipped == 0
+    assert [s.nats for s in steps if s.kind == "valid"][-1] < 1.02 * [s.nats for s in healthy if s.kind == "valid"][-1]
 
 
-def test_a_lasting_change_of_scale_is_not_skipped_for_ever() -> None:
+def test_a_lasting_change_of_scale_is_not_shortened_for_ever() -> None:
     guard = Guard()
-    assert all(guard.judge(1.0, 1.0) == "step" for _ in range(100))
-    verdicts = [guard.judge(1.0, 50.0) for _ in range(100)]
-    assert verdicts[0] == "skip"
-    assert verdicts[-1] == "step"
+    assert all(guard.judge(1.0, 1.0) == 1.0 for _ in range(100))
+    factors = [guard.judge(1.0, 50.0) for _ in range(100)]
+    assert factors[0] == pytest.approx(1.5 / 50)
+    assert factors[-1] == 1.0
+    assert guard.judge(1.0, math.nan) == guard.judge(math.inf, 1.0) == 0.0
 
 
 def test_training_stops_when_validation_no_longer_improves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def logged(run: Path) -> Curves:
 
 def result(run: Path) -> dict[str, float]:
     told = json.loads((run / "config.json").read_text())["result"]
-    return {f"result/{name}": told[name] for name in ("nats", "seconds", "skipped")}
+    return {f"result/{name}": told[name] for name in ("nats", "seconds", "clipped")}
 
 
 def start(run: Path, *loggers: str, **options: Any):  # type: ignore[no-untyped-def]

@@ -109,7 +109,7 @@ def _file(path: Path, request: Request) -> Content:
 
 def _folder(root: Path, request: Request) -> Content:
     known, found, others = formats(), dict[Format, list[str]](), Counter[str]()
-    for name in _walk(root):
+    for name in walk(root):
         form = _format(name, known)
         if form is None:
             others[_suffix(name) or "no suffix"] += 1
@@ -131,13 +131,13 @@ def _suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def _walk(folder: str | Path, before: str = "") -> Iterator[str]:
+def walk(folder: str | Path, before: str = "") -> Iterator[str]:
     """The files under a folder, relative to it, sorted part by part, without hidden ones."""
     with os.scandir(folder) as scan:
         entries = sorted((e for e in scan if not e.name.startswith(".")), key=lambda e: e.name)
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path, f"{before}{entry.name}/")
+            yield from walk(entry.path, f"{before}{entry.name}/")
         # A pipe would block whoever opens it; a link to nothing stays, to be named as unreadable.
         elif entry.is_file(follow_symlinks=False) or (entry.is_symlink() and not _leads_elsewhere(entry.path)):
             yield before + entry.name

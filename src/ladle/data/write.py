@@ -274,13 +274,13 @@ def sheet(levels: np.ndarray, columns: int | None = None) -> np.ndarray:
 
 def _pictures(images: np.ndarray, folder: Path, schema: Schema | None, names: Sequence[str] | None) -> None:
     levels = grey_levels(_in_a_row(images, schema), schema)
-    for picture, name in zip(levels, _file_names(len(levels), names), strict=True):
+    for picture, name in zip(levels, file_names(len(levels), names), strict=True):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(path, format="PNG")
 
 
-def _file_names(n: int, names: Sequence[str] | None) -> list[str]:
+def file_names(n: int, names: Sequence[str] | None) -> list[str]:
     """A safe and different PNG name for each image; sub-folders are kept."""
     if names is None:
         return [f"{i:0{_DIGITS}d}.png" for i in range(n)]

@@ -44,12 +44,12 @@ def training(subject: Subject) -> Panel:
     drawn = [m._replace(y=np.where(np.asarray(m.y) > top, np.nan, m.y)) for m in marks]
     left_out = " The steep beginning is out of sight." if max(values) > top else ""
     notes = [r for r in subject.log if r["kind"] == "note"]
-    skipped = max((r["skipped"] or 0 for r in subject.log), default=0)
+    clipped = max((r["clipped"] or 0 for r in subject.log), default=0)
     listed = [element("li", f"minute {r['seconds'] / 60:.1f}: {r['message'][:400]}") for r in notes[:20]]
     if len(notes) > 20:
         listed.append(element("li", f"and {len(notes) - 20} more"))
-    if skipped:
-        listed.append(element("li", f"{skipped} steps were skipped, because their gradient was an outlier"))
+    if clipped:
+        listed.append(element("li", f"{clipped} gradients were outliers, and were shortened"))
     what = "reconstruction loss −log p(x|z)" if subject.plain else "bound on −log p(x)"
     chart = plot(drawn, f"The {what} in nats over {max(m.x[-1] for m in marks):.1f} minutes of training",
                  x=(0.0, max(float(m.x[-1]) for m in marks) * 1.01 or 1.0), y=(bottom, top),
@@ -61,7 +61,7 @@ def training(subject: Subject) -> Panel:
         "being learned by heart; one that still falls at the end means that more minutes would pay.",
     )
     return Panel(title, words, joined([chart, element("ul", *listed, class_="notes") if listed else None]),
-                 {"notes": len(notes), "skipped": skipped})  # fmt: skip
+                 {"notes": len(notes), "clipped": clipped})  # fmt: skip
 
 
 def reconstructions(subject: Subject) -> Panel:

@@ -1,0 +1,60 @@
+"""Distributions of whole numbers, in whole numbers: bins of a mixture of curves.
+
+The bins ``0 .. n-1`` are cut by ``n - 1`` edges. How many of the ``2 ** PRECISION`` slots lie below bin k is::
+
+    F(0) = 0      F(k) = k + (sum_c weight_c S((edge_k - loc_c) rate_c) >> PRECISION)      F(n) = 2 ** PRECISION
+
+with a curve S that rises from 0 to ``2 ** PRECISION``. The weights sum to ``2 ** PRECISION - n``, so every bin has at
+least one slot, and F rises whatever the parameters are.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ladle.coding.fixed import PRECISION, Curve
+
+
+class Bins(NamedTuple):
+    """Distributions over bins, one for each element.
+
+    Args:
+        edges: (n - 1,) int64, rising; the same for all elements.
+        loc: ``(*shape, K)`` int64, in the edges' units.
+        rate: ``(*shape, K)`` int64, the places of the curve that one unit makes, in ``2 ** -curve.shift``.
+        weight: ``(*shape, K)`` int64, not negative; each K of them sum to ``2 ** PRECISION - n``.
+        curve: S.
+
+    >>> from ladle.coding.fixed import logistic, rising
+    >>> curve, one = Curve(rising(logistic, 16, 2048), shift=0), np.ones((3, 1), np.int64)
+    >>> Bins(np.array([0]), 0 * one, one, ((1 << PRECISION) - 2) * one, curve).counts().tolist()
+    [[8388608, 8388608], [8388608, 8388608], [8388608, 8388608]]
+    """
+
+    edges: np.ndarray
+    loc: np.ndarray
+    rate: np.ndarray
+    weight: np.ndarray
+    curve: Curve
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the elements."""
+        return self.loc.shape[:-1]
+
+    @property
+    def flat(self) -> tuple[Any, ...]:
+        """What the inner loops take: the elements in one row."""
+        k = self.loc.shape[-1]
+        return (self.edges, *(np.ascontiguousarray(a).reshape(-1, k) for a in self[1:4]), self.curve)
+
+    def counts(self) -> np.ndarray:
+        """The slots of every bin, ``(*shape, n)``: for tests and for estimates of a rate."""
+        from ladle.coding import plain
+
+        n = len(self.edges) + 1
+        edges, *parameters = self.flat
+        rows = [plain.masses(np.full(parameters[0].shape[0], s), edges, *parameters)[1] for s in range(n)]
+        return np.stack(rows, -1).reshape(*self.shape, n)

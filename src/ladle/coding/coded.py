@@ -1,0 +1,130 @@
+"""Distributions to code with, made of what an integer program says: one *coder* for each kind of them.
+
+A coder is described by plain JSON and tables of whole numbers, both made once from a family of the model and stored
+with it; from them and from raw whole numbers it makes :class:`Coded` distributions, which push and pop.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ladle.coding.bins import Bins
+from ladle.coding.fixed import FRACTION, PRECISION, RAW, REACH, Curve, logistic, normal, rising
+from ladle.coding.stack import Stack
+
+ENTRIES = 2048
+UNIT = 6  # bits after the point of a place between two bins, of pixels and of latents
+RATE = 8  # bits of a pixel's rate beyond the curve's places
+EXPONENTIALS = 20  # bits of an exponential
+REACHES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], int]] = {"normal": (normal, 8), "logistic": (logistic, 16)}
+
+
+C = TypeVar("C", bound="Coder")
+
+
+class NotCodable(ValueError):
+    """A part that there is no coder for; the message names it, and what would fit."""
+
+
+class Coded(ABC):
+    """A distribution over arrays of whole numbers, or several, that can be pushed and popped."""
+
+    @abstractmethod
+    def push(self, stack: Stack, symbols: np.ndarray) -> None:
+        """Put the symbols on the stack."""
+
+    @abstractmethod
+    def pop(self, stack: Stack) -> np.ndarray:
+        """Take symbols from the stack: the inverse of :meth:`push`."""
+
+
+class Independent(Coded):
+    """Elements by themselves."""
+
+    def __init__(self, bins: Bins) -> None:
+        self.bins = bins
+
+    def push(self, stack: Stack, symbols: np.ndarray) -> None:
+        """See :meth:`Coded.push`."""
+        stack.push_bins(symbols, self.bins)
+
+    def pop(self, stack: Stack) -> np.ndarray:
+        """See :meth:`Coded.pop`."""
+        return stack.pop_bins(self.bins)
+
+
+class Uniform(Coded):
+    """Whole numbers below ``2 ** bits``."""
+
+    def __init__(self, shape: tuple[int, ...], bits: int) -> None:
+        self.shape, self.bits = shape, bits
+
+    def push(self, stack: Stack, symbols: np.ndarray) -> None:
+        """See :meth:`Coded.push`."""
+        stack.push_uniform(symbols, self.bits)
+
+    def pop(self, stack: Stack) -> np.ndarray:
+        """See :meth:`Coded.pop`."""
+        return stack.pop_uniform(self.shape, self.bits)
+
+
+KINDS: dict[str, type[Coder]] = {}
+
+
+class Coder:
+    """Makes coded distributions from raw whole numbers.
+
+    Args:
+        about: plain JSON.
+        tables: whole numbers, int64.
+    """
+
+    name: str
+
+    def __init__(self, about: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> None:
+        self.about, self.tables = about, tables
+
+    def curve(self, shift: int) -> Curve:
+        """The curve that was stored."""
+        return Curve(self.tables["curve"], shift)
+
+    @abstractmethod
+    def read(self, raw: Sequence[np.ndarray]) -> Coded:
+        """The distribution, from whole numbers of ``RAW`` bits after the point."""
+
+
+def kind(name: str) -> Callable[[type[C]], type[C]]:
+    """Give a kind of coder the name that it is stored by."""
+
+    def named(coder: type[C]) -> type[C]:
+        coder.name = name
+        KINDS[name] = coder
+        return coder
+
+    return named
+
+
+def whole(raw: np.ndarray) -> np.ndarray:
+    """What a program says, as int64."""
+    return raw.astype(np.int64)
+
+
+def curve(name: str, shift: int) -> Curve:
+    """The curve of a family's distribution function."""
+    function, reach = REACHES[name]
+    return Curve(rising(function, reach, ENTRIES), shift)
+
+
+def places(name: str) -> float:
+    """The places of a curve in one standard unit."""
+    return ENTRIES / (2 * REACHES[name][1]) * (1 << FRACTION)
+
+
+def exponentials() -> np.ndarray:
+    """e^-d for d of raw numbers, down to where nothing is left."""
+    d = np.arange(REACH << RAW) / (1 << RAW)
+    return np.floor(np.exp(-d) * (1 << EXPONENTIALS) + 0.5).astype(np.int64)

@@ -1,0 +1,179 @@
+"""The inner loops of the coder in machine code: the functions of :mod:`ladle.coding.plain`, symbol by symbol.
+
+Importing it needs numba, an extra. Only whole numbers are computed with, so the bits are the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit  # type: ignore[import-untyped]
+
+from ladle.coding.fixed import FRACTION, PRECISION, Curve
+
+SLOTS = (1 << PRECISION) - 1
+FULL = 63 - PRECISION
+LOW = 1 << 31
+WORD = (1 << 32) - 1
+PART = (1 << FRACTION) - 1
+
+
+@njit(cache=True, nogil=True)
+def push(heads, words, top, start, count):  # type: ignore[no-untyped-def]
+    """See :func:`ladle.coding.plain.push`."""
+    lanes, n = len(heads), top[0]
+    for i in range(len(start) - 1, -1, -1):
+        lane = i % lanes
+        x = np.int64(heads[lane])
+        c = np.int64(count[i])
+        if x >= c << FULL:
+            words[n] = np.uint32(x & WORD)
+            n += 1
+            x >>= 32
+        heads[lane] = np.uint64(((x // c) << PRECISION) + x % c + start[i])
+    top[0] = n
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _below(k, i, edges, loc, rate, weight, values, shift, middle, last):  # type: ignore[no-untyped-def]
+    edge, total = edges[k - 1], np.int64(0)
+    for c in range(loc.shape[1]):
+        t = ((edge - np.int64(loc[i, c])) * np.int64(rate[i, c]) >> shift) + middle
+        t = min(max(t, 0), last)
+        j = t >> FRACTION
+        low = values[j]
+        total += (low + ((values[j + 1] - low) * (t & PART) >> FRACTION)) * weight[i, c]
+    return k + (total >> PRECISION)
+
+
+@njit(cache=True, nogil=True)
+def _masses(symbols, edges, loc, rate, weight, values, shift, middle, last, start, count):  # type: ignore[no-untyped-def]
+    bins = len(edges) + 1
+    for i in range(len(symbols)):
+        s = symbols[i]
+        low, high = np.int64(0), np.int64(1 << PRECISION)
+        if s > 0:
+            low = _below(s, i, edges, loc, rate, weight, values, shift, middle, last)
+        if s + 1 < bins:
+            high = _below(s + 1, i, edges, loc, rate, weight, values, shift, middle, last)
+        start[i], count[i] = low, high - low
+
+
+def masses(symbols, edges, loc, rate, weight, curve: Curve) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
+    """See :func:`ladle.coding.plain.masses`."""
+    start, count = np.empty(len(symbols), np.int64), np.empty(len(symbols), np.int64)
+    of = curve.values, curve.shift, curve.middle, curve.last
+    _masses(symbols, edges, loc, rate, weight, *of, start, count)
+    return start, count
+
+
+@njit(cache=True, nogil=True)
+def _pop_bins(heads, words, top, symbols, edges, loc, rate, weight, values, shift, middle, last):  # type: ignore[no-untyped-def]
+    lanes, n, bins = len(heads), top[0], len(edges) + 1
+    for i in range(len(symbols)):
+        lane = i % lanes
+        x = np.int64(heads[lane])
+        slot = x & SLOTS
+        low, high = 0, bins  # the bin begins at ``start`` or above, and ends at ``end`` or below
+        start, end = np.int64(0), np.int64(1 << PRECISION)
+        while high - low > 1:
+            k = (low + high) >> 1
+            at = _below(k, i, edges, loc, rate, weight, values, shift, middle, last)
+            if at > slot:
+                high, end = k, at
+            else:
+                low, start = k, at
+        symbols[i] = low
+        x = (end - start) * (x >> PRECISION) + slot - start
+        if x < LOW:
+            if n == 0:
+                return False
+            n -= 1
+            x = (x << 32) | np.int64(words[n])
+        heads[lane] = np.uint64(x)
+    top[0] = n
+    return True
+
+
+def pop_bins(heads, words, top, symbols, edges, loc, rate, weight, curve: Curve) -> bool:  # type: ignore[no-untyped-def]
+    """See :func:`ladle.coding.plain.pop_bins`."""
+    of = curve.values, curve.shift, curve.middle, curve.last
+    return bool(_pop_bins(heads, words, top, symbols, edges, loc, rate, weight, *of))
+
+
+@njit(cache=True, nogil=True)
+def _pop_rows(heads, words, top, symbols, rows):  # type: ignore[no-untyped-def]
+    lanes, n = len(heads), top[0]
+    for i in range(len(symbols)):
+        lane = i % lanes
+        x = np.int64(heads[lane])
+        slot = x & SLOTS
+        s = 0
+        while rows[i, s + 1] <= slot:
+            s += 1
+        symbols[i] = s
+        x = (rows[i, s + 1] - rows[i, s]) * (x >> PRECISION) + slot - rows[i, s]
+        if x < LOW:
+            if n == 0:
+                return False
+            n -= 1
+            x = (x << 32) | np.int64(words[n])
+        heads[lane] = np.uint64(x)
+    top[0] = n
+    return True
+
+
+def pop_rows(heads, words, top, symbols, rows) -> bool:  # type: ignore[no-untyped-def]
+    """See :func:`ladle.coding.plain.pop_rows`."""
+    return bool(_pop_rows(heads, words, top, symbols, rows))
+
+
+@njit(cache=True, nogil=True)
+def _pop_uniform(heads, words, top, symbols, size):  # type: ignore[no-untyped-def]
+    lanes, n = len(heads), top[0]
+    for i in range(len(symbols)):
+        lane = i % lanes
+        x = np.int64(heads[lane])
+        slot = x & SLOTS
+        symbols[i] = slot >> size
+        x = (x >> PRECISION << size) + (slot & ((1 << size) - 1))
+        if x < LOW:
+            if n == 0:
+                return False
+            n -= 1
+            x = (x << 32) | np.int64(words[n])
+        heads[lane] = np.uint64(x)
+    top[0] = n
+    return True
+
+
+def pop_uniform(heads, words, top, symbols, bits: int) -> bool:  # type: ignore[no-untyped-def]
+    """See :func:`ladle.coding.plain.pop_uniform`."""
+    return bool(_pop_uniform(heads, words, top, symbols, PRECISION - bits))
+
+
+@njit(cache=True, nogil=True)
+def _mixture(logits, loc, scale, offset, gain, exponentials, rates, room, to_loc, to_rate, to_weight):  # type: ignore[no-untyped-def]
+    components, middle, most = loc.shape[1], len(rates) // 2, len(exponentials) - 1
+    for i in range(len(loc)):
+        top = np.int64(logits[i, 0])
+        for c in range(1, components):
+            top = max(top, np.int64(logits[i, c]))
+        total = np.int64(0)
+        for c in range(components):
+            each = exponentials[min(top - np.int64(logits[i, c]), most)]
+            to_weight[i, c] = each
+            total += each
+            to_loc[i, c] = (np.int64(loc[i, c]) + offset[c]) * gain >> 3
+            to_rate[i, c] = rates[min(max(np.int64(scale[i, c]), -middle), middle) + middle]
+        factor, left = (room << 20) // total, room
+        for c in range(components):
+            to_weight[i, c] = np.int64(to_weight[i, c]) * factor >> 20
+            left -= to_weight[i, c]
+        to_weight[i, 0] += left
+
+
+def mixture(logits, loc, scale, offset, gain: int, exponentials, rates, room: int):  # type: ignore[no-untyped-def]
+    """See :func:`ladle.coding.plain.mixture`."""
+    made = tuple(np.empty(loc.shape, np.int32) for _ in range(3))
+    _mixture(logits, loc, scale, offset, gain, exponentials, rates, room, *made)
+    return made

@@ -1,0 +1,261 @@
+"""The file format: a header, chunks that stand by themselves, an index. It is specified in ``docs/format.md``.
+
+Everything is little-endian. A reader trusts nothing: every length is held against the size of the file and against its
+own limits before anything is allocated, every part has a checksum, and every chunk the hash of what it decodes to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple
+
+SIGNATURE = b"\x89LADLE\r\n\x1a\n"
+MAJOR, MINOR = 1, 0
+LARGEST_HEADER = 1 << 20
+LARGEST_CHUNK = 1 << 30  # bytes of pixels
+MOST_CHUNKS = 1 << 24
+STORED, XZ, CODED = 0, 1, 2
+DATA, CONTENTS = b"CHNK", b"NAME"
+
+_HEAD = struct.Struct("<HHI")
+_CHUNK = struct.Struct("<4sIIBQ16s")  # mark, number, items, how, length of the payload, hash of what it decodes to
+_ENTRY = struct.Struct("<QI")  # offset, items
+_TAIL = struct.Struct("<QII8s")  # offset of the index, its length, checksum of it and of these, mark
+END = b"LADLEEND"
+
+
+class FormatError(ValueError):
+    """A file that cannot be read, and why."""
+
+
+class NotALadleFile(FormatError):
+    """A file of another kind."""
+
+
+class Newer(FormatError):
+    """A file of a later format."""
+
+
+class Damaged(FormatError):
+    """A file that was changed or cut.
+
+    Attributes:
+        chunk: the number of the chunk; none for the header or the index.
+    """
+
+    def __init__(self, message: str, chunk: int | None = None) -> None:
+        super().__init__(message)
+        self.chunk = chunk
+
+
+class Chunk(NamedTuple):
+    """One chunk: where it lies, how many items it holds, how it is coded."""
+
+    number: int
+    offset: int
+    items: int
+    how: int
+    payload: bytes
+    digest: bytes
+
+
+def digest(data: bytes | memoryview) -> bytes:
+    """The hash of decoded data, 16 bytes."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+class Writer:
+    """Writes a file from front to back, to anything that bytes can be written to.
+
+    Args:
+        file: where to.
+        header: plain JSON.
+    """
+
+    def __init__(self, file: BinaryIO, header: Mapping[str, Any]) -> None:
+        self.file, self.at = file, 0
+        self.index: list[tuple[int, int]] = []
+        text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        if len(text) > LARGEST_HEADER:
+            raise FormatError(f"a header must be at most {LARGEST_HEADER} bytes, this one has {len(text)}")
+        self._write(_sealed(SIGNATURE + _HEAD.pack(MAJOR, MINOR, len(text)) + text))
+
+    def chunk(self, items: int, how: int, payload: bytes, content: bytes) -> None:
+        """Append a chunk; ``content`` is the hash of what it decodes to."""
+        self.index.append((self.at, items))
+        self._write(_sealed(_CHUNK.pack(DATA, len(self.index) - 1, items, how, len(payload), content) + payload))
+
+    def finish(self, contents: bytes) -> None:
+        """Append what the items are, the index and the end."""
+        place = self.at
+        self._write(_sealed(_CHUNK.pack(CONTENTS, 0, 0, XZ, len(contents), digest(contents)) + contents))
+        index = b"".join(_ENTRY.pack(*entry) for entry in [*self.index, (place, 0)])
+        tail = struct.pack("<QI", self.at, len(index))
+        self._write(index + tail + struct.pack("<I", zlib.crc32(index + tail)) + END)
+
+    def _write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.at += len(data)
+
+
+def _sealed(data: bytes) -> bytes:
+    return data + struct.pack("<I", zlib.crc32(data))
+
+
+class Reader:
+    """Reads a file.
+
+    Args:
+        file: one that can be sought in.
+
+    Raises:
+        NotALadleFile, Newer, Damaged: as their names say. A file whose end is missing or damaged can be read in order,
+            see ``index``.
+
+    Attributes:
+        header: plain JSON.
+        index: ``(offset, items)`` of every chunk.
+        broken: why the index could not be read and was made by looking for chunks; empty for a sound file.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        self.header, self.start = self._header()
+        self.broken = ""
+        try:
+            self.index, self.contents_at = self._index()
+        except Damaged as error:
+            self.broken = str(error)
+            self.index, self.contents_at = self._found()
+
+    def _header(self) -> tuple[dict[str, Any], int]:
+        head = self.file.read(len(SIGNATURE) + _HEAD.size)
+        if not head.startswith(SIGNATURE):
+            if head[:6] in (SIGNATURE[:6], bytes([SIGNATURE[0] & 127]) + SIGNATURE[1:6]):
+                raise Damaged("the signature is damaged, as by a transfer that takes the file for text")
+            raise NotALadleFile("it does not begin as a file of Ladle does")
+        if len(head) < len(SIGNATURE) + _HEAD.size:
+            raise Damaged("the file ends in its header")
+        major, minor, length = _HEAD.unpack(head[len(SIGNATURE) :])
+        if length > min(LARGEST_HEADER, self.size):
+            raise Damaged(f"the header cannot have {length} bytes")
+        text = self.file.read(length)
+        seal = self.file.read(4)
+        if len(text) < length or len(seal) < 4 or zlib.crc32(head + text) != struct.unpack("<I", seal)[0]:
+            raise Damaged("the header is damaged: its checksum does not agree")
+        if major > MAJOR:
+            raise Newer(f"it is of format {major}.{minor}, newer than the {MAJOR}.{MINOR} that is read here")
+        try:
+            header = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise Damaged(f"the header is no JSON: {str(error)[:100]}") from None
+        if not isinstance(header, dict):
+            raise Damaged("the header must be an object")
+        return header, len(head) + length + 4
+
+    def _index(self) -> tuple[list[tuple[int, int]], int]:
+        if self.size < self.start + _TAIL.size:
+            raise Damaged("the file was cut: its end is missing")
+        self.file.seek(self.size - _TAIL.size)
+        tail = self.file.read(_TAIL.size)
+        place, length, seal, mark = _TAIL.unpack(tail)
+        if mark != END:
+            raise Damaged("the file was cut, or something was appended: its end is missing")
+        if place + length + _TAIL.size != self.size or length % _ENTRY.size or not length:
+            raise Damaged("the index is damaged: its place does not agree")
+        self.file.seek(place)
+        index = self.file.read(length)
+        if zlib.crc32(index + tail[:12]) != seal:
+            raise Damaged("the index is damaged: its checksum does not agree")
+        *entries, (contents, _) = _ENTRY.iter_unpack(index)
+        limits = [self.start, *(offset for offset, _ in entries), contents, place]
+        if any(a > b for a, b in zip(limits, limits[1:], strict=False)):
+            raise Damaged("the index is damaged: its places are out of order")
+        return entries, contents
+
+    def _found(self) -> tuple[list[tuple[int, int]], int | None]:
+        """Chunks one after the other from the start, and where one is damaged, from the next mark on."""
+        entries: dict[int, tuple[int, int]] = {}
+        at, contents = self.start, None
+        while at is not None and at + _CHUNK.size + 4 <= self.size:
+            try:
+                mark, chunk = self._read(at)
+            except Damaged:
+                at = self._next(at + 1)
+                continue
+            if mark == CONTENTS:
+                contents = at
+            else:
+                entries.setdefault(chunk.number, (at, chunk.items))
+            at += _CHUNK.size + len(chunk.payload) + 4
+        last = max(entries, default=-1)
+        return [entries.get(i, (0, 0)) for i in range(min(last + 1, MOST_CHUNKS))], contents
+
+    def _next(self, at: int) -> int | None:
+        """Where the next mark is."""
+        self.file.seek(at)
+        kept = b""
+        while block := self.file.read(1 << 20):
+            places = [p for p in ((kept + block).find(m) for m in (DATA, CONTENTS)) if p >= 0]
+            if places:
+                return at - len(kept) + min(places)
+            at, kept = at + len(block), (kept + block)[-3:]
+        return None
+
+    def _read(self, at: int) -> tuple[bytes, Chunk]:
+        self.file.seek(at)
+        head = self.file.read(_CHUNK.size)
+        if len(head) < _CHUNK.size:
+            raise Damaged("the file ends in the head of a chunk")
+        mark, number, items, how, length, content = _CHUNK.unpack(head)
+        if mark not in (DATA, CONTENTS) or how not in (STORED, XZ, CODED) or at + _CHUNK.size + length + 4 > self.size:
+            raise Damaged("the head of a chunk is damaged")
+        payload, seal = self.file.read(length), self.file.read(4)
+        if zlib.crc32(payload, zlib.crc32(head)) != struct.unpack("<I", seal)[0]:
+            raise Damaged("its checksum does not agree")
+        return mark, Chunk(number, at, items, how, payload, content)
+
+    def chunk(self, number: int) -> Chunk:
+        """One chunk, its checksum compared.
+
+        Raises:
+            Damaged: naming it.
+        """
+        offset, items = self.index[number]
+        try:
+            if not offset:
+                raise Damaged("it was not found")
+            mark, chunk = self._read(offset)
+            if mark != DATA or chunk.number != number or chunk.items != items:
+                raise Damaged("another one lies in its place")
+        except Damaged as error:
+            raise Damaged(f"chunk {number} at byte {offset} is damaged: {error}", number) from None
+        return chunk
+
+    def contents(self) -> bytes:
+        """What the items are, compressed as it was written.
+
+        Raises:
+            Damaged: when it is.
+        """
+        if self.contents_at is None:
+            raise Damaged("the table of contents is missing: the file was cut")
+        try:
+            mark, chunk = self._read(self.contents_at)
+            if mark != CONTENTS or digest(chunk.payload) != chunk.digest:
+                raise Damaged("another part lies in its place")
+        except Damaged as error:
+            raise Damaged(f"the table of contents is damaged: {error}") from None
+        return chunk.payload
+
+    def chunks(self, numbers: Sequence[int] | None = None) -> Iterator[Chunk]:
+        """Some chunks in order, or all."""
+        for number in range(len(self.index)) if numbers is None else numbers:
+            yield self.chunk(number)

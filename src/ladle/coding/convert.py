@@ -1,0 +1,197 @@
+"""From a trained model to its form in whole numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ladle.coding.coded import Coder, NotCodable, exponentials
+from ladle.coding.codec import measured
+from ladle.coding.exact import Exact, ExactFlat, ExactLadder
+from ladle.coding.fixed import PRECISION, RAW
+from ladle.coding.integer import Program
+from ladle.coding.latent import FINE, Grid, Quantiles, curve_of, rates
+from ladle.coding.likelihoods import LIKELIHOODS
+from ladle.coding.masked import rewritten
+from ladle.coding.priors import CodedPrior, One, Sequential, Several
+from ladle.coding.rewrite import Rewriter, Value
+from ladle.families.family import positive
+from ladle.families.real import LocationScale
+from ladle.latents.flat import Flat
+from ladle.latents.ladder import Below, Ladder
+from ladle.priors import Prior
+from ladle.priors.autoregressive import FLOOR, Autoregressive
+from ladle.priors.mixture import Mixture
+from ladle.priors.prior import Learned, Standard
+from ladle.priors.vamp import Vamp
+from ladle.seeds import seeded
+from ladle.vae import VAE
+
+SPREAD = 1.25  # z of calibration are drawn from posteriors that much wider
+
+
+def exact(vae: VAE, x: Tensor) -> Exact:
+    """The model in whole numbers.
+
+    Args:
+        vae: in evaluation mode, on a CPU.
+        x: some of its data, ``(N, *event)``: what ranges of numbers are chosen by.
+
+    Raises:
+        NotCodable: for a part that there is no coder for; it is named.
+        InexactError: for a net with an operation that there is no step for.
+    """
+    latents, family = vae.latents, vae.likelihood.family
+    if type(family) not in LIKELIHOODS:
+        known = ", ".join(f"family/{t.__name__.removesuffix('Family').lower()}" for t in LIKELIHOODS)
+        raise NotCodable(f"a likelihood of {type(family).__name__} has no coder; those that fit are of {known}")
+    likelihood = LIKELIHOODS[type(family)].of(family, vae.likelihood.event)
+    if not isinstance(latents, (Flat, Ladder)):
+        raise NotCodable(f"latents of {type(latents).__name__} have no coder; those that fit: flat, ladder")
+    with torch.no_grad(), seeded("exact"):
+        make = _flat if isinstance(latents, Flat) else _ladder
+        made = make(vae, latents, likelihood, x.float())  # type: ignore[operator]
+    made.bits_per_item, made.growth = measured(made, x.numpy().astype(np.int64))
+    return made
+
+
+def _pixels(new: Rewriter, x: Tensor) -> Value:
+    """Items as the first input."""
+    return new.put_in(x, 0, 0, 255)
+
+
+def _drawn(loc: Tensor, scale: Tensor) -> Tensor:
+    return loc + SPREAD * scale * torch.randn_like(loc)
+
+
+def _flat(vae: VAE, latents: Flat, likelihood: Coder, x: Tensor) -> Exact:
+    family = _location_scale(latents.posterior.family)
+    encode = Rewriter()
+    raw = encode.trace(lambda x: latents.posterior.raw(latents.reads(x, None)), _pixels(encode, x))
+    loc, scale = raw[0].real, positive(raw[1].real, family.floor)
+    grid = Grid.of(family, loc, scale)
+    z = _drawn(loc, scale)
+    decode = Rewriter()
+    said = decode.trace(vae.likelihood.raw, decode.put_in(z, grid.exponent, -grid.most, grid.most))
+    programs = {
+        "encode": encode.program([encode.finish(raw[0], FINE), encode.finish(raw[1])]),
+        "decode": decode.program([decode.finish(r) for r in said]),
+    }
+    prior = _prior(latents.prior, latents, z, grid)
+    return ExactFlat(programs, likelihood, tuple(x.shape[1:]), grid, prior)
+
+
+def _location_scale(family: object) -> LocationScale:
+    if not isinstance(family, LocationScale) or family.shared_scale:
+        raise NotCodable(f"latents of {type(family).__name__} have no coder; families that fit: normal, logistic")
+    curve_of(family)
+    return family
+
+
+def _fixed(loc: Tensor, raw_scale: Tensor) -> dict[str, np.ndarray]:
+    """Constant parameters as tables."""
+    return {
+        "loc": np.round(loc.double().numpy() * (1 << FINE)).astype(np.int64),
+        "scale": np.round(raw_scale.double().numpy() * (1 << RAW)).astype(np.int64),
+    }
+
+
+def _prior(prior: Prior | None, latents: Flat | Ladder, z: Tensor, grid: Grid) -> CodedPrior:
+    """The coder of a prior."""
+    if isinstance(prior, (Standard, Learned)):
+        family = _location_scale(prior.family)
+        raw = prior.raw if isinstance(prior, Learned) else [torch.zeros(size) for size in family.raw(prior.event)]
+        return One({}, _fixed(raw[0], raw[1]))
+    if isinstance(prior, Autoregressive):
+        tables = {"exponentials": exponentials(), "rates": rates("normal", FLOOR)}
+        return Sequential({"components": prior.components}, tables, rewritten(prior, z, grid))
+    if isinstance(prior, (Mixture, Vamp)):
+        if isinstance(prior, Mixture):
+            logits, loc, scale = prior.raw[0], prior.raw[1], prior.raw[2]
+        else:
+            logits, (loc, scale) = prior.logits, latents.posterior.raw(prior.inputs)
+        shares = torch.softmax(logits.double(), -1).numpy() * ((1 << PRECISION) - len(logits))
+        rows = np.concatenate([[0], np.cumsum(np.floor(shares).astype(np.int64) + 1)])
+        rows[-1] = 1 << PRECISION
+        mantissa = np.maximum(np.arange(512), 256) / 256
+        tables = {
+            **_fixed(loc, scale), "rows": rows, "exponentials": exponentials(),
+            "logarithms": np.round(np.log(mantissa) * (1 << RAW)).astype(np.int64),
+            "octaves": np.round(np.log(2) * np.arange(PRECISION + 2) * (1 << RAW)).astype(np.int64),
+        }  # fmt: skip
+        return Several({}, tables)
+    name = "no prior" if prior is None else f"a prior of {type(prior).__name__}"
+    raise NotCodable(f"{name} has no coder; those that fit: standard, learned, autoregressive, mixture, vamp")
+
+
+def _ladder(vae: VAE, latents: Ladder, likelihood: Coder, x: Tensor) -> Exact:
+    family = _location_scale(latents.posterior.family)
+    programs: dict[str, Program] = {}
+
+    def features(x: Tensor) -> Sequence[Tensor]:
+        maps = latents.posterior.features(latents.reads(x, None))
+        loc, scale = latents.posterior.head(F.relu(maps[0])).chunk(2, 1)
+        return [loc.flatten(1), scale.flatten(1), *maps]
+
+    new = Rewriter()
+    loc, scale, *maps = new.trace(features, _pixels(new, x))
+    programs["features"] = new.program([new.finish(loc, FINE), new.finish(scale), *maps])
+    deviation = positive(scale.real, family.floor)
+    grid = Grid.of(family, loc.real, deviation)
+    z = _drawn(loc.real, deviation)
+
+    def start(z: Tensor) -> Sequence[Tensor]:
+        return [latents.residual(latents.place + latents.enter(z.unflatten(1, tuple(latents.rung))))]
+
+    new = Rewriter()
+    (state,) = new.trace(start, new.put_in(z, grid.exponent, -grid.most, grid.most))
+    programs["start"] = new.program([state])
+    reads, read = [], 0
+    for i, below in enumerate(latents.below, start=1):
+        assert isinstance(below, Below)
+        read += bool(below.doublings)
+        reads.append(read)
+        state = _below(programs, i, below, state, maps[read])
+    new = Rewriter()
+    said = new.trace(vae.likelihood.raw, _again(new, state))
+    programs["decode"] = new.program([new.finish(r) for r in said])
+    prior = _prior(latents.prior, latents, z, grid)
+    return ExactLadder(programs, likelihood, tuple(x.shape[1:]), grid, prior, Quantiles.of(family), reads)
+
+
+def _again(new: Rewriter, value: Value) -> Value:
+    """The result of one program as the input of another."""
+    return new.put_in(value.real, value.exponent, value.range.low, value.range.high)
+
+
+def _below(programs: dict[str, Program], i: int, below: Below, state: Value, features: Value) -> Value:
+    """The programs of one level below the top; returns the state after it."""
+
+    def prior(state: Tensor) -> Sequence[Tensor]:
+        grown = below.grow(state)
+        return [*below.prior(F.relu(grown)).chunk(2, 1), grown]
+
+    new = Rewriter()
+    loc, scale, grown = new.trace(prior, _again(new, state))
+    programs[f"{i}.p"] = new.program([new.finish(loc, FINE), new.finish(scale), grown])
+
+    def step(state: Tensor, features: Tensor) -> Sequence[Tensor]:
+        known = below.of_state(F.relu(state)) + below.of_features(F.relu(features))
+        return below.step(F.relu(known)).chunk(2, 1)
+
+    new = Rewriter()
+    d, e = new.trace(step, _again(new, grown), _again(new, features))
+    programs[f"{i}.q"] = new.program([new.finish(d, FINE), new.finish(e)])
+
+    floor = below.family.floor
+    u = _drawn(d.real, positive(e.real, floor)).clamp(-4, 4)
+    z = loc.real + positive(scale.real, floor) * u
+    new = Rewriter()
+    inputs = _again(new, grown), new.put_in(z, FINE, -(1 << 18), 1 << 18)
+    (state,) = new.trace(lambda state, z: [below.add(state, z)], *inputs)
+    programs[f"{i}.add"] = new.program([state])
+    return state

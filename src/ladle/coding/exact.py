@@ -1,0 +1,172 @@
+"""A trained model in whole numbers: the same walk, with distributions that can be pushed and popped.
+
+::
+
+    compress     z_l = q.pop   at every level, then push x under p(x|z), then push every z_l under its p, the last first
+    decompress   z_l = p.pop   at every level, then pop x under p(x|z), then push every z_l under its q, the last first
+
+All that the distributions depend on is in programs and tables of whole numbers, which are stored; so sender and receiver
+make the same counts whatever machine they run on.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ladle.coding.coded import Coded, Coder
+from ladle.coding.integer import Program, exactly
+from ladle.coding.latent import Grid, Quantiles
+from ladle.coding.priors import CodedPrior
+
+Draw = Callable[[int, Coded | None, Coded], np.ndarray]  # (level, q, p) -> places
+
+
+class Placed(NamedTuple):
+    """One level of a walk: the places of z, ``(N, *event)``, and the distributions that they have."""
+
+    k: np.ndarray
+    q: Coded | None
+    p: Coded
+
+
+class Exact(ABC):
+    """A model in whole numbers.
+
+    Args:
+        programs: by name.
+        likelihood: the coder of p(x|h).
+        shape: of an item.
+
+    Attributes:
+        bits_per_item: about what an item takes.
+        growth: how fast groups of items may grow, see :mod:`ladle.coding.codec`.
+        probe: see :func:`ladle.coding.store.probe`; none for a decoder alone.
+        batch: how many items programs are run on at a time; it changes nothing in the results.
+    """
+
+    structure: str
+    bits_per_item = 0.0
+    growth = 1
+    batch: int | None = None
+    probe: str | None = None
+    grid: Grid
+    prior: CodedPrior
+
+    def __init__(self, programs: Mapping[str, Program], likelihood: Coder, shape: tuple[int, ...]) -> None:
+        self.programs, self.likelihood, self.shape = dict(programs), likelihood, shape
+
+    @abstractmethod
+    def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[Placed], Coded]:
+        """Visit the levels from the top, as :meth:`ladle.latents.Latents.walk` does.
+
+        Args:
+            draw: how to choose places, ``(level, q, p) -> (N, *event)``.
+            n: the number of items.
+            x: the items, ``(N, *shape)`` of whole numbers; without them there is no q.
+
+        Returns:
+            The levels, and p(x|z).
+        """
+
+    @property
+    @abstractmethod
+    def latents(self) -> int:
+        """The number of latents of an item."""
+
+    def run(self, name: str, *inputs: np.ndarray | Tensor) -> list[Tensor]:
+        """A program on whole numbers."""
+        program = self.programs[name]
+        device = next((t.device.type for t in program.tensors.values()), "cpu")
+        with exactly(device):
+            given = [i if isinstance(i, Tensor) else torch.from_numpy(i.astype(np.float32)) for i in inputs]
+            given = [i.to(device) for i in given]
+            if self.batch is None or len(given[0]) <= self.batch:
+                return program(*given)
+            parts = [program(*some) for some in zip(*(i.split(self.batch) for i in given), strict=True)]
+            return [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
+
+    def said(self, name: str, *inputs: np.ndarray | Tensor) -> list[np.ndarray]:
+        """What a program says, float32."""
+        return [y.cpu().numpy() for y in self.run(name, *inputs)]
+
+
+class ExactFlat(Exact):
+    """One level. Programs: ``encode`` from x to the posterior's raw numbers, ``decode`` from z to the likelihood's."""
+
+    structure = "flat"
+
+    def __init__(
+        self, programs: Mapping[str, Program], likelihood: Coder, shape: tuple[int, ...], grid: Grid, prior: CodedPrior
+    ) -> None:
+        super().__init__(programs, likelihood, shape)
+        self.grid, self.prior = grid, prior
+
+    @property
+    def latents(self) -> int:
+        """See :attr:`Exact.latents`."""
+        return len(self.grid.tables["steps"])
+
+    def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[Placed], Coded]:
+        """See :meth:`Exact.walk`."""
+        q = None if x is None else self.grid.read(self.said("encode", x))
+        p = self.prior.read(n, self.grid)
+        k = draw(0, q, p)
+        return [Placed(k, q, p)], self.likelihood.read(self.said("decode", self.grid.values(k)))
+
+
+class ExactLadder(Exact):
+    """Several levels. Programs: ``features`` from x; ``start`` from the first z to the state; for every level below,
+    ``p`` from the state to the prior's raw numbers (and the state on this level's map), ``q`` from that state and the
+    features to the step's, ``add`` from that state and z to the next; ``decode`` from the last state."""
+
+    structure = "ladder"
+
+    def __init__(
+        self,
+        programs: Mapping[str, Program],
+        likelihood: Coder,
+        shape: tuple[int, ...],
+        grid: Grid,
+        prior: CodedPrior,
+        quantiles: Quantiles,
+        reads: Sequence[int],
+    ) -> None:
+        super().__init__(programs, likelihood, shape)
+        self.grid, self.prior, self.quantiles, self.reads = grid, prior, quantiles, list(reads)
+
+    @property
+    def latents(self) -> int:
+        """See :attr:`Exact.latents`."""
+        below = (self.programs[f"{i}.p"].ranges[self.programs[f"{i}.p"].outputs[0]].size for i in self.levels)
+        return len(self.grid.tables["steps"]) + sum(int(np.prod(size)) for size in below)
+
+    @property
+    def levels(self) -> range:
+        """The numbers of the levels below the top."""
+        return range(1, len(self.reads) + 1)
+
+    def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[Placed], Coded]:
+        """See :meth:`Exact.walk`."""
+        q, features = None, None
+        if x is not None:
+            loc, scale, *features = self.run("features", x)
+            q = self.grid.read([loc.cpu().numpy(), scale.cpu().numpy()])
+        p = self.prior.read(n, self.grid)
+        k = draw(0, q, p)
+        levels = [Placed(k, q, p)]
+        (state,) = self.run("start", self.grid.values(k))
+        for i, read in zip(self.levels, self.reads, strict=True):
+            loc, scale, state = self.run(f"{i}.p", state)
+            raw = [loc.cpu().numpy(), scale.cpu().numpy()]
+            q = None if features is None else self.quantiles.read(self.said(f"{i}.q", state, features[read]))
+            p = self.quantiles.prior(raw[0].shape)
+            k = draw(i, q, p)
+            levels.append(Placed(k, q, p))
+            (state,) = self.run(f"{i}.add", state, self.quantiles.values(k, *raw))
+        return levels, self.likelihood.read(self.said("decode", state))

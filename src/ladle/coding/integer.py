@@ -1,0 +1,274 @@
+"""Nets in whole numbers: small programs whose results are the same to the last bit on every machine.
+
+A program is a list of steps. Every value is a whole number carried in a float32 tensor, and every partial sum of every
+step stays below ``2 ** 24`` in magnitude, whatever is put in. Up to there float32 represents all whole numbers, so it
+does not matter in which order a sum is taken, with how many threads, at which batch size or on which device: nothing
+is ever rounded but by :func:`settle`, which is exact too. :mod:`ladle.coding.rewrite` proves the bound for every
+program that it writes, and :meth:`Program.check` proves it again for one that was read from a file.
+
+============  ==========================================================================  ==========================
+step          result, ``(N, ...)``                                                        parameters
+============  ==========================================================================  ==========================
+``linear``    ``settle(x W^T + b)``                                                       weight (O, I), bias (O,)
+``conv``      ``settle(conv(x, W) + b)``                                                  weight (O, I, h, w), bias
+``up``        the same, transposed, stride 2                                              weight (I, O, h, w), bias
+``affine``    ``settle(x a + b)``                                                         a, b broadcast against x
+``sum``       ``settle(x 2^i + y 2^j)``                                                   i, j not negative
+``clamp``     ``settle(x)``, a ReLU among others
+``table``     ``T[x - low]``                                                              T (n,)
+``view``      another shape                                                               size, after N
+``slice``     ``x[:, start:stop]`` along a dimension                                      dimension, start, stop
+``permute``   other order of dimensions                                                   order
+``double``    every pixel repeated ``times`` times both ways
+============  ==========================================================================  ==========================
+
+``settle(y) = clamp(floor(y scale), low, high)``, with a ``scale`` that is a power of two: a tensor of one for each output
+of ``linear``, ``conv`` and ``up``, and ``2 ** -shift`` elsewhere.
+
+Reference:
+    Ballé, Johnston, Minnen: "Integer Networks for Data Compression with Latent-Variable Models", 2019.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LIMIT = 1 << 24  # whole numbers up to here are float32 numbers
+SETTLED = ("linear", "conv", "up", "affine", "sum", "clamp")
+
+
+class InexactError(ValueError):
+    """A program that is not proved to be exact, or is none."""
+
+
+class Range(NamedTuple):
+    """What the whole numbers of a value can be, and its shape after N."""
+
+    low: int
+    high: int
+    size: tuple[int, ...]
+
+    @property
+    def most(self) -> int:
+        """The largest magnitude."""
+        return max(-self.low, self.high)
+
+
+@contextlib.contextmanager
+def exactly(device: str) -> Iterator[None]:
+    """Where programs run: without autocast, reduced precision or transform algorithms."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(torch.autocast(device, enabled=False))
+        if device == "cuda":
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            before = torch.backends.cuda.matmul.allow_tf32
+            torch.backends.cuda.matmul.allow_tf32 = False
+            stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", before)
+        yield
+
+
+class Program:
+    """One function from some tensors of whole numbers to others.
+
+    Args:
+        inputs: the ranges of the values 0, 1, ...
+        steps: in order; step i makes the value ``len(inputs) + i``. Each is a mapping with ``op``, ``of`` (numbers of
+            values) and what the table above says; tensors are given by their names.
+        outputs: numbers of values.
+        tensors: all that steps name, whole numbers in float32.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Range],
+        steps: Sequence[Mapping[str, Any]],
+        outputs: Sequence[int],
+        tensors: Mapping[str, Tensor],
+    ) -> None:
+        self.inputs, self.steps, self.outputs, self.tensors = list(inputs), list(steps), list(outputs), tensors
+        self.ranges = self.check()
+        self.last = _last_uses(len(self.inputs), self.steps, self.outputs)
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """``(N, *size)`` each, whole numbers within their ranges."""
+        values: list[Tensor | None] = list(inputs)
+        for i, step in enumerate(self.steps, start=len(inputs)):
+            of = [values[j] for j in step["of"]]
+            values.append(_OPS[step["op"]](step, self.tensors, *of))
+            for j in step["of"]:
+                if self.last[j] == i:
+                    values[j] = None  # nobody reads it again
+        return [values[j] for j in self.outputs]  # type: ignore[misc]
+
+    def to(self, device: str) -> Program:
+        """The same program on another device."""
+        return Program(self.inputs, self.steps, self.outputs, {k: t.to(device) for k, t in self.tensors.items()})
+
+    # -------------------------------------------------------------------------------------------- the proof
+
+    def check(self) -> list[Range]:
+        """The range of every value, when every partial sum of every step is proved to lie below ``LIMIT``.
+
+        Raises:
+            InexactError: for a step that is not exact, or is none.
+        """
+        ranges = list(self.inputs)
+        for i, step in enumerate(self.steps):
+            try:
+                of = [ranges[j] for j in step["of"]]
+                ranges.append(self._range(step, of))
+            except InexactError as error:
+                raise InexactError(f"step {i} ({step['op']}): {error}") from None
+            except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+                raise InexactError(f"step {i} is none: {type(error).__name__}: {str(error)[:200]}") from None
+        return ranges
+
+    def _range(self, step: Mapping[str, Any], of: Sequence[Range]) -> Range:
+        op = step["op"]
+        trial = {k: t.to("meta") for k, t in self.tensors.items() if k in step.values()}
+        with torch.inference_mode():
+            shape = _OPS[op](step, trial, *(torch.empty(2, *r.size, device="meta") for r in of)).shape
+        size, x = tuple(shape[1:]), of[0]
+        if op in SETTLED:
+            sums, most = self._sums(step, of)
+            if most >= LIMIT:
+                raise InexactError(f"a partial sum may reach {most}, which is not below 2 ** 24")
+            low, high = step["low"], step["high"]
+            if not -LIMIT < low <= high < LIMIT:
+                raise InexactError(f"results in {low} .. {high} are not whole numbers below 2 ** 24")
+            return Range(max(low, sums.low), min(high, sums.high), size)
+        if op == "table":
+            table = self.tensors[step["table"]]
+            if not step["low"] <= x.low <= x.high < step["low"] + len(table):
+                raise InexactError(f"it is read at {x.low} .. {x.high}, and begins at {step['low']}")
+            return Range(int(table.min()), int(table.max()), size)
+        return Range(x.low, x.high, size)
+
+    def _sums(self, step: Mapping[str, Any], of: Sequence[Range]) -> tuple[Range, int]:
+        """What comes out before clamping, and the most that a partial sum can be."""
+        op, x = step["op"], of[0]
+        if op == "clamp":
+            half = 1 << step["shift"] >> 1
+            return Range(x.low >> step["shift"], (x.high + half) >> step["shift"], ()), x.most + half
+        if op == "sum":
+            y, i, j = of[1], step["i"], step["j"]
+            half = 1 << step["shift"] >> 1
+            low, high = (x.low << i) + (y.low << j), (x.high << i) + (y.high << j)
+            reach = (x.most << i) + (y.most << j) + half
+            return Range(low >> step["shift"], (high + half) >> step["shift"], ()), reach
+        if op == "affine":
+            a, b = (self.tensors[step[k]].double().abs().max().item() for k in ("weight", "bias"))
+            most = int(a) * x.most + int(b)
+            return Range(-most >> step["shift"], most >> step["shift"], ()), most
+        weight, bias = self.tensors[step["weight"]].double(), self.tensors[step["bias"]].double()
+        axis = 1 if op == "up" else 0
+        positive, negative = ((side.clamp(min=0)).transpose(0, axis).flatten(1).sum(1) for side in (weight, -weight))
+        most = (positive + negative) * x.most + bias.abs()
+        scale = self.tensors[step["scale"]].double()
+        if (torch.frexp(scale).mantissa != 0.5).any():
+            raise InexactError("its scales must be powers of two")
+        high = ((positive * x.high - negative * x.low + bias.abs()) * scale).max()
+        low = ((positive * x.low - negative * x.high - bias.abs()) * scale).min()
+        return Range(math.floor(float(low)), math.ceil(float(high)), ()), int(most.max())
+
+
+def _last_uses(inputs: int, steps: Sequence[Mapping[str, Any]], outputs: Sequence[int]) -> list[int]:
+    last = [0] * (inputs + len(steps))
+    for i, step in enumerate(steps, start=inputs):
+        for j in step["of"]:
+            last[j] = i
+    for j in outputs:
+        last[j] = len(last)
+    return last
+
+
+# ---------------------------------------------------------------------------------------------- the steps
+
+
+def settle(y: Tensor, step: Mapping[str, Any], tensors: Mapping[str, Tensor], dims: int = 0) -> Tensor:
+    """``clamp(floor(y scale), low, high)``, in the place of ``y``."""
+    if "scale" in step:
+        y = y.mul_(tensors[step["scale"]].view(-1, *[1] * dims)).floor_()
+    elif step["shift"]:
+        y = y.mul_(2.0 ** -step["shift"]).floor_()
+    return y.clamp_(step["low"], step["high"])
+
+
+def _linear(step: Mapping[str, Any], tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    return settle(F.linear(x, tensors[step["weight"]], tensors[step["bias"]]), step, tensors)
+
+
+def _conv(step: Mapping[str, Any], tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    weight, bias = tensors[step["weight"]], tensors[step["bias"]]
+    return settle(F.conv2d(x, weight, bias, step["stride"], step["padding"]), step, tensors, 2)
+
+
+def _up(step: Mapping[str, Any], tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    weight, bias = tensors[step["weight"]], tensors[step["bias"]]
+    return settle(F.conv_transpose2d(x, weight, bias, step["stride"], step["padding"]), step, tensors, 2)
+
+
+def _affine(step: Mapping[str, Any], tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    return settle(x * tensors[step["weight"]] + tensors[step["bias"]], step, tensors)
+
+
+def _sum(step: Mapping[str, Any], tensors: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+    total = x * 2.0 ** step["i"] + y * 2.0 ** step["j"]
+    if step["shift"]:
+        total += 2.0 ** (step["shift"] - 1)
+    return settle(total, step, tensors)
+
+
+def _clamp(step: Mapping[str, Any], tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    if not step["shift"]:
+        return x.clamp(step["low"], step["high"])
+    return settle(x + 2.0 ** (step["shift"] - 1), step, tensors)
+
+
+def _table(step: Mapping[str, Any], tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    if x.is_meta:
+        return x
+    return tensors[step["table"]][(x - step["low"]).int()]
+
+
+def _view(step: Mapping[str, Any], tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    return x.reshape(len(x), *step["size"])
+
+
+def _slice(step: Mapping[str, Any], tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    if not 1 <= step["dimension"] < x.dim():
+        raise InexactError("there is no such dimension")
+    return x.narrow(step["dimension"], step["start"], step["stop"] - step["start"])
+
+
+def _permute(step: Mapping[str, Any], tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    return x.permute(0, *step["order"])
+
+
+def _double(step: Mapping[str, Any], tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    return x.repeat_interleave(step["times"], 2).repeat_interleave(step["times"], 3)
+
+
+def run_step(step: Mapping[str, Any], tensors: Mapping[str, Tensor], of: Sequence[Tensor], rows: slice) -> Tensor:
+    """One step of a program on rows of numbers, computing only some of its outputs: a ``linear`` step is given the
+    first of its inputs, and the others are read as zeros."""
+    if step["op"] != "linear":
+        return _OPS[step["op"]](step, tensors, *of)
+    (x,) = of
+    weight, bias = tensors[step["weight"]][rows, : x.shape[1]], tensors[step["bias"]][rows]
+    y = F.linear(x, weight, bias).mul_(tensors[step["scale"]][rows]).floor_()
+    return y.clamp_(step["low"], step["high"])
+
+
+_OPS = {
+    "linear": _linear, "conv": _conv, "up": _up, "affine": _affine, "sum": _sum, "clamp": _clamp, "table": _table,
+    "view": _view, "slice": _slice, "permute": _permute, "double": _double,
+}  # fmt: skip

@@ -1,0 +1,177 @@
+"""Coders of p(x|z): bits, grey levels, colours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ladle.coding import plain
+from ladle.coding.bins import Bins
+from ladle.coding.coded import RATE, UNIT, Coded, Coder, Independent, curve, exponentials, kind, places, whole
+from ladle.coding.fixed import PRECISION, RAW, at, raw_table
+from ladle.coding.stack import Stack, loops
+from ladle.families import Family
+from ladle.families.colour import ColourMixtureFamily
+from ladle.families.discrete import BernoulliFamily
+from ladle.families.pixels import DiscretisedLogisticFamily, DiscretisedLogisticMixtureFamily
+
+
+@kind("bits")
+class Bits(Coder):
+    """Zero or one, by a logit: ``P(0) = S(-logit)``."""
+
+    @classmethod
+    def of(cls, family: BernoulliFamily, event: Sequence[int]) -> Bits:
+        """The coder of a family."""
+        return cls({}, {"curve": curve("logistic", 0).values})
+
+    def read(self, raw: Sequence[np.ndarray]) -> Coded:
+        """From the logits, ``(N, *event)``."""
+        loc = whole(raw[0])[..., None]
+        one = np.ones_like(loc)
+        rate = int(places("logistic")) >> RAW
+        return Independent(Bins(np.array([0]), loc, rate * one, ((1 << PRECISION) - 2) * one, self.curve(0)))
+
+
+@kind("grey")
+class Grey(Coder):
+    """Levels of a mixture of K discretised logistic distributions: K rows of edges between levels, in ``UNIT`` bits."""
+
+    @classmethod
+    def of(cls, family: DiscretisedLogisticFamily | DiscretisedLogisticMixtureFamily, event: Sequence[int]) -> Grey:
+        """The coder of a family."""
+        mixed = isinstance(family, DiscretisedLogisticMixtureFamily)
+        components = family.components if mixed else 1
+        spread = (2 * np.arange(components) + 1) / components - 1
+        tables = {
+            "curve": curve("logistic", RATE).values,
+            "exponentials": exponentials(),
+            "offset": np.floor((spread + 1) * (1 << RAW) + 0.5).astype(np.int64),
+            "rates": rates(family),
+        }
+        shared = getattr(family, "raw_scale", None)
+        about = {"levels": family.levels, "mixed": mixed}
+        if shared is not None:
+            about["scale"] = round(float(shared) * (1 << RAW))
+        return cls(about, tables)
+
+    def read(self, raw: Sequence[np.ndarray]) -> Coded:
+        """From logits, locations and scales, ``(N, *event, K)``; or the last two alone, ``(N, *event)``."""
+        levels = self.about["levels"]
+        given = list(raw) if self.about["mixed"] else [np.zeros_like(raw[0][..., None]), *(r[..., None] for r in raw)]
+        if len(given) == 2:
+            given.append(np.full_like(given[1], self.about["scale"]))
+        shape = given[1].shape
+        t = self.tables
+        made = loops().mixture(
+            *(np.ascontiguousarray(g).reshape(-1, shape[-1]) for g in given), t["offset"], levels - 1,
+            t["exponentials"], t["rates"], (1 << PRECISION) - levels,
+        )  # fmt: skip
+        return Independent(Bins(between(levels), *(m.reshape(shape) for m in made), self.curve(RATE)))
+
+
+def rates(family: Any) -> np.ndarray:
+    """The table from raw scales to rates."""
+    return raw_table(
+        lambda raw: places("logistic") * (1 << RATE) / (1 << UNIT) / family.units.scale(torch.from_numpy(raw)).numpy()
+    )
+
+
+def between(levels: int) -> np.ndarray:
+    """The edges between levels."""
+    return (2 * np.arange(1, levels, dtype=np.int64) - 1) << (UNIT - 1)
+
+
+@kind("colours")
+class Colours(Coder):
+    """Pixels whose channels move together: one channel after the other, the weights of the components multiplied by
+    what the channels so far are worth under each."""
+
+    @classmethod
+    def of(cls, family: ColourMixtureFamily, event: Sequence[int]) -> Colours:
+        """The coder of a family."""
+        spread = (2 * np.arange(family.components) + 1) / family.components - 1
+        tables = {
+            "curve": curve("logistic", RATE).values,
+            "exponentials": exponentials(),
+            "offset": np.floor((spread + 1) * (1 << RAW) + 0.5).astype(np.int64),
+            "rates": rates(family),
+        }
+        return cls({"levels": family.levels}, tables)
+
+    def read(self, raw: Sequence[np.ndarray]) -> Coded:
+        """From logits ``(N, 1, H, W, K)``, locations and scales ``(N, C, H, W, K)``, and slopes."""
+        logits, loc, scale, slopes = map(whole, raw)
+        loc = (loc + self.tables["offset"]) * (self.about["levels"] - 1) >> 3
+        one_before = [int(j == c - 1) << RAW for c in range(loc.shape[1]) for j in range(c)]
+        slopes = slopes + np.array(one_before, np.int64)[:, None, None, None]
+        room, components = (1 << PRECISION) - self.about["levels"], logits.shape[-1]
+        weight = plain.shares(logits.reshape(-1, components), self.tables["exponentials"], room)
+        weight = weight.reshape(logits[:, 0].shape)
+        return _Channels(self, weight, loc, at(self.tables["rates"], scale), slopes)
+
+
+class _Channels(Coded):
+    """The colours of N images."""
+
+    def __init__(
+        self, coder: Colours, weight: np.ndarray, loc: np.ndarray, rate: np.ndarray, slopes: np.ndarray
+    ) -> None:
+        self.weight, self.loc, self.rate, self.slopes = weight, loc, rate, slopes
+        self.levels, self.curve = coder.about["levels"], coder.curve(RATE)
+        self.edges = between(self.levels)
+
+    def _channel(self, c: int, before: list[np.ndarray], weight: np.ndarray) -> Bins:
+        """The distribution of a channel, given the ones before it."""
+        loc, first = self.loc[:, c], c * (c - 1) // 2
+        for j, x in enumerate(before):
+            apart = (x.astype(np.int64)[..., None] << UNIT) - self.loc[:, j]
+            loc = loc + (self.slopes[:, first + j] * apart >> RAW)
+        return Bins(self.edges, loc, self.rate[:, c], weight, self.curve)
+
+    def _weighed(self, bins: Bins, x: np.ndarray) -> np.ndarray:
+        """The weights when this channel is known."""
+        components = bins.weight.shape[-1]
+        if components == 1:
+            return bins.weight
+        room = (1 << PRECISION) - self.levels
+        alone = [
+            plain.masses(x.reshape(-1), *Bins(bins.edges, *(a[..., k : k + 1] for a in bins[1:3]),
+                         np.full((*x.shape, 1), room), bins.curve).flat)[1].reshape(x.shape)
+            for k in range(components)
+        ]  # fmt: skip
+        each = bins.weight * np.stack(alone, -1) + 1  # below 2 ** 49
+        _, size = np.frexp(each.sum(-1, keepdims=True).astype(np.float64))
+        each >>= np.maximum(size.astype(np.int64) - 30, 0)
+        weight = each * ((room << 20) // each.sum(-1, keepdims=True)) >> 20
+        weight[..., 0] += room - weight.sum(-1)
+        return weight
+
+    def push(self, stack: Stack, symbols: np.ndarray) -> None:
+        """See :meth:`Coded.push`: ``(N, C, H, W)``."""
+        weight, made = self.weight, []
+        for c in range(symbols.shape[1]):
+            made.append(self._channel(c, [symbols[:, j] for j in range(c)], weight))
+            weight = self._weighed(made[c], symbols[:, c])
+        for c in reversed(range(symbols.shape[1])):
+            stack.push_bins(symbols[:, c].astype(np.int64), made[c])
+
+    def pop(self, stack: Stack) -> np.ndarray:
+        """See :meth:`Coded.pop`."""
+        weight, channels = self.weight, []
+        for c in range(self.loc.shape[1]):
+            bins = self._channel(c, channels, weight)
+            channels.append(stack.pop_bins(bins))
+            weight = self._weighed(bins, channels[c])
+        return np.stack(channels, 1)
+
+
+LIKELIHOODS: Mapping[type[Family], Any] = {
+    BernoulliFamily: Bits,
+    DiscretisedLogisticFamily: Grey,
+    DiscretisedLogisticMixtureFamily: Grey,
+    ColourMixtureFamily: Colours,
+}

@@ -1,0 +1,300 @@
+"""What is compressed, as items of the model: arrays as they are, images of any size cut into tiles.
+
+An image of another size or mode than the model's comes back exactly: it is cut into tiles of the model's size, the last
+ones filled up with their edge, and its planes (grey, or red, green and blue, or the places in a palette, or opacity)
+are taken as many at a time as the model has channels, the last plane repeated.
+"""
+
+from __future__ import annotations
+
+import lzma
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ladle.data import DataError, atomic_file, atomic_folder
+from ladle.data.reading import formats, walk
+from ladle.data.images import Images
+from ladle.data.write import file_names
+
+MODES = {"1": 1, "L": 1, "P": 1, "LA": 2, "RGB": 3, "RGBA": 4}  # those that a PNG keeps, and their planes
+LARGEST_CONTENTS = 1 << 28  # bytes of JSON
+MOST_PIXELS = 1 << 28  # of an image
+
+
+class Pieces(ABC):
+    """Something to compress: items of one shape, and what they were.
+
+    Attributes:
+        items: the number of them.
+        raw: bytes of the pixels, as the user has them.
+    """
+
+    items: int
+    raw: int
+
+    @abstractmethod
+    def contents(self) -> dict[str, Any]:
+        """Plain JSON: what :func:`restore` needs."""
+
+    @abstractmethod
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """The items in order, ``size`` at a time: ``(n, *shape)`` of uint8."""
+
+
+class ArrayPieces(Pieces):
+    """The items of an array.
+
+    Args:
+        x: ``(N, ...)`` of whole numbers 0..255, or booleans.
+        shape: of the model's items.
+        top: the largest level that the model explains.
+    """
+
+    def __init__(self, x: np.ndarray, shape: tuple[int, ...], top: int) -> None:
+        fits = [shape] + ([shape[1:]] if len(shape) == 3 and shape[0] == 1 else [])
+        fits += [(*shape[1:], shape[0])] if len(shape) == 3 and shape[0] > 1 else []
+        if x.ndim < 1 or x.shape[1:] not in fits:
+            raise DataError(f"items must have the shape {' or '.join(map(str, fits))}, got {x.shape[1:]}")
+        if x.dtype.kind not in "bui":
+            raise DataError(f"what is compressed must be whole numbers, got {x.dtype}")
+        self.x, self.shape, self.last = x, shape, x.shape[1:] == fits[-1] and len(fits) > 1 and shape[0] > 1
+        for block in np.array_split(x, max(1, x.nbytes >> 24)):
+            if len(block) and (block.min() < 0 or block.max() > top):
+                raise DataError(
+                    f"the model explains whole numbers 0..{top}, got {int(block.min())}..{int(block.max())}"
+                    + ("; binarise the data first" if top == 1 else "")
+                )
+        self.items, self.raw = len(x), math.prod(x.shape)
+
+    def contents(self) -> dict[str, Any]:
+        """See :meth:`Pieces.contents`."""
+        return {"kind": "array", "dtype": self.x.dtype.newbyteorder("<").str, "shape": list(self.x.shape)}
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """See :meth:`Pieces.blocks`."""
+        for start in range(0, self.items, size):
+            block = np.asarray(self.x[start : start + size]).astype(np.uint8)
+            yield (np.moveaxis(block, -1, 1) if self.last else block).reshape(len(block), *self.shape)
+
+
+class Picture(NamedTuple):
+    """An image of a folder: its name, mode and size, and its palette, such as ``RGB:`` and hexadecimal digits."""
+
+    name: str
+    mode: str
+    width: int
+    height: int
+    palette: str = ""
+
+    def tiles(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        """Groups of planes, rows and columns of tiles."""
+        channels, height, width = shape
+        return -(-MODES[self.mode] // channels), -(-self.height // height), -(-self.width // width)
+
+
+class FolderPieces(Pieces):
+    """The images of a folder, or one alone.
+
+    Args:
+        root: the folder, or the image.
+        shape: ``(C, H, W)`` of the model's items.
+        top: the largest level that the model explains.
+    """
+
+    def __init__(self, root: Path, shape: tuple[int, ...], top: int) -> None:
+        if len(shape) != 3:
+            raise DataError("the model's items are rows of a table, and these are images")
+        known = formats()
+        names = [root.name] if root.is_file() else list(walk(root))
+        self.root = root.parent if root.is_file() else root
+        self.shape, self.top = shape, top
+        names = [n for n in names if isinstance(next((known[s] for s in known if n.lower().endswith(s)), None), Images)]
+        if not names:
+            raise DataError(f"folder '{root}' holds no image")
+        self.pictures = [self._head(name) for name in names]
+        self.items = sum(math.prod(p.tiles(shape)) for p in self.pictures)
+        self.raw = sum(p.width * p.height * MODES[p.mode] for p in self.pictures)
+
+    def _head(self, name: str) -> Picture:
+        with self._open(name) as image:
+            kind = "RGBA" if "transparency" in image.info else "RGB"
+            palette = f"{kind}:{bytes(image.getpalette(kind) or []).hex()}" if image.mode == "P" else ""
+            return Picture(name, image.mode, image.width, image.height, palette)
+
+    def _open(self, name: str) -> Image.Image:
+        try:
+            image = Image.open(self.root / name)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"'{name}' cannot be read as an image: {str(error)[:200]}") from None
+        if image.mode not in MODES:
+            raise DataError(f"'{name}' is of mode {image.mode}; what can be compressed is 8-bit: {', '.join(MODES)}")
+        if image.width * image.height > MOST_PIXELS:
+            raise DataError(f"'{name}' has more than {MOST_PIXELS} pixels")
+        return image
+
+    def contents(self) -> dict[str, Any]:
+        """See :meth:`Pieces.contents`."""
+        return {"kind": "images", "files": [list(p) for p in self.pictures]}
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """See :meth:`Pieces.blocks`."""
+        waiting: list[np.ndarray] = []
+        count = 0
+        for picture in self.pictures:
+            tiles = self._tiles(picture)
+            waiting.append(tiles)
+            count += len(tiles)
+            while count >= size:
+                whole = np.concatenate(waiting)
+                yield whole[:size]
+                waiting, count = [whole[size:]], count - size
+        if count:
+            yield np.concatenate(waiting)
+
+    def _tiles(self, picture: Picture) -> np.ndarray:
+        channels, high, wide = self.shape
+        try:
+            with self._open(picture.name) as image:
+                pixels = np.asarray(image, np.uint8).reshape(picture.height, picture.width, -1)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"'{picture.name}' cannot be read as an image: {str(error)[:200]}") from None
+        if pixels.max(initial=0) > self.top:
+            raise DataError(f"the model explains 0..{self.top}, '{picture.name}' holds {int(pixels.max())}")
+        groups, rows, columns = picture.tiles(self.shape)
+        extra = ((0, rows * high - picture.height), (0, columns * wide - picture.width),
+                 (0, groups * channels - pixels.shape[2]))  # fmt: skip
+        pixels = np.pad(pixels, extra, mode="edge")
+        cut = pixels.reshape(rows, high, columns, wide, groups, channels)
+        return cut.transpose(4, 0, 2, 5, 1, 3).reshape(-1, *self.shape)
+
+
+# -------------------------------------------------------------------------------------------- and back
+
+
+def packed(contents: Mapping[str, Any]) -> bytes:
+    """The table of contents as it is stored."""
+    return lzma.compress(json.dumps(contents, separators=(",", ":")).encode(), lzma.FORMAT_XZ, preset=6)
+
+
+def unpacked(data: bytes) -> dict[str, Any]:
+    """The table of contents, held against its limits.
+
+    Raises:
+        DataError: for one that no sound file has.
+    """
+    try:
+        text = inflated(data, LARGEST_CONTENTS)
+        contents = json.loads(text)
+        if contents["kind"] == "array":
+            shape, dtype = [int(size) for size in contents["shape"]], np.dtype(contents["dtype"])
+            if dtype.kind not in "bui" or not shape or min(shape) < 0 or math.prod(shape) > 1 << 50:
+                raise ValueError("an array that cannot be")
+        elif contents["kind"] == "images":
+            for picture in pictures(contents):
+                area = picture.width * picture.height
+                if picture.mode not in MODES or not 0 < area <= MOST_PIXELS or min(picture.width, picture.height) < 1:
+                    raise ValueError(f"an image '{picture.name[:80]}' that cannot be")
+            file_names(len(contents["files"]), [f[0] for f in contents["files"]])
+        else:
+            raise ValueError(f"an unknown kind '{str(contents['kind'])[:40]}'")
+    except (ValueError, KeyError, TypeError, lzma.LZMAError, RecursionError) as error:
+        raise DataError(f"the table of contents is none: {str(error)[:200]}") from None
+    return contents
+
+
+def inflated(data: bytes, most: int) -> bytes:
+    """Data that was compressed with xz, at most so many bytes of it.
+
+    Raises:
+        ValueError: for more, or for none.
+    """
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=1 << 28)
+    try:
+        found = decompressor.decompress(data, most + 1)
+    except lzma.LZMAError as error:
+        raise ValueError(str(error)) from None
+    if len(found) > most or not decompressor.eof:
+        raise ValueError(f"it unpacks to more than {most} bytes, or to less than it should")
+    return found
+
+
+def pictures(contents: Mapping[str, Any]) -> list[Picture]:
+    """The images of a table of contents."""
+    return [Picture(str(n), str(m), int(w), int(h), str(p)) for n, m, w, h, p in contents["files"]]
+
+
+@contextmanager
+def restored(contents: Mapping[str, Any], shape: Sequence[int], out: Path, force: bool) -> Iterator[_Sink]:
+    """Write items as what they were: an array as ``.npy``, images as PNG files of a folder; whole or not at all."""
+    if contents["kind"] == "array":
+        if out.suffix != ".npy":
+            raise DataError(f"the file holds an array, so the output must end in .npy, got '{out.name}'")
+        with atomic_file(out, force=force) as temporary, temporary.open("wb") as file:
+            yield _ArraySink(contents, shape, file)
+    else:
+        with atomic_folder(out, force=force) as folder:
+            yield _FolderSink(contents, shape, folder)
+
+
+class _Sink(ABC):
+    @abstractmethod
+    def put(self, items: np.ndarray) -> None:
+        """The next items, ``(n, *shape)`` of uint8."""
+
+
+class _ArraySink(_Sink):
+    def __init__(self, contents: Mapping[str, Any], shape: Sequence[int], file: BinaryIO) -> None:
+        own = tuple(int(size) for size in contents["shape"])
+        self.last = len(shape) == 3 and shape[0] > 1 and own[1:] == (*shape[1:], shape[0])
+        self.dtype, self.file = np.dtype(contents["dtype"]), file
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": own}
+        np.lib.format.write_array_header_1_0(file, header)
+
+    def put(self, items: np.ndarray) -> None:
+        """See :meth:`_Sink.put`."""
+        items = np.moveaxis(items, 1, -1) if self.last else items
+        self.file.write(np.ascontiguousarray(items.astype(self.dtype)).tobytes())
+
+
+class _FolderSink(_Sink):
+    def __init__(self, contents: Mapping[str, Any], shape: Sequence[int], folder: Path) -> None:
+        self.shape, self.folder = tuple(shape), folder
+        self.pictures = pictures(contents)
+        self.names = file_names(len(self.pictures), [p.name for p in self.pictures])
+        self.at, self.waiting = 0, np.zeros((0, *shape), np.uint8)
+
+    def put(self, items: np.ndarray) -> None:
+        """See :meth:`_Sink.put`."""
+        self.waiting = np.concatenate([self.waiting, items])
+        while self.at < len(self.pictures):
+            picture = self.pictures[self.at]
+            needed = math.prod(picture.tiles(self.shape))
+            if len(self.waiting) < needed:
+                return
+            self._write(picture, self.names[self.at], self.waiting[:needed])
+            self.waiting, self.at = self.waiting[needed:], self.at + 1
+
+    def _write(self, picture: Picture, name: str, tiles: np.ndarray) -> None:
+        groups, rows, columns = picture.tiles(self.shape)
+        channels, high, wide = self.shape
+        whole = tiles.reshape(groups, rows, columns, channels, high, wide).transpose(1, 4, 2, 5, 0, 3)
+        whole = whole.reshape(rows * high, columns * wide, -1)[: picture.height, : picture.width, : MODES[picture.mode]]
+        if picture.mode == "1":
+            image = Image.fromarray(np.ascontiguousarray(whole[..., 0]) * 255).convert("1")
+        else:
+            size, data = (picture.width, picture.height), np.ascontiguousarray(whole).tobytes()
+            image = Image.frombytes(picture.mode, size, data)
+        if picture.palette:
+            kind, _, palette = picture.palette.partition(":")
+            image.putpalette(bytes.fromhex(palette), kind)
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, format="PNG")

@@ -1,0 +1,128 @@
+"""The inner loops of the coder, in NumPy. :mod:`ladle.coding.compiled` has the same functions in machine code; both
+give the same bits. What they compute is explained in :mod:`ladle.coding.stack` and :mod:`ladle.coding.bins`.
+
+Arrays: ``heads`` (L,) uint64, ``words`` (capacity,) uint32, ``top`` (1,) int64, the number of words in use. ``M`` is
+the number of symbols of one call, symbol ``i`` is coded by the head ``i mod L``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ladle.coding.fixed import FRACTION, PRECISION, Curve
+
+LOW = np.uint64(1 << 31)  # a head lies in [LOW, LOW << 32)
+WORD, MASK = np.uint64(32), np.uint64((1 << 32) - 1)
+SLOTS = np.uint64((1 << PRECISION) - 1)
+
+
+def push(heads: np.ndarray, words: np.ndarray, top: np.ndarray, start: np.ndarray, count: np.ndarray) -> None:
+    """Push M symbols, the last one first, each by its ``start`` and ``count`` (M,) of ``2 ** PRECISION`` slots."""
+    lanes, precision = len(heads), np.uint64(PRECISION)
+    for first in reversed(range(0, len(start), lanes)):
+        c = count[first : first + lanes].astype(np.uint64)
+        x = heads[: len(c)]
+        full = np.flatnonzero(x >= c << np.uint64(63 - PRECISION))[::-1]
+        words[top[0] : top[0] + len(full)] = (x[full] & MASK).astype(np.uint32)
+        top[0] += len(full)
+        x[full] >>= WORD
+        x[:] = ((x // c) << precision) + x % c + start[first : first + lanes].astype(np.uint64)
+
+
+Find = Callable[[np.ndarray, slice], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def _pop(heads: np.ndarray, words: np.ndarray, top: np.ndarray, symbols: np.ndarray, find: Find) -> bool:
+    """Pop symbols, the first one first: ``find`` says symbol, start and count of some slots."""
+    lanes, precision = len(heads), np.uint64(PRECISION)
+    for first in range(0, len(symbols), lanes):
+        here = slice(first, min(first + lanes, len(symbols)))
+        x = heads[: here.stop - first]
+        slot = x & SLOTS
+        symbols[here], start, count = find(slot.astype(np.int64), here)
+        x[:] = count.astype(np.uint64) * (x >> precision) + slot - start.astype(np.uint64)
+        short = np.flatnonzero(x < LOW)
+        if len(short) > top[0]:
+            return False
+        taken = words[top[0] - len(short) : top[0]][::-1]
+        x[short] = (x[short] << WORD) | taken.astype(np.uint64)
+        top[0] -= len(short)
+    return True
+
+
+def below(k, edges, loc, rate, weight, curve: Curve) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """How many slots lie below bin k: ``k`` (M,), the parameters (M, K)."""
+    bins = len(edges) + 1
+    inner = np.clip(k, 1, bins - 1)
+    t = ((edges[inner - 1][:, None] - loc) * rate >> curve.shift) + curve.middle
+    t = np.clip(t, 0, curve.last)
+    i = t >> FRACTION
+    low = curve.values[i]
+    share = low + ((curve.values[i + 1] - low) * (t & ((1 << FRACTION) - 1)) >> FRACTION)
+    inside = k + ((share * weight).sum(1) >> PRECISION)
+    return np.where(k <= 0, 0, np.where(k >= bins, 1 << PRECISION, inside))
+
+
+def masses(symbols, edges, loc, rate, weight, curve: Curve) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
+    """``start`` and ``count`` (M,) of the bins ``symbols``."""
+    start = below(symbols, edges, loc, rate, weight, curve)
+    return start, below(symbols + 1, edges, loc, rate, weight, curve) - start
+
+
+def pop_bins(heads, words, top, symbols, edges, loc, rate, weight, curve: Curve) -> bool:  # type: ignore[no-untyped-def]
+    """Pop M bins into ``symbols``; False where the stack is exhausted."""
+
+    def find(slot: np.ndarray, here: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        low = np.zeros(len(slot), np.int64)
+        high = np.full(len(slot), len(edges), np.int64)
+        given = (edges, loc[here], rate[here], weight[here], curve)
+        for _ in range(len(edges).bit_length()):  # the last bin whose start does not lie above the slot
+            middle = (low + high + 1) >> 1
+            over = below(middle, *given) > slot
+            low, high = np.where(over, low, middle), np.where(over, middle - 1, high)
+        start, count = masses(low, *given)
+        return low, start, count
+
+    return _pop(heads, words, top, symbols, find)
+
+
+def pop_rows(heads, words, top, symbols, rows) -> bool:  # type: ignore[no-untyped-def]
+    """Pop M symbols by their own rows of starts, ``(M, n + 1)`` with zero first and all slots last."""
+
+    def find(slot: np.ndarray, here: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        s = (rows[here] <= slot[:, None]).sum(1) - 1
+        start = np.take_along_axis(rows[here], s[:, None], 1)[:, 0]
+        return s, start, np.take_along_axis(rows[here], s[:, None] + 1, 1)[:, 0] - start
+
+    return _pop(heads, words, top, symbols, find)
+
+
+def pop_uniform(heads, words, top, symbols, bits: int) -> bool:  # type: ignore[no-untyped-def]
+    """Pop M whole numbers below ``2 ** bits``, all as likely as each other."""
+    size = PRECISION - bits
+
+    def find(slot: np.ndarray, here: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return slot >> size, slot >> size << size, np.full(len(slot), 1 << size)
+
+    return _pop(heads, words, top, symbols, find)
+
+
+def shares(logits: np.ndarray, table: np.ndarray, room: int) -> np.ndarray:
+    """Weights of a mixture, ``(M, K)`` raw whole numbers to whole numbers that sum to ``room``: the softmax, by a table
+    of exponentials."""
+    apart = logits.max(1, keepdims=True) - logits
+    each = table[np.minimum(apart, len(table) - 1)]
+    weight = each * ((room << 20) // each.sum(1, keepdims=True)) >> 20
+    weight[:, 0] += room - weight.sum(1)
+    return weight
+
+
+def mixture(logits, loc, scale, offset, gain: int, exponentials, rates, room: int):  # type: ignore[no-untyped-def]
+    """The parameters of :class:`ladle.coding.bins.Bins` from what a net says, ``(M, K)`` float32 whole numbers each:
+    weights by the softmax, ``(loc + offset) gain >> 3``, and rates by a table."""
+    logits, loc, scale = (a.astype(np.int64) for a in (logits, loc, scale))
+    middle = len(rates) // 2
+    place = np.clip(scale, -middle, middle) + middle
+    return (loc + offset) * gain >> 3, rates[place], shares(logits, exponentials, room)

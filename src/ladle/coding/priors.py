@@ -1,0 +1,118 @@
+"""Coders of p(z) at the top: one member of a family, a mixture of them, an autoregressive mixture."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ladle.coding import plain
+from ladle.coding.bins import Bins
+from ladle.coding.coded import Coded, Independent
+from ladle.coding.fixed import PRECISION
+from ladle.coding.integer import Program
+from ladle.coding.latent import FINE, Grid
+from ladle.coding.masked import Chained, Conditionals
+from ladle.coding.stack import Stack
+
+
+class CodedPrior(ABC):
+    """p(z) of any number of items."""
+
+    name: str
+
+    def __init__(self, about: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> None:
+        self.about, self.tables = about, tables
+
+    @abstractmethod
+    def read(self, n: int, grid: Grid) -> Coded:
+        """The prior of n items, over places ``(n, D)``."""
+
+
+class One(CodedPrior):
+    """A member of the posterior's family: ``loc`` of ``FINE`` bits and raw ``scale``, ``(D,)`` each."""
+
+    name = "one"
+
+    def read(self, n: int, grid: Grid) -> Coded:
+        """See :meth:`CodedPrior.read`."""
+        bins = grid.bins(self.tables["loc"][None, :, None], self.tables["scale"][None, :, None], None, FINE)
+        return Independent(spread(bins, n))
+
+
+def spread(bins: Bins, n: int) -> Bins:
+    """The same distributions for n items: the parameters ``(1, D, K)`` repeated."""
+    return bins._replace(**{f: np.repeat(getattr(bins, f), n, 0) for f in ("loc", "rate", "weight")})
+
+
+class Several(CodedPrior):
+    """A mixture of K members over the whole z: ``loc`` and ``scale`` ``(K, D)``, ``rows`` the starts of the
+    components. Which one a z comes from is drawn from its exact responsibilities, with bits of the stack."""
+
+    name = "several"
+
+    def read(self, n: int, grid: Grid) -> Coded:
+        """See :meth:`CodedPrior.read`."""
+        bins = grid.bins(self.tables["loc"][..., None], self.tables["scale"][..., None], None, FINE)
+        return _Components(bins, self.tables, n)
+
+
+class _Components(Coded):
+    """z of n items, each from one of K components."""
+
+    def __init__(self, bins: Bins, tables: Mapping[str, np.ndarray], n: int) -> None:
+        self.bins, self.tables, self.n = bins, tables, n
+
+    def _of(self, component: np.ndarray) -> Bins:
+        """The distributions of items of these components, ``(n,)``."""
+        return self.bins._replace(**{f: getattr(self.bins, f)[component] for f in ("loc", "rate", "weight")})
+
+    def _responsibilities(self, k: np.ndarray) -> np.ndarray:
+        """p(component | z) as starts, ``(n, K + 1)``."""
+        rows, room = self.tables["rows"], (1 << PRECISION) - self.bins.loc.shape[0]
+        logs = np.empty((len(k), len(self.bins.loc)), np.int64)
+        for c in range(logs.shape[1]):
+            _, count = plain.masses(k.reshape(-1), *self._of(np.full(len(k), c)).flat)
+            prior = rows[c + 1] - rows[c]
+            logs[:, c] = self._log(count).reshape(k.shape).sum(1) + self._log(prior)
+        share = plain.shares(logs, self.tables["exponentials"], room) + 1
+        return np.concatenate([np.zeros((len(k), 1), np.int64), share.cumsum(1)], 1)
+
+    def _log(self, count: np.ndarray) -> np.ndarray:
+        """The natural logarithm of whole numbers up to ``2 ** PRECISION``, in raw numbers, by a table."""
+        _, size = np.frexp(np.asarray(count, np.float64))  # exact
+        size = size.astype(np.int64)
+        mantissa = (np.asarray(count) << (PRECISION + 1 - size)) >> (PRECISION - 8)
+        return self.tables["logarithms"][mantissa] + self.tables["octaves"][size]
+
+    def push(self, stack: Stack, symbols: np.ndarray) -> None:
+        """See :meth:`Coded.push`."""
+        component = stack.pop_rows(self._responsibilities(symbols))
+        stack.push_bins(symbols, self._of(component))
+        stack.push_rows(component, np.repeat(self.tables["rows"][None], self.n, 0))
+
+    def pop(self, stack: Stack) -> np.ndarray:
+        """See :meth:`Coded.pop`."""
+        component = stack.pop_rows(np.repeat(self.tables["rows"][None], self.n, 0))
+        k = stack.pop_bins(self._of(component))
+        stack.push_rows(component, self._responsibilities(k))
+        return k
+
+
+class Sequential(CodedPrior):
+    """An autoregressive mixture: a program, and ``about`` the number of ``components``."""
+
+    name = "sequential"
+
+    def __init__(self, about: Mapping[str, Any], tables: Mapping[str, np.ndarray], program: Program) -> None:
+        super().__init__(about, tables)
+        self.program = program
+        self._made: Conditionals | None = None
+
+    def read(self, n: int, grid: Grid) -> Coded:
+        """See :meth:`CodedPrior.read`."""
+        if self._made is None:
+            self._made = Conditionals(self.program, grid, self.about["components"], dict(self.tables))
+        return Chained(self._made, n)

@@ -1,0 +1,132 @@
+"""The stack: what is pushed is popped, with and without machine code, and the bits are those of the entropy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ladle.coding import plain as plain_loops
+from ladle.coding.bins import Bins
+from ladle.coding.fixed import FRACTION, PRECISION, Curve, logistic, normal, rising
+from ladle.coding.stack import Desynchronised, Stack, loops
+
+CURVES = {"logistic": (logistic, 16, 2048), "normal": (normal, 8, 2048)}
+
+
+def some(rng, shape, n, components=3, name="logistic") -> Bins:
+    """Random distributions over n bins: narrow and wide ones, some of them far out."""
+    function, reach, entries = CURVES[name]
+    unit = 64  # of an edge
+    shift = 8
+    per = (entries << FRACTION << shift) / (2 * reach) / unit
+    loc = rng.integers(-n * unit // 4, 5 * n * unit // 4, (*shape, components))
+    rate = (per / np.exp(rng.uniform(np.log(0.05), np.log(n), (*shape, components)))).astype(np.int64)
+    share = rng.dirichlet(np.ones(components), shape)
+    weight = np.floor(share * ((1 << PRECISION) - n)).astype(np.int64)
+    weight[..., 0] += (1 << PRECISION) - n - weight.sum(-1)
+    edges = (np.arange(1, n) * unit) - unit // 2
+    return Bins(edges, loc, rate, weight, Curve(rising(function, reach, entries), shift))
+
+
+@pytest.fixture(params=["numpy", "numba"])
+def plain(request) -> bool:
+    if request.param == "numba":
+        pytest.importorskip("numba")
+    return request.param == "numpy"
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 64])
+@pytest.mark.parametrize("name", CURVES)
+def test_what_is_pushed_is_popped(plain, lanes, name):
+    rng = np.random.default_rng(0)
+    stack = Stack(lanes, reserve=1 << 12, numpy=plain)
+    calls = [some(rng, shape, n, name=name) for shape, n in [((50,), 2), ((7, 11), 256), ((), 5), ((300,), 4096)]]
+    drawn = [stack.pop_bins(bins) for bins in calls]
+    data = [rng.integers(0, len(bins.edges) + 1, bins.shape) for bins in calls]
+    for bins, x in zip(calls, data, strict=True):
+        stack.push_bins(x, bins)
+    even = rng.integers(0, 1 << 12, (4, 5))
+    stack.push_uniform(even, 12)
+    back = Stack.from_bytes(stack.to_bytes(), numpy=plain)
+    assert (back.pop_uniform(even.shape, 12) == even).all()
+    for bins, x in zip(calls[::-1], data[::-1], strict=True):
+        assert (back.pop_bins(bins) == x).all()
+    for bins, z in zip(calls[::-1], drawn[::-1], strict=True):
+        back.push_bins(z, bins)
+    back.finish()
+
+
+def test_machine_code_gives_the_same_bits():
+    pytest.importorskip("numba")
+    assert loops().__name__.endswith("compiled")
+    rng = np.random.default_rng(1)
+    written = []
+    for numpy in (True, False):
+        rng = np.random.default_rng(1)
+        stack = Stack(lanes=5, reserve=1 << 10, numpy=numpy)
+        for name in CURVES:
+            z = stack.pop_bins(some(rng, (40, 3), 1024, name=name))
+            stack.push_bins(z // 4, some(rng, (40, 3), 256, name=name))
+            rows = np.cumsum(rng.multinomial((1 << PRECISION) - 6, [0.2] * 5, 30) + 1, 1)
+            rows = np.concatenate([0 * rows[:, :1], rows + 0], 1)
+            rows[:, -1] = 1 << PRECISION
+            stack.push_rows(stack.pop_rows(rows), rows)
+            stack.push_uniform(stack.pop_uniform((9,), 7), 7)
+        written.append(stack.to_bytes())
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_bins_are_the_distribution_and_sum_to_one(name):
+    """Counts against the mixture in float64: within the table's 2e-4 of probability, and exactly one in all."""
+    rng = np.random.default_rng(2)
+    bins = some(rng, (200,), 64, name=name)
+    counts = bins.counts()
+    assert (counts >= 1).all()
+    assert (counts.sum(-1) == 1 << PRECISION).all()
+    function, reach, entries = CURVES[name]
+    per = (entries << FRACTION << bins.curve.shift) / (2 * reach)
+    at = (bins.edges[:, None, None] - bins.loc) * bins.rate / per
+    below = (function(at.reshape(-1)).reshape(at.shape) * bins.weight).sum(-1) / (1 << PRECISION)
+    true = np.diff(below, axis=0, prepend=0, append=1 - 64 / (1 << PRECISION)).T
+    assert np.abs(counts / (1 << PRECISION) - true).max() < 2e-4
+
+
+def test_the_bits_are_those_of_the_entropy():
+    """Data drawn from the distributions, by popping, costs its information and no more than a thousandth above."""
+    rng = np.random.default_rng(3)
+    source, bins = Stack(1, reserve=1 << 16), some(rng, (50_000,), 256)
+    x = source.pop_bins(bins)
+    stack = Stack(4, reserve=0)
+    stack.push_bins(x, bins)
+    counts = np.take_along_axis(bins.counts(), x[:, None], 1)
+    information = float(np.log2((1 << PRECISION) / counts).sum())
+    assert len(stack.to_bytes()) * 8 - information < 1e-3 * information + 64 * 4
+
+
+def test_a_stack_that_was_cut_or_is_read_with_other_numbers_does_not_finish():
+    """Not all damage shows here: neighbouring symbols of one slot each may be exchanged. Checksums are for that."""
+    rng = np.random.default_rng(4)
+    bins = some(rng, (500,), 256)
+    x = Stack(1, reserve=1 << 12).pop_bins(bins)
+    stack = Stack(2, reserve=0)
+    stack.push_bins(x, bins)
+    data = stack.to_bytes()
+
+    def read(data: bytes, bins: Bins) -> None:
+        back = Stack.from_bytes(data)
+        back.pop_bins(bins)
+        back.finish()
+
+    read(data, bins)
+    for length in range(0, len(data), 7):
+        with pytest.raises(Desynchronised):
+            read(data[:length], bins)
+    masses = np.stack(plain_loops.masses(x, *bins.flat))
+    for i in range(20):
+        loc = bins.loc.copy()
+        loc[25 * i] += 1 << 10
+        other = bins._replace(loc=loc)
+        if (np.stack(plain_loops.masses(x, *other.flat)) != masses).any():
+            with pytest.raises(Desynchronised):
+                read(data, other)
