@@ -19,7 +19,7 @@ ORDER = [
     "spec", "shapes", "seeds", "machine", "extras", "data", "families", "nets", "conditional", "priors", "latents",
     "vae", "linear", "objectives", "pareto", "proposals", "evidence", "annealed", "exact", "recipes", "assemble",
     "memory", "choice", "estimators", "schedule", "records", "guard", "ranks", "checkpoint", "hub", "folder", "loggers",
-    "train", "tasks", "measures", "refine", "health", "select", "report", "__init__", "console", "sklearn", "cli",
+    "train", "coding", "tasks", "measures", "refine", "health", "select", "report", "__init__", "console", "sklearn", "cli",
     "__main__",
 ]  # fmt: skip
 DATA_KNOWS = {"spec", "shapes", "seeds", "data"}

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 from ladle.annealed import Sandwich
 from ladle.assemble import Assembly, Training, assemble
 from ladle.choice import Choice, best
+from ladle.coding import CodingError
 from ladle.data import DataError, Dataset, Schema, Split, read, write
 from ladle.estimators import POSTERIORS, estimator
 from ladle.evidence import Evidence, Items
@@ -29,6 +30,7 @@ from ladle.report.report import Report, report
 from ladle.select.choice import select
 from ladle.select.selection import Selection
 from ladle.spec import SpecError, build, parts, to_spec
+from ladle.tasks.compress import compress, decompress, info, verify
 from ladle.tasks.encode import decode, encode
 from ladle.tasks.interpolate import interpolate
 from ladle.tasks.laplace import Interval, Laplace, laplace, last_layer, predictive, read_laplace, write_laplace
@@ -42,6 +44,7 @@ __all__ = [
     "POSTERIORS",
     "Assembly",
     "Choice",
+    "CodingError",
     "DataError",
     "Dataset",
     "Evidence",
@@ -70,11 +73,14 @@ __all__ = [
     "best",
     "build",
     "check",
+    "compress",
     "decode",
+    "decompress",
     "encode",
     "estimator",
     "evidence",
     "fit",
+    "info",
     "interpolate",
     "laplace",
     "last_layer",
@@ -93,6 +99,7 @@ __all__ = [
     "score",
     "select",
     "to_spec",
+    "verify",
     "write",
     "write_laplace",
 ]

@@ -7,8 +7,9 @@ import pytest
 
 from ladle.coding import plain as plain_loops
 from ladle.coding.bins import Bins
+from ladle.coding.errors import Desynchronised
 from ladle.coding.fixed import FRACTION, PRECISION, Curve, logistic, normal, rising
-from ladle.coding.stack import Desynchronised, Stack, loops
+from ladle.coding.stack import Stack, loops
 
 CURVES = {"logistic": (logistic, 16, 2048), "normal": (normal, 8, 2048)}
 

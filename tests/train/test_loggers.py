@@ -395,7 +395,7 @@ def test_notes_are_logged(
 ) -> None:
     from ladle.guard import Guard
 
-    verdicts = itertools.chain(["step"] * 4, ["broken"], itertools.repeat("step"))
+    verdicts = itertools.chain([1.0] * 4, [0.0], itertools.repeat(1.0))
     monkeypatch.setattr(Guard, "judge", lambda *_: next(verdicts))
     good = recorder("good")
     leave(tmp_path / "run", "good", after=20)

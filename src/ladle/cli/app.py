@@ -30,7 +30,7 @@ app = typer.Typer(
 
 BAD_INPUT = (
     ladle.DataError, ladle.ModelError, ladle.SpecError, ladle.MachineError, ladle.NotAvailable,
-    ladle.LoggerError, ladle.MissingPackage,
+    ladle.LoggerError, ladle.MissingPackage, ladle.CodingError,
 )  # fmt: skip
 CommandLineError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 OURS = (None, errno.ENOSPC, errno.EDQUOT, errno.EIO)  # of the failures of files, those that are no bad input

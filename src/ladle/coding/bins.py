@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ladle.coding.fixed import PRECISION, Curve
+from ladle.coding.fixed import Curve
 
 
 class Bins(NamedTuple):

@@ -13,21 +13,16 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ladle.coding.bins import Bins
-from ladle.coding.fixed import FRACTION, PRECISION, RAW, REACH, Curve, logistic, normal, rising
+from ladle.coding.fixed import FRACTION, RAW, REACH, Curve, logistic, normal, rising
 from ladle.coding.stack import Stack
 
 ENTRIES = 2048
-UNIT = 6  # bits after the point of a place between two bins, of pixels and of latents
 RATE = 8  # bits of a pixel's rate beyond the curve's places
 EXPONENTIALS = 20  # bits of an exponential
 REACHES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], int]] = {"normal": (normal, 8), "logistic": (logistic, 16)}
 
 
 C = TypeVar("C", bound="Coder")
-
-
-class NotCodable(ValueError):
-    """A part that there is no coder for; the message names it, and what would fit."""
 
 
 class Coded(ABC):
@@ -84,6 +79,7 @@ class Coder:
     """
 
     name: str
+    exponents: tuple[int, ...]  # bits after the point of each raw number
 
     def __init__(self, about: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> None:
         self.about, self.tables = about, tables
@@ -94,7 +90,7 @@ class Coder:
 
     @abstractmethod
     def read(self, raw: Sequence[np.ndarray]) -> Coded:
-        """The distribution, from whole numbers of ``RAW`` bits after the point."""
+        """The distribution, from whole numbers of ``exponents`` bits after the point."""
 
 
 def kind(name: str) -> Callable[[type[C]], type[C]]:

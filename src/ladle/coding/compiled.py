@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit  # type: ignore[import-untyped]
 
-from ladle.coding.fixed import FRACTION, PRECISION, Curve
+from ladle.coding.fixed import FINE, FRACTION, PRECISION, UNIT, Curve
 
 SLOTS = (1 << PRECISION) - 1
+DOWN = FINE + 1 - UNIT
 FULL = 63 - PRECISION
 LOW = 1 << 31
 WORD = (1 << 32) - 1
@@ -163,7 +164,7 @@ def _mixture(logits, loc, scale, offset, gain, exponentials, rates, room, to_loc
             each = exponentials[min(top - np.int64(logits[i, c]), most)]
             to_weight[i, c] = each
             total += each
-            to_loc[i, c] = (np.int64(loc[i, c]) + offset[c]) * gain >> 3
+            to_loc[i, c] = (np.int64(loc[i, c]) + offset[c]) * gain >> DOWN
             to_rate[i, c] = rates[min(max(np.int64(scale[i, c]), -middle), middle) + middle]
         factor, left = (room << 20) // total, room
         for c in range(components):

@@ -7,12 +7,15 @@ own limits before anything is allocated, every part has a checksum, and every ch
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
+
+from ladle.coding.errors import Damaged, Newer, NotALadleFile
 
 SIGNATURE = b"\x89LADLE\r\n\x1a\n"
 MAJOR, MINOR = 1, 0
@@ -27,30 +30,6 @@ _CHUNK = struct.Struct("<4sIIBQ16s")  # mark, number, items, how, length of the 
 _ENTRY = struct.Struct("<QI")  # offset, items
 _TAIL = struct.Struct("<QII8s")  # offset of the index, its length, checksum of it and of these, mark
 END = b"LADLEEND"
-
-
-class FormatError(ValueError):
-    """A file that cannot be read, and why."""
-
-
-class NotALadleFile(FormatError):
-    """A file of another kind."""
-
-
-class Newer(FormatError):
-    """A file of a later format."""
-
-
-class Damaged(FormatError):
-    """A file that was changed or cut.
-
-    Attributes:
-        chunk: the number of the chunk; none for the header or the index.
-    """
-
-    def __init__(self, message: str, chunk: int | None = None) -> None:
-        super().__init__(message)
-        self.chunk = chunk
 
 
 class Chunk(NamedTuple):
@@ -82,7 +61,7 @@ class Writer:
         self.index: list[tuple[int, int]] = []
         text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
         if len(text) > LARGEST_HEADER:
-            raise FormatError(f"a header must be at most {LARGEST_HEADER} bytes, this one has {len(text)}")
+            raise ValueError(f"a header must be at most {LARGEST_HEADER} bytes, this one has {len(text)}")
         self._write(_sealed(SIGNATURE + _HEAD.pack(MAJOR, MINOR, len(text)) + text))
 
     def chunk(self, items: int, how: int, payload: bytes, content: bytes) -> None:
@@ -176,7 +155,7 @@ class Reader:
             raise Damaged("the index is damaged: its checksum does not agree")
         *entries, (contents, _) = _ENTRY.iter_unpack(index)
         limits = [self.start, *(offset for offset, _ in entries), contents, place]
-        if any(a > b for a, b in zip(limits, limits[1:], strict=False)):
+        if any(a > b for a, b in itertools.pairwise(limits)):
             raise Damaged("the index is damaged: its places are out of order")
         return entries, contents
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ladle.coding.coded import Coder, NotCodable, exponentials
 from ladle.coding.codec import measured
+from ladle.coding.coded import Coder, exponentials
+from ladle.coding.errors import NotCodable
 from ladle.coding.exact import Exact, ExactFlat, ExactLadder
-from ladle.coding.fixed import PRECISION, RAW
+from ladle.coding.fixed import FINE, PRECISION, RAW
 from ladle.coding.integer import Program
-from ladle.coding.latent import FINE, Grid, Quantiles, curve_of, rates
+from ladle.coding.latent import Grid, Quantiles, curve_of, rates
 from ladle.coding.likelihoods import LIKELIHOODS
 from ladle.coding.masked import rewritten
 from ladle.coding.priors import CodedPrior, One, Sequential, Several
@@ -79,7 +80,7 @@ def _flat(vae: VAE, latents: Flat, likelihood: Coder, x: Tensor) -> Exact:
     said = decode.trace(vae.likelihood.raw, decode.put_in(z, grid.exponent, -grid.most, grid.most))
     programs = {
         "encode": encode.program([encode.finish(raw[0], FINE), encode.finish(raw[1])]),
-        "decode": decode.program([decode.finish(r) for r in said]),
+        "decode": decode.program([decode.finish(*pair) for pair in zip(said, likelihood.exponents, strict=True)]),
     }
     prior = _prior(latents.prior, latents, z, grid)
     return ExactFlat(programs, likelihood, tuple(x.shape[1:]), grid, prior)
@@ -158,7 +159,7 @@ def _ladder(vae: VAE, latents: Ladder, likelihood: Coder, x: Tensor) -> Exact:
         state = _below(programs, i, below, state, maps[read])
     new = Rewriter()
     said = new.trace(vae.likelihood.raw, _again(new, state))
-    programs["decode"] = new.program([new.finish(r) for r in said])
+    programs["decode"] = new.program([new.finish(*pair) for pair in zip(said, likelihood.exponents, strict=True)])
     prior = _prior(latents.prior, latents, z, grid)
     return ExactLadder(programs, likelihood, tuple(x.shape[1:]), grid, prior, Quantiles.of(family), reads)
 

@@ -5,15 +5,15 @@
     compress     z_l = q.pop   at every level, then push x under p(x|z), then push every z_l under its p, the last first
     decompress   z_l = p.pop   at every level, then pop x under p(x|z), then push every z_l under its q, the last first
 
-All that the distributions depend on is in programs and tables of whole numbers, which are stored; so sender and receiver
-make the same counts whatever machine they run on.
+All that the distributions depend on is in programs and tables of whole numbers, which are stored; so sender and
+receiver make the same counts whatever machine they run on.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch

@@ -15,6 +15,8 @@ import numpy as np
 PRECISION = 24  # probabilities are counts of 2 ** PRECISION slots
 FRACTION = 8  # bits between two entries of a curve
 RAW = 8  # bits after the point of what a net says: raw numbers are multiples of 2 ** -RAW
+FINE = 12  # the same of what says a location
+UNIT = 6  # the same of a place between two bins, of pixels and of latents
 REACH = 16  # raw numbers are held within -REACH .. REACH where a table is read
 
 

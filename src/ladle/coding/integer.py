@@ -22,8 +22,8 @@ step          result, ``(N, ...)``                                              
 ``double``    every pixel repeated ``times`` times both ways
 ============  ==========================================================================  ==========================
 
-``settle(y) = clamp(floor(y scale), low, high)``, with a ``scale`` that is a power of two: a tensor of one for each output
-of ``linear``, ``conv`` and ``up``, and ``2 ** -shift`` elsewhere.
+``settle(y) = clamp(floor(y scale), low, high)``, with a ``scale`` that is a power of two: a tensor of one for each
+output of ``linear``, ``conv`` and ``up``, and ``2 ** -shift`` elsewhere.
 
 Reference:
     Ballé, Johnston, Minnen: "Integer Networks for Data Compression with Latent-Variable Models", 2019.
@@ -40,12 +40,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ladle.coding.errors import InexactError
+
 LIMIT = 1 << 24  # whole numbers up to here are float32 numbers
 SETTLED = ("linear", "conv", "up", "affine", "sum", "clamp")
-
-
-class InexactError(ValueError):
-    """A program that is not proved to be exact, or is none."""
 
 
 class Range(NamedTuple):

@@ -9,21 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ladle.coding.bins import Bins
-from ladle.coding.coded import UNIT, Coded, Coder, Independent, NotCodable, Uniform, curve, kind, places, whole
-from ladle.coding.fixed import FRACTION, PRECISION, RAW, at, raw_table
-from ladle.coding.stack import Stack
+from ladle.coding.coded import Coded, Coder, Independent, Uniform, curve, kind, places, whole
+from ladle.coding.errors import NotCodable
+from ladle.coding.fixed import FINE, PRECISION, UNIT, at, raw_table
 from ladle.families import Family
 from ladle.families.family import positive
 from ladle.families.real import LocationScale, LogisticFamily, NormalFamily
 
-FINE = 12  # bits after the point of a location of z, and of a step from a prior
 STEP = 16  # bits of a rate beyond the curve's places
 BITS = 12  # of a place between the quantiles of a prior
 MOST_BITS = 14  # of a place on a grid

@@ -10,8 +10,8 @@ import torch
 
 from ladle.coding import plain
 from ladle.coding.bins import Bins
-from ladle.coding.coded import RATE, UNIT, Coded, Coder, Independent, curve, exponentials, kind, places, whole
-from ladle.coding.fixed import PRECISION, RAW, at, raw_table
+from ladle.coding.coded import RATE, Coded, Coder, Independent, curve, exponentials, kind, places, whole
+from ladle.coding.fixed import FINE, PRECISION, RAW, UNIT, at, raw_table
 from ladle.coding.stack import Stack, loops
 from ladle.families import Family
 from ladle.families.colour import ColourMixtureFamily
@@ -22,6 +22,8 @@ from ladle.families.pixels import DiscretisedLogisticFamily, DiscretisedLogistic
 @kind("bits")
 class Bits(Coder):
     """Zero or one, by a logit: ``P(0) = S(-logit)``."""
+
+    exponents = (RAW,)
 
     @classmethod
     def of(cls, family: BernoulliFamily, event: Sequence[int]) -> Bits:
@@ -40,16 +42,24 @@ class Bits(Coder):
 class Grey(Coder):
     """Levels of a mixture of K discretised logistic distributions: K rows of edges between levels, in ``UNIT`` bits."""
 
+    exponents = (FINE, RAW)
+
+    def __init__(self, about: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> None:
+        super().__init__(about, tables)
+        if about["mixed"]:
+            self.exponents = (RAW, FINE, RAW)
+        elif "scale" in about:  # one for all
+            self.exponents = (FINE,)
+
     @classmethod
     def of(cls, family: DiscretisedLogisticFamily | DiscretisedLogisticMixtureFamily, event: Sequence[int]) -> Grey:
         """The coder of a family."""
         mixed = isinstance(family, DiscretisedLogisticMixtureFamily)
         components = family.components if mixed else 1
-        spread = (2 * np.arange(components) + 1) / components - 1
         tables = {
             "curve": curve("logistic", RATE).values,
             "exponentials": exponentials(),
-            "offset": np.floor((spread + 1) * (1 << RAW) + 0.5).astype(np.int64),
+            "offset": offsets(components),
             "rates": rates(family),
         }
         shared = getattr(family, "raw_scale", None)
@@ -73,6 +83,12 @@ class Grey(Coder):
         return Independent(Bins(between(levels), *(m.reshape(shape) for m in made), self.curve(RATE)))
 
 
+def offsets(components: int) -> np.ndarray:
+    """What is added to raw locations, so that 0 is the lowest level: the spread of the components."""
+    spread = (2 * np.arange(components) + 1) / components - 1
+    return np.floor((spread + 1) * (1 << FINE) + 0.5).astype(np.int64)
+
+
 def rates(family: Any) -> np.ndarray:
     """The table from raw scales to rates."""
     return raw_table(
@@ -90,14 +106,15 @@ class Colours(Coder):
     """Pixels whose channels move together: one channel after the other, the weights of the components multiplied by
     what the channels so far are worth under each."""
 
+    exponents = (RAW, FINE, RAW, RAW)
+
     @classmethod
     def of(cls, family: ColourMixtureFamily, event: Sequence[int]) -> Colours:
         """The coder of a family."""
-        spread = (2 * np.arange(family.components) + 1) / family.components - 1
         tables = {
             "curve": curve("logistic", RATE).values,
             "exponentials": exponentials(),
-            "offset": np.floor((spread + 1) * (1 << RAW) + 0.5).astype(np.int64),
+            "offset": offsets(family.components),
             "rates": rates(family),
         }
         return cls({"levels": family.levels}, tables)
@@ -105,7 +122,7 @@ class Colours(Coder):
     def read(self, raw: Sequence[np.ndarray]) -> Coded:
         """From logits ``(N, 1, H, W, K)``, locations and scales ``(N, C, H, W, K)``, and slopes."""
         logits, loc, scale, slopes = map(whole, raw)
-        loc = (loc + self.tables["offset"]) * (self.about["levels"] - 1) >> 3
+        loc = (loc + self.tables["offset"]) * (self.about["levels"] - 1) >> plain.DOWN
         one_before = [int(j == c - 1) << RAW for c in range(loc.shape[1]) for j in range(c)]
         slopes = slopes + np.array(one_before, np.int64)[:, None, None, None]
         room, components = (1 << PRECISION) - self.about["levels"], logits.shape[-1]

@@ -17,9 +17,9 @@ from torch import Tensor
 from ladle.coding import plain
 from ladle.coding.bins import Bins
 from ladle.coding.coded import Coded
-from ladle.coding.fixed import RAW
+from ladle.coding.fixed import FINE, RAW
 from ladle.coding.integer import Program, exactly, run_step
-from ladle.coding.latent import FINE, Grid
+from ladle.coding.latent import Grid
 from ladle.coding.rewrite import Rewriter
 from ladle.coding.stack import Stack
 from ladle.priors.autoregressive import Autoregressive
@@ -127,6 +127,7 @@ class _Sequence:
         of, program = self.of, self.of.program
         each = program.ranges[-1].size[0] // of.size
         rows = slice(i * each, (i + 1) * each)
+        y = self.values[0]
         with exactly(of.device):
             for s, step in enumerate(program.steps):
                 if s < of.last:
@@ -135,8 +136,8 @@ class _Sequence:
                         inputs = [self._columns(step, j, low, high, i) for j in step["of"]]
                         self.values[s + 1][:, low:high] = run_step(step, program.tensors, inputs, slice(low, high))
                 else:
-                    inputs = [self._columns(step, j, 0, 0, i) if s == of.last else y for j in step["of"]]
-                    y = run_step(step, program.tensors, inputs, rows)
+                    y = self._columns(step, step["of"][0], 0, 0, i) if s == of.last else y
+                    y = run_step(step, program.tensors, [y], rows)
         return of.bins(y.cpu().numpy(), slice(i, i + 1))
 
     def _columns(self, step: Any, j: int, low: int, high: int, i: int) -> Tensor:

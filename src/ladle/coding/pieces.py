@@ -7,8 +7,8 @@ are taken as many at a time as the model has channels, the last plane repeated.
 
 from __future__ import annotations
 
-import lzma
 import json
+import lzma
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image
 
 from ladle.data import DataError, atomic_file, atomic_folder
-from ladle.data.reading import formats, walk
 from ladle.data.images import Images
+from ladle.data.reading import formats, walk
 from ladle.data.write import file_names
 
 MODES = {"1": 1, "L": 1, "P": 1, "LA": 2, "RGB": 3, "RGBA": 4}  # those that a PNG keeps, and their planes

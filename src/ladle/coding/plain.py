@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ladle.coding.fixed import FRACTION, PRECISION, Curve
+from ladle.coding.fixed import FINE, FRACTION, PRECISION, UNIT, Curve
 
+DOWN = FINE + 1 - UNIT  # bits between a raw location, in halves of the range, and a level in UNIT bits
 LOW = np.uint64(1 << 31)  # a head lies in [LOW, LOW << 32)
 WORD, MASK = np.uint64(32), np.uint64((1 << 32) - 1)
 SLOTS = np.uint64((1 << PRECISION) - 1)
@@ -121,8 +122,8 @@ def shares(logits: np.ndarray, table: np.ndarray, room: int) -> np.ndarray:
 
 def mixture(logits, loc, scale, offset, gain: int, exponentials, rates, room: int):  # type: ignore[no-untyped-def]
     """The parameters of :class:`ladle.coding.bins.Bins` from what a net says, ``(M, K)`` float32 whole numbers each:
-    weights by the softmax, ``(loc + offset) gain >> 3``, and rates by a table."""
+    weights by the softmax, ``(loc + offset) gain >> DOWN``, and rates by a table."""
     logits, loc, scale = (a.astype(np.int64) for a in (logits, loc, scale))
     middle = len(rates) // 2
     place = np.clip(scale, -middle, middle) + middle
-    return (loc + offset) * gain >> 3, rates[place], shares(logits, exponentials, room)
+    return (loc + offset) * gain >> DOWN, rates[place], shares(logits, exponentials, room)

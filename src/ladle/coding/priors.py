@@ -11,9 +11,9 @@ import numpy as np
 from ladle.coding import plain
 from ladle.coding.bins import Bins
 from ladle.coding.coded import Coded, Independent
-from ladle.coding.fixed import PRECISION
+from ladle.coding.fixed import FINE, PRECISION
 from ladle.coding.integer import Program
-from ladle.coding.latent import FINE, Grid
+from ladle.coding.latent import Grid
 from ladle.coding.masked import Chained, Conditionals
 from ladle.coding.stack import Stack
 

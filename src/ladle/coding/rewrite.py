@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ladle.coding.errors import InexactError
 from ladle.coding.fixed import RAW
-from ladle.coding.integer import LIMIT, InexactError, Program, Range
+from ladle.coding.integer import LIMIT, Program, Range
 
 WIDE = 16  # bits of a value that is not multiplied next
 MARGIN = 1.25  # what other items may exceed the largest value by, before it is clamped
@@ -219,7 +220,7 @@ class Rewriter:
         if name in LOOKED_UP and len(values) == 1:
             return self.looked_up(values[0], LOOKED_UP[name], real)
         if name in ("alias", "clone", "detach", "to_copy", "_to_copy", "contiguous"):
-            return values[0]
+            return values[0]._replace(real=real)
         raise InexactError(f"the operation '{name}' has no form in whole numbers")
 
     def _on_view(self, real: Tensor, x: Value, size: Any) -> Value:
@@ -275,15 +276,13 @@ class Rewriter:
                 raise InexactError("a constant must be the same for all items")
         return self.affine(x, *(c.reshape(c.shape[max(0, c.dim() - len(size)) :]) for c in pair), real)
 
-    def _on_slice(self, real: Tensor, x: Value, dimension: int = 0, *_: Any) -> Value:
-        start, stop = (list(_) + [None, None])[:2]
-        length = x.real.shape[dimension]
+    def _on_slice(self, real: Tensor, x: Value, dimension: int = 0, start: int | None = None, *_: Any) -> Value:
         dimension %= x.real.dim()
+        length = x.real.shape[dimension]
         if real.shape[dimension] == length:
             return x
-        start = min(max((start or 0) + (length if (start or 0) < 0 else 0), 0), length)
-        stop = start + real.shape[dimension]
-        return self.shaped("slice", x, real, dimension=dimension, start=start, stop=stop)
+        first = slice(start, None).indices(length)[0]
+        return self.shaped("slice", x, real, dimension=dimension, start=first, stop=first + real.shape[dimension])
 
     def _on_split_with_sizes(self, real: Any, x: Value, sizes: Any, dimension: int = 0) -> list[Value]:
         dimension %= x.real.dim()

@@ -29,14 +29,11 @@ import numpy as np
 
 from ladle.coding import plain
 from ladle.coding.bins import Bins
+from ladle.coding.errors import Desynchronised
 from ladle.coding.fixed import PRECISION
 
 LOW = 1 << 31
 MOST_LANES = 4096
-
-
-class Desynchronised(ValueError):
-    """What was popped cannot have been pushed: the stream is damaged, or the arithmetic differs."""
 
 
 def loops() -> Any:

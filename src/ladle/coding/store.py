@@ -22,11 +22,12 @@ from torch import Tensor
 from ladle.checkpoint import ModelError
 from ladle.coding.codec import BitsBack
 from ladle.coding.coded import KINDS, Coder
+from ladle.coding.errors import Desynchronised, InexactError, NumericsError
 from ladle.coding.exact import Exact, ExactFlat, ExactLadder
-from ladle.coding.integer import InexactError, Program, Range
+from ladle.coding.integer import Program, Range
 from ladle.coding.latent import MOST_BITS, Grid, Quantiles
 from ladle.coding.priors import One, Sequential, Several
-from ladle.coding.stack import Desynchronised, known
+from ladle.coding.stack import known
 from ladle.data import atomic_file
 
 NAME = "exact.safetensors"
@@ -35,10 +36,6 @@ LARGEST = 4 << 30  # bytes of a file
 PROBES = 3  # items that the machine is tried on
 UPWARD = ("encode", "features", "q")  # programs that read x
 SMALLEST = (torch.int8, torch.int16, torch.int32, torch.int64)
-
-
-class NumericsError(RuntimeError):
-    """This machine does not compute what the model's file says that it should."""
 
 
 def save_exact(exact: Exact, path: Path, decoder: bool = False) -> None:

@@ -1,0 +1,89 @@
+"""The commands around compressed files."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import ladle
+from ladle.cli.app import Data, Device, Force, Json, Part, Run, app, tell
+from ladle.console import counter
+
+File = Annotated[Path, typer.Argument(help="A compressed file.", metavar="FILE")]
+Model = Annotated[str | None, typer.Option("--model", help="The folder of the model that it was compressed with.")]
+
+
+@app.command()
+def compress(
+    run: Run,
+    data: Data,
+    out: Annotated[Path, typer.Argument(help="The file to write.", metavar="OUT.ladle")],
+    check: Annotated[bool, typer.Option("--verify/--no-verify", help="Decode everything before it is written.")] = True,
+    split: Part = None,
+    device: Device = "cpu",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Compress images or arrays without loss."""
+    start = time.perf_counter()
+    progress = counter("compress")
+    made = ladle.compress(run, data, out, split=split, verify=check, device=device, force=force, progress=progress)
+    seconds = time.perf_counter() - start
+    ratio = made.raw / max(made.bytes, 1)
+    text = f"{out}: {made.bytes:,} bytes for {made.raw:,}, {ratio:.2f} to 1, {made.bits_per_dim:.4f} bits per number"
+    if made.fallback:
+        text += f"; {made.fallback} of {made.chunks} parts are smaller without the model, as it was not made for them"
+    tell({"out": str(out), **made._asdict(), "seconds": round(seconds, 3)}, json, text)
+
+
+@app.command()
+def decompress(
+    file: File,
+    out: Annotated[Path, typer.Argument(help="A .npy for an array, a folder for images.", metavar="OUT")],
+    model: Model = None,
+    items: Annotated[
+        str | None, typer.Option("--range", help="Items A to before B, as an array.", metavar="A:B")
+    ] = None,
+    device: Device = "cpu",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Bring back what was compressed, to the last bit."""
+    start = time.perf_counter()
+    if model is None:
+        told = ladle.info(file)
+        raise ladle.CodingError(f"--model must name the folder of the model '{told.get('name')}' ({told.get('model')})")
+    wanted = None if items is None else _range(items)
+    ladle.decompress(file, out, model=model, items=wanted, device=device, force=force, progress=counter("decompress"))
+    seconds = time.perf_counter() - start
+    tell({"out": str(out), "seconds": round(seconds, 3)}, json, f"{out}: as it was")
+
+
+def _range(text: str) -> tuple[int, int]:
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdecimal() and last.isdecimal()):
+        raise ladle.DataError(f"--range must be A:B, two whole numbers, got '{text}'")
+    return int(first), int(last)
+
+
+@app.command()
+def info(file: File, json: Json = False) -> None:
+    """What a compressed file says of itself."""
+    told = ladle.info(file)
+    tell(told, json, "\n".join(f"{key}: {value}" for key, value in told.items()))
+
+
+@app.command()
+def verify(file: File, model: Model = None, device: Device = "cpu", json: Json = False) -> None:
+    """Look at every part of a compressed file; with --model, decode it too."""
+    found = ladle.verify(file, model, device, progress=counter("verify"))
+    whole = f"{file}: whole, {found.items:,} items in {found.chunks} parts"
+    if model is None:
+        whole += "; with --model it would be decoded too"
+    text = "\n".join(found.damaged) if found.damaged else whole
+    tell({"file": str(file), "items": found.items, "chunks": found.chunks, "damaged": list(found.damaged)}, json, text)
+    if found.damaged:
+        raise typer.Exit(2)

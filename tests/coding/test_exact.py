@@ -1,0 +1,121 @@
+"""Models in whole numbers: what is compressed comes back, costs its bound, and does so on any machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import ladle
+from conftest import PLANS  # type: ignore[import-not-found]
+from ladle.coding.codec import BitsBack, groups
+from ladle.coding.store import fingerprint, load_exact, save_exact
+from ladle.data import Batch
+from ladle.tasks.compress import exact
+
+ITEMS = 300
+
+
+def bound(folder, x) -> float:
+    """Bits of an item by the float model: the mean of the bound over 20 draws."""
+    model = ladle.load(folder, "cpu")
+    batch = Batch(torch.from_numpy(x).float(), None, {}, torch.arange(len(x)))
+    with torch.no_grad(), ladle.seeds.seeded(1):
+        terms = model.vae(batch, samples=(20,))
+    return -float((terms.log_px - terms.kl).mean()) / np.log(2)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_items_come_back_at_the_price_of_the_bound(coding_runs, name):
+    """Within 2 % of the float model's bound, and the bits that the first item borrows."""
+    folder, data = coding_runs(name)
+    x = data[-ITEMS:].astype(np.int64)
+    model = exact(folder)
+    payload = BitsBack(model).encode(x)
+    assert (BitsBack(model).decode(payload, len(x)) == x).all()
+    borrowed = 12 * model.latents + 64 * 4
+    expected = bound(folder, data[-ITEMS:])
+    assert 8 * len(payload) < 1.02 * expected * len(x) + borrowed
+    assert 8 * len(payload) > 0.98 * expected * len(x)
+
+
+@pytest.mark.parametrize("name", ["learned_prior", "colour ladder"])
+def test_nothing_but_the_items_matters(coding_runs, name):
+    """The batch of the nets, the threads and the coder's loops: the same bytes."""
+    folder, data = coding_runs(name)
+    x = data[:100].astype(np.int64)
+    model = exact(folder)
+    payload = BitsBack(model).encode(x)
+    threads = torch.get_num_threads()
+    try:
+        for batch, count, numpy in ((1, 1, False), (7, 2, True), (512, 2, False)):
+            model.batch = batch
+            torch.set_num_threads(count)
+            assert BitsBack(model, numpy).encode(x) == payload
+            assert (BitsBack(model, numpy).decode(payload, len(x)) == x).all()
+    finally:
+        torch.set_num_threads(threads)
+
+
+OTHER = """
+import sys, numpy as np, torch
+from pathlib import Path
+from ladle.coding.codec import BitsBack
+from ladle.coding.store import load_exact
+torch.set_num_threads(1)
+model = load_exact(Path(sys.argv[1]) / "exact.safetensors")
+x = np.load(sys.argv[2])
+payload = open(sys.argv[3], "rb").read()
+assert (BitsBack(model).decode(payload, len(x)) == x).all()
+assert BitsBack(model).encode(x) == payload
+"""
+
+
+@pytest.mark.parametrize("name", ["learned_prior", "colour ladder"])
+def test_an_older_processor_makes_the_same_bits(coding_runs, name, tmp_path):
+    """Emulated: libraries told to use nothing newer than SSE. (The float model's bits differ there.)"""
+    folder, data = coding_runs(name)
+    x = data[:40].astype(np.int64)
+    payload = BitsBack(exact(folder)).encode(x)
+    np.save(tmp_path / "x.npy", x)
+    (tmp_path / "payload").write_bytes(payload)
+    old = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
+    command = [sys.executable, "-c", OTHER, str(folder), str(tmp_path / "x.npy"), str(tmp_path / "payload")]
+    done = subprocess.run(command, env={**os.environ, **old}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_stored_is_what_was_made(coding_runs, tmp_path):
+    folder, data = coding_runs("learned_prior")
+    model = exact(folder)
+    save_exact(model, tmp_path / "again.safetensors")
+    again = load_exact(tmp_path / "again.safetensors")
+    assert fingerprint(again) == fingerprint(model)
+    assert (tmp_path / "again.safetensors").read_bytes() == (folder / "exact.safetensors").read_bytes()
+    x = data[:20].astype(np.int64)
+    assert BitsBack(again).encode(x) == BitsBack(model).encode(x)
+
+
+def test_groups_take_every_item_once():
+    for n in (1, 2, 77, 1000):
+        for growth in (0, 40, 5000):
+            taken = [i for group in groups(n, growth, (1, 28, 28)) for i in range(group.start, group.stop)]
+            assert taken == list(range(n))
+
+
+def test_a_machine_that_computes_something_else_is_found(coding_runs, tmp_path, monkeypatch):
+    folder, _ = coding_runs("grey")
+    exact(folder)
+    before = torch.nn.functional.linear
+
+    def wrong(x, weight, bias=None):  # type: ignore[no-untyped-def]
+        y = before(x, weight, bias)
+        return y + (y.abs() > 1e5) * 1000.0
+
+    monkeypatch.setattr(torch.nn.functional, "linear", wrong)
+    with pytest.raises(ladle.CodingError, match="must be"):
+        load_exact(folder / "exact.safetensors")
