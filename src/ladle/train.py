@@ -234,8 +234,7 @@ class _Run:
         factor = self.guard.judge(scalar, total_norm(gradients))
         if not factor:
             return nats, kl, self._roll_back(self.ranks.words(blame(terms, self.plain)))
-        if factor < 1:
-            torch._foreach_mul_(gradients, factor)
+        torch._foreach_mul_(gradients, factor)
         self.optimizer.step()
         self.average.update(step + 1, self.budget.fraction(step + 1, state["seconds"]))
         state["sum_nats"] += nats

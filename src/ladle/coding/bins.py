@@ -10,6 +10,7 @@ least one slot, and F rises whatever the parameters are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ class Bins(NamedTuple):
         weight: ``(*shape, K)`` int64, not negative; each K of them sum to ``2 ** PRECISION - n``.
         curve: S.
 
-    >>> from ladle.coding.fixed import logistic, rising
+    >>> from ladle.coding.fixed import PRECISION, logistic, rising
     >>> curve, one = Curve(rising(logistic, 16, 2048), shift=0), np.ones((3, 1), np.int64)
     >>> Bins(np.array([0]), 0 * one, one, ((1 << PRECISION) - 2) * one, curve).counts().tolist()
     [[8388608, 8388608], [8388608, 8388608], [8388608, 8388608]]
@@ -49,6 +50,18 @@ class Bins(NamedTuple):
         """What the inner loops take: the elements in one row."""
         k = self.loc.shape[-1]
         return (self.edges, *(np.ascontiguousarray(a).reshape(-1, k) for a in self[1:4]), self.curve)
+
+    def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> Bins:
+        """The same with every parameter changed."""
+        return self._replace(loc=change(self.loc), rate=change(self.rate), weight=change(self.weight))
+
+    def component(self, c: int) -> Bins:
+        """One of the K curves."""
+        return self.changed(lambda a: a[..., c : c + 1])
+
+    def dimension(self, i: int) -> Bins:
+        """One of the D columns of elements ``(N, D)``."""
+        return self.changed(lambda a: a[:, i])
 
     def counts(self) -> np.ndarray:
         """The slots of every bin, ``(*shape, n)``: for tests and for estimates of a rate."""

@@ -106,7 +106,6 @@ class BitsBack:
             x[group] = likelihood.pop(stack)
             again, _ = exact.walk(_replay(levels), size, x[group])
             for level in reversed(again):
-                assert level.q is not None
                 level.q.push(stack, level.k)
         stack.finish()
         return x

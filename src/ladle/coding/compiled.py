@@ -165,7 +165,8 @@ def _mixture(logits, loc, scale, offset, gain, exponentials, rates, room, to_loc
             to_weight[i, c] = each
             total += each
             to_loc[i, c] = (np.int64(loc[i, c]) + offset[c]) * gain >> DOWN
-            to_rate[i, c] = rates[min(max(np.int64(scale[i, c]), -middle), middle) + middle]
+            place: int = min(max(np.int64(scale[i, c]), -middle), middle)  # type: ignore[assignment]
+            to_rate[i, c] = rates[place + middle]
         factor, left = (room << 20) // total, room
         for c in range(components):
             to_weight[i, c] = np.int64(to_weight[i, c]) * factor >> 20

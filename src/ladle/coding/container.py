@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import lzma
 import os
 import struct
 import zlib
@@ -20,6 +21,7 @@ from ladle.coding.errors import Damaged, Newer, NotALadleFile
 SIGNATURE = b"\x89LADLE\r\n\x1a\n"
 MAJOR, MINOR = 1, 0
 LARGEST_HEADER = 1 << 20
+LARGEST_CONTENTS = 1 << 28
 LARGEST_CHUNK = 1 << 30  # bytes of pixels
 MOST_CHUNKS = 1 << 24
 STORED, XZ, CODED = 0, 1, 2
@@ -48,6 +50,22 @@ def digest(data: bytes | memoryview) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
+def inflated(data: bytes, most: int) -> bytes:
+    """Data that was compressed with xz, at most so many bytes of it.
+
+    Raises:
+        Damaged: for more, or for none.
+    """
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=1 << 28)
+    try:
+        found = decompressor.decompress(data, most + 1)
+    except lzma.LZMAError as error:
+        raise Damaged(f"what was packed with xz cannot be unpacked: {error}") from None
+    if len(found) > most or not decompressor.eof:
+        raise Damaged(f"what was packed with xz is longer than {most} bytes, or cut")
+    return found
+
+
 class Writer:
     """Writes a file from front to back, to anything that bytes can be written to.
 
@@ -71,8 +89,9 @@ class Writer:
 
     def finish(self, contents: bytes) -> None:
         """Append what the items are, the index and the end."""
-        place = self.at
-        self._write(_sealed(_CHUNK.pack(CONTENTS, 0, 0, XZ, len(contents), digest(contents)) + contents))
+        place, packed = self.at, lzma.compress(contents, lzma.FORMAT_XZ, preset=6)
+        how, payload = min((STORED, contents), (XZ, packed), key=lambda form: len(form[1]))
+        self._write(_sealed(_CHUNK.pack(CONTENTS, 0, 0, how, len(payload), digest(contents)) + payload))
         index = b"".join(_ENTRY.pack(*entry) for entry in [*self.index, (place, 0)])
         tail = struct.pack("<QI", self.at, len(index))
         self._write(index + tail + struct.pack("<I", zlib.crc32(index + tail)) + END)
@@ -108,6 +127,7 @@ class Reader:
         file.seek(0)
         self.header, self.start = self._header()
         self.broken = ""
+        self.contents_at: int | None
         try:
             self.index, self.contents_at = self._index()
         except Damaged as error:
@@ -162,7 +182,8 @@ class Reader:
     def _found(self) -> tuple[list[tuple[int, int]], int | None]:
         """Chunks one after the other from the start, and where one is damaged, from the next mark on."""
         entries: dict[int, tuple[int, int]] = {}
-        at, contents = self.start, None
+        at: int | None = self.start
+        contents = None
         while at is not None and at + _CHUNK.size + 4 <= self.size:
             try:
                 mark, chunk = self._read(at)
@@ -219,7 +240,7 @@ class Reader:
         return chunk
 
     def contents(self) -> bytes:
-        """What the items are, compressed as it was written.
+        """What the items are.
 
         Raises:
             Damaged: when it is.
@@ -228,11 +249,12 @@ class Reader:
             raise Damaged("the table of contents is missing: the file was cut")
         try:
             mark, chunk = self._read(self.contents_at)
-            if mark != CONTENTS or digest(chunk.payload) != chunk.digest:
+            plain = inflated(chunk.payload, LARGEST_CONTENTS) if chunk.how == XZ else chunk.payload
+            if mark != CONTENTS or digest(plain) != chunk.digest:
                 raise Damaged("another part lies in its place")
         except Damaged as error:
             raise Damaged(f"the table of contents is damaged: {error}") from None
-        return chunk.payload
+        return plain
 
     def chunks(self, numbers: Sequence[int] | None = None) -> Iterator[Chunk]:
         """Some chunks in order, or all."""

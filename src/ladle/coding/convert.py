@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from ladle.coding.likelihoods import LIKELIHOODS
 from ladle.coding.masked import rewritten
 from ladle.coding.priors import CodedPrior, One, Sequential, Several
 from ladle.coding.rewrite import Rewriter, Value
+from ladle.conditional import Amortised, Conditional
 from ladle.families.family import positive
 from ladle.families.real import LocationScale
 from ladle.latents.flat import Flat
@@ -54,8 +55,10 @@ def exact(vae: VAE, x: Tensor) -> Exact:
     if not isinstance(latents, (Flat, Ladder)):
         raise NotCodable(f"latents of {type(latents).__name__} have no coder; those that fit: flat, ladder")
     with torch.no_grad(), seeded("exact"):
-        make = _flat if isinstance(latents, Flat) else _ladder
-        made = make(vae, latents, likelihood, x.float())  # type: ignore[operator]
+        made = (
+            _flat(vae, latents, likelihood, x.float()) if isinstance(latents, Flat)
+            else _ladder(vae, latents, likelihood, x.float())
+        )  # fmt: skip
     made.bits_per_item, made.growth = measured(made, x.numpy().astype(np.int64))
     return made
 
@@ -70,20 +73,27 @@ def _drawn(loc: Tensor, scale: Tensor) -> Tensor:
 
 
 def _flat(vae: VAE, latents: Flat, likelihood: Coder, x: Tensor) -> Exact:
-    family = _location_scale(latents.posterior.family)
+    family, says = _location_scale(latents.posterior.family), raws(latents.posterior)
     encode = Rewriter()
-    raw = encode.trace(lambda x: latents.posterior.raw(latents.reads(x, None)), _pixels(encode, x))
+    raw = encode.trace(lambda x: says(latents.reads(x, None)), _pixels(encode, x))
     loc, scale = raw[0].real, positive(raw[1].real, family.floor)
     grid = Grid.of(family, loc, scale)
     z = _drawn(loc, scale)
     decode = Rewriter()
-    said = decode.trace(vae.likelihood.raw, decode.put_in(z, grid.exponent, -grid.most, grid.most))
+    said = decode.trace(raws(vae.likelihood), decode.put_in(z, grid.exponent, -grid.most, grid.most))
     programs = {
         "encode": encode.program([encode.finish(raw[0], FINE), encode.finish(raw[1])]),
         "decode": decode.program([decode.finish(*pair) for pair in zip(said, likelihood.exponents, strict=True)]),
     }
     prior = _prior(latents.prior, latents, z, grid)
     return ExactFlat(programs, likelihood, tuple(x.shape[1:]), grid, prior)
+
+
+def raws(conditional: Conditional) -> Callable[[Tensor], Sequence[Tensor]]:
+    """The function from what a conditional reads to its family's raw inputs."""
+    if not isinstance(conditional, Amortised):
+        raise NotCodable(f"a conditional of {type(conditional).__name__} has no coder; what fits: amortised")
+    return conditional.raw
 
 
 def _location_scale(family: object) -> LocationScale:
@@ -114,7 +124,7 @@ def _prior(prior: Prior | None, latents: Flat | Ladder, z: Tensor, grid: Grid) -
         if isinstance(prior, Mixture):
             logits, loc, scale = prior.raw[0], prior.raw[1], prior.raw[2]
         else:
-            logits, (loc, scale) = prior.logits, latents.posterior.raw(prior.inputs)
+            logits, (loc, scale) = prior.logits, raws(latents.posterior)(prior.inputs)
         shares = torch.softmax(logits.double(), -1).numpy() * ((1 << PRECISION) - len(logits))
         rows = np.concatenate([[0], np.cumsum(np.floor(shares).astype(np.int64) + 1)])
         rows[-1] = 1 << PRECISION
@@ -158,7 +168,7 @@ def _ladder(vae: VAE, latents: Ladder, likelihood: Coder, x: Tensor) -> Exact:
         reads.append(read)
         state = _below(programs, i, below, state, maps[read])
     new = Rewriter()
-    said = new.trace(vae.likelihood.raw, _again(new, state))
+    said = new.trace(raws(vae.likelihood), _again(new, state))
     programs["decode"] = new.program([new.finish(*pair) for pair in zip(said, likelihood.exponents, strict=True)])
     prior = _prior(latents.prior, latents, z, grid)
     return ExactLadder(programs, likelihood, tuple(x.shape[1:]), grid, prior, Quantiles.of(family), reads)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,14 +24,14 @@ from ladle.coding.integer import Program, exactly
 from ladle.coding.latent import Grid, Quantiles
 from ladle.coding.priors import CodedPrior
 
-Draw = Callable[[int, Coded | None, Coded], np.ndarray]  # (level, q, p) -> places
+Draw = Callable[[int, Any, Coded], np.ndarray]  # (level, q: Coded or None, p) -> places
 
 
 class Placed(NamedTuple):
     """One level of a walk: the places of z, ``(N, *event)``, and the distributions that they have."""
 
     k: np.ndarray
-    q: Coded | None
+    q: Any  # Coded, where there is x
     p: Coded
 
 

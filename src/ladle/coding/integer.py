@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -168,14 +168,14 @@ class Program:
             return Range(-most >> step["shift"], most >> step["shift"], ()), most
         weight, bias = self.tensors[step["weight"]].double(), self.tensors[step["bias"]].double()
         axis = 1 if op == "up" else 0
-        positive, negative = ((side.clamp(min=0)).transpose(0, axis).flatten(1).sum(1) for side in (weight, -weight))
-        most = (positive + negative) * x.most + bias.abs()
+        plus, minus = ((side.clamp(min=0)).transpose(0, axis).flatten(1).sum(1) for side in (weight, -weight))
+        reach = (plus + minus) * x.most + bias.abs()
         scale = self.tensors[step["scale"]].double()
         if (torch.frexp(scale).mantissa != 0.5).any():
             raise InexactError("its scales must be powers of two")
-        high = ((positive * x.high - negative * x.low + bias.abs()) * scale).max()
-        low = ((positive * x.low - negative * x.high - bias.abs()) * scale).min()
-        return Range(math.floor(float(low)), math.ceil(float(high)), ()), int(most.max())
+        high = ((plus * x.high - minus * x.low + bias.abs()) * scale).max()
+        low = ((plus * x.low - minus * x.high - bias.abs()) * scale).min()
+        return Range(math.floor(float(low)), math.ceil(float(high)), ()), int(reach.max())
 
 
 def _last_uses(inputs: int, steps: Sequence[Mapping[str, Any]], outputs: Sequence[int]) -> list[int]:
@@ -266,7 +266,7 @@ def run_step(step: Mapping[str, Any], tensors: Mapping[str, Tensor], of: Sequenc
     return y.clamp_(step["low"], step["high"])
 
 
-_OPS = {
+_OPS: dict[str, Callable[..., Tensor]] = {
     "linear": _linear, "conv": _conv, "up": _up, "affine": _affine, "sum": _sum, "clamp": _clamp, "table": _table,
     "view": _view, "slice": _slice, "permute": _permute, "double": _double,
 }  # fmt: skip

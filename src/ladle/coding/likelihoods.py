@@ -42,20 +42,16 @@ class Bits(Coder):
 class Grey(Coder):
     """Levels of a mixture of K discretised logistic distributions: K rows of edges between levels, in ``UNIT`` bits."""
 
-    exponents = (FINE, RAW)
-
     def __init__(self, about: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> None:
         super().__init__(about, tables)
-        if about["mixed"]:
-            self.exponents = (RAW, FINE, RAW)
-        elif "scale" in about:  # one for all
-            self.exponents = (FINE,)
+        one = "scale" in about  # for all
+        self.exponents = (RAW, FINE, RAW) if about["mixed"] else (FINE,) if one else (FINE, RAW)
 
     @classmethod
     def of(cls, family: DiscretisedLogisticFamily | DiscretisedLogisticMixtureFamily, event: Sequence[int]) -> Grey:
         """The coder of a family."""
         mixed = isinstance(family, DiscretisedLogisticMixtureFamily)
-        components = family.components if mixed else 1
+        components = family.components if isinstance(family, DiscretisedLogisticMixtureFamily) else 1
         tables = {
             "curve": curve("logistic", RATE).values,
             "exponentials": exponentials(),
@@ -80,7 +76,8 @@ class Grey(Coder):
             *(np.ascontiguousarray(g).reshape(-1, shape[-1]) for g in given), t["offset"], levels - 1,
             t["exponentials"], t["rates"], (1 << PRECISION) - levels,
         )  # fmt: skip
-        return Independent(Bins(between(levels), *(m.reshape(shape) for m in made), self.curve(RATE)))
+        loc, rate, weight = (m.reshape(shape) for m in made)
+        return Independent(Bins(between(levels), loc, rate, weight, self.curve(RATE)))
 
 
 def offsets(components: int) -> np.ndarray:
@@ -155,11 +152,11 @@ class _Channels(Coded):
         if components == 1:
             return bins.weight
         room = (1 << PRECISION) - self.levels
+        whole = np.full((*x.shape, 1), room)
         alone = [
-            plain.masses(x.reshape(-1), *Bins(bins.edges, *(a[..., k : k + 1] for a in bins[1:3]),
-                         np.full((*x.shape, 1), room), bins.curve).flat)[1].reshape(x.shape)
+            plain.masses(x.reshape(-1), *bins.component(k)._replace(weight=whole).flat)[1].reshape(x.shape)
             for k in range(components)
-        ]  # fmt: skip
+        ]
         each = bins.weight * np.stack(alone, -1) + 1  # below 2 ** 49
         _, size = np.frexp(each.sum(-1, keepdims=True).astype(np.float64))
         each >>= np.maximum(size.astype(np.int64) - 30, 0)
@@ -178,7 +175,8 @@ class _Channels(Coded):
 
     def pop(self, stack: Stack) -> np.ndarray:
         """See :meth:`Coded.pop`."""
-        weight, channels = self.weight, []
+        weight = self.weight
+        channels: list[np.ndarray] = []
         for c in range(self.loc.shape[1]):
             bins = self._channel(c, channels, weight)
             channels.append(stack.pop_bins(bins))

@@ -160,9 +160,7 @@ class Chained(Coded):
         """See :meth:`Coded.push`: ``(N, D)``."""
         bins = self.of.all(symbols)
         for i in reversed(range(self.of.size)):
-            stack.push_bins(
-                symbols[:, i], bins._replace(**{f: getattr(bins, f)[:, i] for f in ("loc", "rate", "weight")})
-            )
+            stack.push_bins(symbols[:, i], bins.dimension(i))
 
     def pop(self, stack: Stack) -> np.ndarray:
         """See :meth:`Coded.pop`."""

@@ -8,7 +8,6 @@ are taken as many at a time as the model has channels, the last plane repeated.
 from __future__ import annotations
 
 import json
-import lzma
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,6 @@ from ladle.data.reading import formats, walk
 from ladle.data.write import file_names
 
 MODES = {"1": 1, "L": 1, "P": 1, "LA": 2, "RGB": 3, "RGBA": 4}  # those that a PNG keeps, and their planes
-LARGEST_CONTENTS = 1 << 28  # bytes of JSON
 MOST_PIXELS = 1 << 28  # of an image
 
 
@@ -179,19 +177,13 @@ class FolderPieces(Pieces):
 # -------------------------------------------------------------------------------------------- and back
 
 
-def packed(contents: Mapping[str, Any]) -> bytes:
-    """The table of contents as it is stored."""
-    return lzma.compress(json.dumps(contents, separators=(",", ":")).encode(), lzma.FORMAT_XZ, preset=6)
-
-
-def unpacked(data: bytes) -> dict[str, Any]:
+def understood(text: bytes) -> dict[str, Any]:
     """The table of contents, held against its limits.
 
     Raises:
         DataError: for one that no sound file has.
     """
     try:
-        text = inflated(data, LARGEST_CONTENTS)
         contents = json.loads(text)
         if contents["kind"] == "array":
             shape, dtype = [int(size) for size in contents["shape"]], np.dtype(contents["dtype"])
@@ -205,25 +197,16 @@ def unpacked(data: bytes) -> dict[str, Any]:
             file_names(len(contents["files"]), [f[0] for f in contents["files"]])
         else:
             raise ValueError(f"an unknown kind '{str(contents['kind'])[:40]}'")
-    except (ValueError, KeyError, TypeError, lzma.LZMAError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"the table of contents is none: {str(error)[:200]}") from None
     return contents
 
 
-def inflated(data: bytes, most: int) -> bytes:
-    """Data that was compressed with xz, at most so many bytes of it.
-
-    Raises:
-        ValueError: for more, or for none.
-    """
-    decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=1 << 28)
-    try:
-        found = decompressor.decompress(data, most + 1)
-    except lzma.LZMAError as error:
-        raise ValueError(str(error)) from None
-    if len(found) > most or not decompressor.eof:
-        raise ValueError(f"it unpacks to more than {most} bytes, or to less than it should")
-    return found
+def counted(contents: Mapping[str, Any], shape: Sequence[int]) -> int:
+    """How many items of this shape a table of contents speaks of."""
+    if contents["kind"] == "array":
+        return int(contents["shape"][0])
+    return sum(math.prod(picture.tiles(shape)) for picture in pictures(contents))
 
 
 def pictures(contents: Mapping[str, Any]) -> list[Picture]:

@@ -44,7 +44,7 @@ class One(CodedPrior):
 
 def spread(bins: Bins, n: int) -> Bins:
     """The same distributions for n items: the parameters ``(1, D, K)`` repeated."""
-    return bins._replace(**{f: np.repeat(getattr(bins, f), n, 0) for f in ("loc", "rate", "weight")})
+    return bins.changed(lambda a: np.repeat(a, n, 0))
 
 
 class Several(CodedPrior):
@@ -67,7 +67,7 @@ class _Components(Coded):
 
     def _of(self, component: np.ndarray) -> Bins:
         """The distributions of items of these components, ``(n,)``."""
-        return self.bins._replace(**{f: getattr(self.bins, f)[component] for f in ("loc", "rate", "weight")})
+        return self.bins.changed(lambda a: a[component])
 
     def _responsibilities(self, k: np.ndarray) -> np.ndarray:
         """p(component | z) as starts, ``(n, K + 1)``."""

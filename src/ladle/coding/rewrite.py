@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional as F
 
 from ladle.coding.errors import InexactError
 from ladle.coding.fixed import RAW
@@ -24,9 +25,10 @@ from ladle.coding.integer import LIMIT, Program, Range
 WIDE = 16  # bits of a value that is not multiplied next
 MARGIN = 1.25  # what other items may exceed the largest value by, before it is clamped
 INDEX = 7  # bits after the point of what an activation is looked up at
-LOOKED_UP = {"silu": torch.nn.functional.silu, "sigmoid": torch.sigmoid, "tanh": torch.tanh,
-             "softplus": torch.nn.functional.softplus, "elu": torch.nn.functional.elu,
-             "gelu": torch.nn.functional.gelu, "leaky_relu": torch.nn.functional.leaky_relu}  # fmt: skip
+LOOKED_UP: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "softplus": F.softplus, "elu": F.elu, "gelu": F.gelu,
+    "leaky_relu": F.leaky_relu,
+}  # fmt: skip
 
 aten = torch.ops.aten
 
@@ -269,12 +271,15 @@ class Rewriter:
         return self._constants(x, 1 / y, 0.0, real)
 
     def _constants(self, x: Value, weight: Any, bias: Any, real: Tensor) -> Value:
-        pair = [c if isinstance(c, Tensor) else torch.tensor(float(c)) for c in (weight, bias)]
-        size = real.shape[1:]
-        for c in pair:
-            if c.dim() > len(size) and c.shape[0] != 1:
+        dims = real.dim() - 1
+
+        def constant(c: Any) -> Tensor:
+            c = c if isinstance(c, Tensor) else torch.tensor(float(c))
+            if c.dim() > dims and c.shape[0] != 1:
                 raise InexactError("a constant must be the same for all items")
-        return self.affine(x, *(c.reshape(c.shape[max(0, c.dim() - len(size)) :]) for c in pair), real)
+            return c.reshape(c.shape[max(0, c.dim() - dims) :])
+
+        return self.affine(x, constant(weight), constant(bias), real)
 
     def _on_slice(self, real: Tensor, x: Value, dimension: int = 0, start: int | None = None, *_: Any) -> Value:
         dimension %= x.real.dim()

@@ -26,7 +26,7 @@ from ladle.coding.errors import Desynchronised, InexactError, NumericsError
 from ladle.coding.exact import Exact, ExactFlat, ExactLadder
 from ladle.coding.integer import Program, Range
 from ladle.coding.latent import MOST_BITS, Grid, Quantiles
-from ladle.coding.priors import One, Sequential, Several
+from ladle.coding.priors import CodedPrior, One, Sequential, Several
 from ladle.coding.stack import known
 from ladle.data import atomic_file
 
@@ -173,11 +173,12 @@ def _built(about: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str)
     likelihood: Coder = kind(_plain(about["likelihood"]["about"]), tables("likelihood"))
     grid = Grid(_plain(about["grid"]), tables("grid"))
     prior = about["prior"]
-    given: Any = (_plain(prior["about"]), tables("prior"))
-    coded = (
-        Sequential(*given, program("prior", prior["program"])) if prior["name"] == Sequential.name
-        else {One.name: One, Several.name: Several}[prior["name"]](*given)
-    )  # fmt: skip
+    given, own = _plain(prior["about"]), tables("prior")
+    coded: CodedPrior
+    if prior["name"] == Sequential.name:
+        coded = Sequential(given, own, program("prior", prior["program"]))
+    else:
+        coded = {One.name: One, Several.name: Several}[prior["name"]](given, own)  # type: ignore[abstract]
     exact: Exact
     if about["structure"] == ExactFlat.structure:
         exact = ExactFlat(programs, likelihood, shape, grid, coded)

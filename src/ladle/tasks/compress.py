@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import lzma
 import math
 import os
@@ -14,11 +15,11 @@ import torch
 
 from ladle import __version__
 from ladle.coding.codec import BitsBack
-from ladle.coding.container import CODED, LARGEST_CHUNK, STORED, XZ, Chunk, Reader, Writer, digest
+from ladle.coding.container import CODED, LARGEST_CHUNK, STORED, XZ, Chunk, Reader, Writer, digest, inflated
 from ladle.coding.convert import exact as rewritten
 from ladle.coding.errors import Damaged, Desynchronised, NotCodable, NumericsError, WrongModel
 from ladle.coding.exact import Exact
-from ladle.coding.pieces import ArrayPieces, FolderPieces, Pieces, inflated, packed, restored, unpacked
+from ladle.coding.pieces import ArrayPieces, FolderPieces, Pieces, counted, restored, understood
 from ladle.coding.store import NAME, fingerprint, load_exact, probe, save_exact
 from ladle.data import DataError, Dataset, atomic_file, is_name
 from ladle.folder import Model, load
@@ -150,7 +151,7 @@ def compress(
             done += len(block)
             if progress:
                 progress(done, given.items)
-        writer.finish(packed(given.contents()))
+        writer.finish(json.dumps(given.contents(), separators=(",", ":")).encode())
         size = writer.at
     return Compressed(given.items, given.raw, size, 8 * size / max(given.raw, 1), len(writer.index), fallback)
 
@@ -241,7 +242,9 @@ def decompress(
         blocks = _blocks(reader, found, start, stop, progress)
         if out is None:
             return np.concatenate([np.zeros((0, *shape), np.uint8), *blocks])
-        contents = unpacked(reader.contents())
+        contents = understood(reader.contents())
+        if counted(contents, shape) != total:
+            raise Damaged(f"the table of contents speaks of {counted(contents, shape)} items, there are {total}")
         if items is not None:
             contents = {"kind": "array", "dtype": "|u1", "shape": [stop - start, *shape[shape[0] == 1 :]]}
         with restored(contents, shape, Path(out), force) as sink:
@@ -311,7 +314,7 @@ def info(file: str | Path) -> dict[str, Any]:
         reader = Reader(opened)
         if reader.broken:
             raise Damaged(reader.broken)
-        contents = unpacked(reader.contents())
+        contents = understood(reader.contents())
         told: Mapping[str, Any] = {k: v for k, v in contents.items() if k != "files"}
         files = {"files": len(contents["files"])} if "files" in contents else {}
         return {
@@ -332,7 +335,7 @@ def verify(file: str | Path, model: str | Path | None = None, device: str = "cpu
         reader = Reader(opened)
         damaged = [reader.broken] if reader.broken else []
         try:
-            unpacked(reader.contents())
+            understood(reader.contents())
         except (Damaged, DataError) as error:
             damaged.append(str(error))
         codec = None if model is None else BitsBack(_matching(reader, model, device))

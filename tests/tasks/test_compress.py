@@ -1,0 +1,184 @@
+"""Compressing and decompressing, as a user does."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ladle
+from ladle.cli import main
+from ladle.coding.container import Reader
+from toys import narrow
+
+
+@pytest.fixture(scope="module")
+def run(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the digits' model, which compressing adds a file to."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("compress") / "run"
+    shutil.copytree(digits_run, folder)
+    return folder
+
+
+def command(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([str(a) for a in arguments])
+    return int(left.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def digits() -> np.ndarray:
+    return ladle.read("digits").all.x.astype(np.uint8)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", ">i2"])
+@pytest.mark.parametrize("channel", [True, False])
+def test_an_array_comes_back_as_it_was(run, digits, tmp_path, dtype, channel):
+    x = (digits if channel else digits[:, 0])[:150].astype(dtype)
+    np.save(tmp_path / "x.npy", x)
+    made = ladle.compress(run, tmp_path / "x.npy", tmp_path / "x.ladle")
+    assert made.items == 150
+    assert made.bytes == (tmp_path / "x.ladle").stat().st_size < made.raw
+    assert ladle.decompress(tmp_path / "x.ladle", tmp_path / "y.npy", model=run) is None
+    y = np.load(tmp_path / "y.npy")
+    assert y.dtype == np.dtype(dtype).newbyteorder("<")
+    assert y.shape == x.shape
+    assert (y == x).all()
+    some = ladle.decompress(tmp_path / "x.ladle", model=run, items=(17, 20))
+    assert (some.reshape(3, 8, 8) == x[17:20].reshape(3, 8, 8)).all()
+
+
+def folder_of_images(root: Path) -> dict[str, Image.Image]:
+    """Images of many sizes and modes."""
+    rng = np.random.default_rng(0)
+    (root / "deep" / "er").mkdir(parents=True)
+    made = {}
+    for name, mode, size in [
+        ("a.png", "L", (8, 8)), ("b.png", "L", (19, 5)), ("deep/c.png", "RGB", (9, 16)), ("f.png", "LA", (1, 1)),
+        ("deep/er/d.png", "1", (11, 3)), ("e.png", "RGBA", (7, 8)), ("g.png", "P", (20, 8)), ("h.bmp", "L", (8, 24)),
+    ]:  # fmt: skip
+        planes = {"RGB": 3, "RGBA": 4, "LA": 2}.get(mode, 1)
+        pixels = rng.integers(0, 256, (size[1], size[0], planes), np.uint8)
+        if mode == "P":
+            image = Image.fromarray(pixels[..., 0] % 7, "P")
+            image.putpalette(bytes(range(21)) + bytes(747))
+        elif mode == "1":
+            image = Image.fromarray(pixels[..., 0]).convert("1")
+        else:
+            image = Image.fromarray(pixels[..., 0] if planes == 1 else pixels, mode)
+        image.save(root / name)
+        made[name] = image
+    return made
+
+
+def test_images_of_any_size_and_mode_come_back(run, tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    made = folder_of_images(root)
+    assert command("compress", run, root, tmp_path / "x.ladle") == 0
+    assert command("decompress", tmp_path / "x.ladle", tmp_path / "back", "--model", run) == 0
+    for name, image in made.items():
+        with Image.open((tmp_path / "back" / name).with_suffix(".png")) as back:
+            assert back.mode == image.mode, name
+            assert back.size == image.size
+            assert (np.asarray(back.convert("RGBA")) == np.asarray(image.convert("RGBA"))).all()
+    assert sum(p.is_file() for p in (tmp_path / "back").rglob("*")) == len(made)
+
+
+def test_noise_costs_no_more_than_its_pixels(run, tmp_path):
+    """A model that was not made for them makes nothing larger: 300 bytes at most."""
+    x = np.random.default_rng(0).integers(0, 256, (500, 8, 8), np.uint8)
+    made = ladle.compress(run, x, tmp_path / "x.ladle")
+    assert made.fallback == made.chunks
+    with (tmp_path / "x.ladle").open("rb") as file:
+        names = len(Reader(file).contents())
+    assert made.bytes <= x.size + 300 + names
+    assert (ladle.decompress(tmp_path / "x.ladle", model=run)[:, 0] == x).all()
+
+
+def test_nothing_at_all_can_be_compressed(run, tmp_path):
+    made = ladle.compress(run, np.zeros((0, 8, 8), np.uint8), tmp_path / "x.ladle")
+    assert made.items == 0
+    ladle.decompress(tmp_path / "x.ladle", tmp_path / "y.npy", model=run)
+    assert np.load(tmp_path / "y.npy").shape == (0, 8, 8)
+
+
+def test_the_command_line(run, digits, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", digits[:60])
+    file = tmp_path / "x.ladle"
+    assert command("compress", run, tmp_path / "x.npy", file, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["items"] == 60
+    assert told["bytes"] == file.stat().st_size
+    assert told["bits_per_dim"] == pytest.approx(8 * told["bytes"] / digits[:60].size)
+    assert command("compress", run, tmp_path / "x.npy", file) == 2
+    assert "--force" in capsys.readouterr().err
+    assert command("info", file, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["mode"], told["items"], told["shape"]) == ("bitsback", 60, [60, 1, 8, 8])
+    assert command("verify", file, "--model", run) == 0
+    assert "60 items" in capsys.readouterr().out
+    assert command("decompress", file, tmp_path / "y.npy") == 2
+    assert "--model must name the folder" in capsys.readouterr().err
+    assert command("decompress", file, tmp_path / "y.npy", "--model", run, "--range", "5:9") == 0
+    assert (np.load(tmp_path / "y.npy").reshape(4, 8, 8) == digits[5:9, 0]).all()
+    assert command("decompress", file, tmp_path / "z.npy", "--model", run, "--range", "5-9") == 2
+    assert command("decompress", file, tmp_path / "z.npy", "--model", run, "--range", "5:900") == 2
+    broken = bytearray(file.read_bytes())
+    broken[len(broken) // 2] ^= 1
+    file.write_bytes(broken)
+    capsys.readouterr()
+    assert command("verify", file) == 2
+    assert "chunk 0" in capsys.readouterr().out
+    assert command("decompress", file, tmp_path / "z.npy", "--model", run) == 2
+    assert not (tmp_path / "z.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("x", "what"),
+    [
+        (np.zeros((3, 9, 8), np.uint8), "shape"),
+        (np.zeros((3, 8, 8), np.float32), "whole numbers"),
+        (np.full((3, 8, 8), 300), r"0\.\.255"),
+        (np.full((3, 8, 8), -1), r"0\.\.255"),
+    ],
+)
+def test_other_data_is_refused(run, tmp_path, x, what):
+    with pytest.raises(ladle.DataError, match=what):
+        ladle.compress(run, x, tmp_path / "x.ladle")
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_that_cannot_be_coded_with_are_named(tmp_path):
+    data = ladle.read("digits")
+    for recipe, change, what in (
+        ("vae", {"prior": {"part": "prior/flow"}}, "Flow has no coder"),
+        ("vae", {"posterior": {"part": "family/power_spherical"}, "prior": {"part": "prior/standard"}}, "no coder"),
+        ("ae", {}, "no prior"),
+    ):
+        plan = narrow(recipe, data.schema)
+        plan["latents"] |= change
+        folder = tmp_path / f"{recipe} {what}"
+        for _ in ladle.fit(ladle.assemble(data.schema, plan), data, epochs=0.1, run=folder):
+            pass
+        with pytest.raises(ladle.CodingError, match=what):
+            ladle.compress(folder, data.all.x[:9].astype(np.uint8), tmp_path / "x.ladle")
+    assert not (tmp_path / "x.ladle").exists()
+
+
+def test_a_full_disk_leaves_nothing_behind(run, digits, tmp_path, monkeypatch):
+    from ladle.coding.container import Writer
+
+    def full(self, data):  # type: ignore[no-untyped-def]
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Writer, "finish", full)
+    with pytest.raises(OSError, match="No space"):
+        ladle.compress(run, digits[:20], tmp_path / "x.ladle")
+    assert not list(tmp_path.iterdir())
