@@ -30,7 +30,8 @@ from ladle.report.report import Report, report
 from ladle.select.choice import select
 from ladle.select.selection import Selection
 from ladle.spec import SpecError, build, parts, to_spec
-from ladle.tasks.compress import compress, decompress, info, verify
+from ladle.tasks.compress import compress, export_decoder
+from ladle.tasks.decompress import decompress, info, verify
 from ladle.tasks.encode import decode, encode
 from ladle.tasks.interpolate import interpolate
 from ladle.tasks.laplace import Interval, Laplace, laplace, last_layer, predictive, read_laplace, write_laplace
@@ -79,6 +80,7 @@ __all__ = [
     "encode",
     "estimator",
     "evidence",
+    "export_decoder",
     "fit",
     "info",
     "interpolate",

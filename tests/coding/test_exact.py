@@ -13,6 +13,7 @@ import torch
 import ladle
 from conftest import PLANS  # type: ignore[import-not-found]
 from ladle.coding.codec import BitsBack, groups
+from ladle.coding.direct import Direct, chosen, decibels
 from ladle.coding.store import fingerprint, load_exact, save_exact
 from ladle.data import Batch
 from ladle.tasks.compress import exact
@@ -119,3 +120,35 @@ def test_a_machine_that_computes_something_else_is_found(coding_runs, tmp_path, 
     monkeypatch.setattr(torch.nn.functional, "linear", wrong)
     with pytest.raises(ladle.CodingError, match="must be"):
         load_exact(folder / "exact.safetensors")
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_item_can_be_read_alone(coding_runs, name):
+    """Without bits back: a few items out of the middle, and the price beside that of bits back."""
+    folder, data = coding_runs(name)
+    x = data[-60:].astype(np.int64)
+    model = exact(folder)
+    settings = chosen(model, x, None, 255)
+    codec = Direct(model, settings)
+    payload = codec.encode(x)
+    assert (codec.decode(payload, len(x)) == x).all()
+    assert (codec.decode(payload, len(x), slice(17, 19)) == x[17:19]).all()
+    assert len(payload) < 2 * len(BitsBack(model).encode(x)) + 6 * len(x)
+    with pytest.raises(ladle.CodingError):
+        codec.decode(payload[:-1], len(x))
+
+
+@pytest.mark.parametrize("name", ["grey", "learned_prior", "colour", "colour ladder"])
+def test_loss_keeps_the_quality_that_was_asked_for(coding_runs, name):
+    folder, data = coding_runs(name)
+    x = data[-80:].astype(np.int64)
+    model = exact(folder)
+    sizes = []
+    for quality in (40, 30, 20):
+        codec = Direct(model, chosen(model, x, quality, 255))
+        payload = codec.encode(x)
+        kept = codec.decode(payload, len(x))
+        assert (kept == codec.kept(x)).all()
+        assert quality <= decibels(x, kept, 255) < quality + 12
+        sizes.append(len(payload))
+    assert sizes[0] > sizes[1] > sizes[2]

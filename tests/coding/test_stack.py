@@ -10,6 +10,7 @@ from ladle.coding.bins import Bins
 from ladle.coding.errors import Desynchronised
 from ladle.coding.fixed import FRACTION, PRECISION, Curve, logistic, normal, rising
 from ladle.coding.stack import Stack, loops
+from ladle.coding.streams import Streams
 
 CURVES = {"logistic": (logistic, 16, 2048), "normal": (normal, 8, 2048)}
 
@@ -131,3 +132,38 @@ def test_a_stack_that_was_cut_or_is_read_with_other_numbers_does_not_finish():
         if (np.stack(plain_loops.masses(x, *other.flat)) != masses).any():
             with pytest.raises(Desynchronised):
                 read(data, other)
+
+
+@pytest.mark.parametrize("items", [1, 57])
+def test_streams_stand_by_themselves(items):
+    rng = np.random.default_rng(5)
+    calls = [some(rng, (items, *shape), n) for shape, n in [((30,), 256), ((), 2), ((4, 3), 4096)]]
+    data = [rng.integers(0, len(bins.edges) + 1, bins.shape) for bins in calls]
+    rows = np.sort(rng.integers(1, 1 << PRECISION, (items, 6)), 1) + np.arange(6)
+    rows[:, 0], rows[:, -1] = 0, 1 << PRECISION
+    classes = rng.integers(0, 5, items)
+    streams = Streams(items)
+    for bins, x in zip(calls, data, strict=True):
+        streams.push_bins(x, bins)
+    streams.push_rows(classes, rows)
+    written = streams.to_bytes()
+    for chosen in (np.arange(items), np.array([items // 2])):
+        back = Streams.from_bytes([written[i] for i in chosen])
+        assert (back.pop_rows(rows[chosen]) == classes[chosen]).all()
+        for bins, x in zip(calls[::-1], data[::-1], strict=True):
+            assert (back.pop_bins(bins.changed(lambda a, chosen=chosen: a[chosen])) == x[chosen]).all()
+        back.finish()
+    with pytest.raises(Desynchronised):
+        back.finish() or back.pop_bins(calls[0].changed(lambda a: a[: len(chosen)]))
+
+
+def test_every_head_is_written_so_that_it_is_read():
+    heads = [1 << 31, (1 << 31) + 1, (1 << 32) - 1, 1 << 32, 1 << 47, (1 << 56) - 1, 1 << 56, (1 << 63) - 1]
+    for words in (0, 1, 3):
+        streams = Streams(len(heads))
+        streams.heads[:], streams.tops[:] = heads, words
+        streams.words[:, :words] = np.arange(words)
+        back = Streams.from_bytes(streams.to_bytes())
+        assert back.heads.tolist() == heads
+        assert (back.tops == words).all()
+        assert (back.words[:, :words] == np.arange(words)).all()

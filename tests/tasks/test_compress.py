@@ -182,3 +182,35 @@ def test_a_full_disk_leaves_nothing_behind(run, digits, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         ladle.compress(run, digits[:20], tmp_path / "x.ladle")
     assert not list(tmp_path.iterdir())
+
+
+def test_random_access_needs_only_the_half_that_decodes(run, digits, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", digits[:90])
+    file, half = tmp_path / "x.ladle", tmp_path / "half.safetensors"
+    assert command("compress", run, tmp_path / "x.npy", file, "--mode", "random-access") == 0
+    assert command("export", run, half, "--decoder") == 0
+    assert half.stat().st_size < (run / "exact.safetensors").stat().st_size
+    assert command("decompress", file, tmp_path / "y.npy", "--model", half) == 0
+    assert (np.load(tmp_path / "y.npy") == digits[:90]).all()
+    assert (ladle.decompress(file, model=half, items=(41, 43)) == digits[41:43]).all()
+    assert ladle.compress(run, digits[:90], tmp_path / "z.ladle").chunks == 1
+    with pytest.raises(ladle.CodingError, match="bits back, which needs the whole model"):
+        ladle.decompress(tmp_path / "z.ladle", model=half)
+    assert command("export", run, half) == 2
+    assert command("export", run, half, "--decoder") == 2
+
+
+def test_loss_is_told_and_kept(run, digits, tmp_path):
+    made = ladle.compress(run, digits[:90], tmp_path / "x.ladle", quality=20)
+    whole = ladle.compress(run, digits[:90], tmp_path / "y.ladle")
+    assert made.bytes < whole.bytes
+    told = ladle.info(tmp_path / "x.ladle")
+    assert told["mode"] == "random-access"
+    assert told["step"] > 1
+    back = ladle.decompress(tmp_path / "x.ladle", model=run).astype(float)
+    assert 10 * np.log10(255**2 / np.square(back - digits[:90]).mean()) > 19
+    for wrong in (0, -3, 100):
+        with pytest.raises(ladle.DataError, match="dB"):
+            ladle.compress(run, digits[:9], tmp_path / "z.ladle", quality=wrong)
+    with pytest.raises(ladle.DataError, match="bitsback or random-access"):
+        ladle.compress(run, digits[:9], tmp_path / "z.ladle", mode="fast")

@@ -13,7 +13,7 @@ from ladle.cli.app import Data, Device, Force, Json, Part, Run, app, tell
 from ladle.console import counter
 
 File = Annotated[Path, typer.Argument(help="A compressed file.", metavar="FILE")]
-Model = Annotated[str | None, typer.Option("--model", help="The folder of the model that it was compressed with.")]
+Model = Annotated[str | None, typer.Option("--model", help="The model's folder, or what `ladle export` wrote of it.")]
 
 
 @app.command()
@@ -21,22 +21,44 @@ def compress(
     run: Run,
     data: Data,
     out: Annotated[Path, typer.Argument(help="The file to write.", metavar="OUT.ladle")],
+    mode: Annotated[str, typer.Option(help="bitsback, the smallest; random-access, to read items alone.")] = "bitsback",
+    quality: Annotated[float | None, typer.Option(help="With loss, at this PSNR in dB.", metavar="DB")] = None,
     check: Annotated[bool, typer.Option("--verify/--no-verify", help="Decode everything before it is written.")] = True,
     split: Part = None,
     device: Device = "cpu",
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Compress images or arrays without loss."""
+    """Compress images or arrays: without loss, unless --quality is given."""
     start = time.perf_counter()
     progress = counter("compress")
-    made = ladle.compress(run, data, out, split=split, verify=check, device=device, force=force, progress=progress)
+    made = ladle.compress(
+        run, data, out, mode=mode, quality=quality, split=split, verify=check, device=device, force=force,
+        progress=progress,
+    )  # fmt: skip
     seconds = time.perf_counter() - start
     ratio = made.raw / max(made.bytes, 1)
     text = f"{out}: {made.bytes:,} bytes for {made.raw:,}, {ratio:.2f} to 1, {made.bits_per_dim:.4f} bits per number"
     if made.fallback:
         text += f"; {made.fallback} of {made.chunks} parts are smaller without the model, as it was not made for them"
     tell({"out": str(out), **made._asdict(), "seconds": round(seconds, 3)}, json, text)
+
+
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Argument(help="The file to write, .safetensors.", metavar="OUT")],
+    decoder: Annotated[bool, typer.Option("--decoder", help="The half that decodes random-access files.")] = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Write a part of a model as one file."""
+    if not decoder:
+        raise ladle.DataError("what is exported must be said: --decoder, the half that decodes random-access files")
+    size = ladle.export_decoder(run, out, force=force)
+    tell(
+        {"out": str(out), "bytes": size}, json, f"{out}: {size:,} bytes, which decode random-access files of this model"
+    )
 
 
 @app.command()

@@ -15,7 +15,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ladle.coding import plain
 from ladle.coding.fixed import Curve
+
+
+def loops() -> Any:
+    """The inner loops: in machine code where numba is there, else in NumPy; the bits are the same."""
+    try:
+        from ladle.coding import compiled
+    except ImportError:
+        return plain
+    return compiled
 
 
 class Bins(NamedTuple):
@@ -63,10 +73,24 @@ class Bins(NamedTuple):
         """One of the D columns of elements ``(N, D)``."""
         return self.changed(lambda a: a[:, i])
 
+    def gathered(self, step: int) -> Bins:
+        """Every ``step`` bins as one."""
+        edges = self.edges[step - 1 :: step]
+        weight = self.weight.copy()
+        weight[..., 0] += len(self.edges) - len(edges)
+        return self._replace(edges=edges, weight=weight)
+
+    def middle(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """The median of the bins from ``low`` to before ``high``."""
+        at = loops()
+        edges, *parameters = self.flat
+        high = np.minimum(high, len(edges) + 1).reshape(-1)
+        first, _ = at.masses(low.reshape(-1), edges, *parameters)
+        start, count = at.masses(high - 1, edges, *parameters)
+        return at.find((first + start + count) >> 1, edges, *parameters).reshape(self.shape)
+
     def counts(self) -> np.ndarray:
         """The slots of every bin, ``(*shape, n)``: for tests and for estimates of a rate."""
-        from ladle.coding import plain
-
         n = len(self.edges) + 1
         edges, *parameters = self.flat
         rows = [plain.masses(np.full(parameters[0].shape[0], s), edges, *parameters)[1] for s in range(n)]

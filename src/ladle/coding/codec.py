@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from ladle.coding.stack import Stack
 
 LANE = 8192  # bytes of a stack for each head
 MOST_LANES = 256
-TOGETHER = 256 * 784  # numbers that are computed with at a time, about
+TOGETHER = 512 * 784  # numbers that are computed with at a time, about
 _HEAD = struct.Struct("<H")  # how fast groups grow
 RESERVE = 1 << 22  # words, the most that a first item may borrow
 
@@ -39,9 +40,9 @@ def groups(n: int, growth: int, shape: tuple[int, ...]) -> Iterator[slice]:
 def measured(exact: Exact, x: np.ndarray) -> tuple[float, int]:
     """The bits that an item takes, and how fast groups may grow, in 1/256: from some items ``(N, *shape)``."""
     stack = Stack(1, RESERVE)
-    levels, likelihood = exact.walk(lambda _, q, p: q.pop(stack), len(x), x)
+    levels, h = exact.walk(lambda _, q, p: q.pop(stack), len(x), x)
     popped = RESERVE - int(stack.top[0])
-    likelihood.push(stack, x)
+    exact.explain(h).push(stack, x)
     for level in reversed(levels):
         level.p.push(stack, level.k)
     left = int(stack.top[0]) - RESERVE
@@ -51,6 +52,22 @@ def measured(exact: Exact, x: np.ndarray) -> tuple[float, int]:
 def _replay(levels: list[Placed]) -> Draw:
     """The draw that chooses what another walk has chosen."""
     return lambda level, q, p: levels[level].k
+
+
+class Codec(Protocol):
+    """Items to bytes and back."""
+
+    def encode(self, x: np.ndarray) -> bytes:
+        """``(N, *shape)`` of whole numbers to bytes."""
+        ...
+
+    def decode(self, data: bytes, n: int, wanted: slice = slice(None)) -> np.ndarray:
+        """Some of n items, of int64."""
+        ...
+
+    def kept(self, x: np.ndarray) -> np.ndarray:
+        """What comes back of items."""
+        ...
 
 
 class BitsBack:
@@ -83,14 +100,14 @@ class BitsBack:
         exact = self.exact
         stack = Stack(lanes(len(x), exact.bits_per_item), reserve, self.numpy)
         for group in groups(len(x), growth, exact.shape):
-            levels, likelihood = exact.walk(lambda _, q, p: q.pop(stack), len(x[group]), x[group])
-            likelihood.push(stack, x[group])
+            levels, h = exact.walk(lambda _, q, p: q.pop(stack), len(x[group]), x[group])
+            exact.explain(h).push(stack, x[group])
             for level in reversed(levels):
                 level.p.push(stack, level.k)
         return stack.to_bytes()
 
-    def decode(self, data: bytes, n: int) -> np.ndarray:
-        """Bytes to ``(n, *shape)`` of int64.
+    def decode(self, data: bytes, n: int, wanted: slice = slice(None)) -> np.ndarray:
+        """Bytes to ``(n, *shape)`` of int64; some of them are given back, after all are decoded.
 
         Raises:
             Desynchronised: when they are not what :meth:`encode` of this model made.
@@ -102,10 +119,14 @@ class BitsBack:
         x = np.empty((n, *exact.shape), np.int64)
         for group in reversed(list(groups(n, growth, exact.shape))):
             size = group.stop - group.start
-            levels, likelihood = exact.walk(lambda _, q, p: p.pop(stack), size)
-            x[group] = likelihood.pop(stack)
+            levels, h = exact.walk(lambda _, q, p: p.pop(stack), size)
+            x[group] = exact.explain(h).pop(stack)
             again, _ = exact.walk(_replay(levels), size, x[group])
             for level in reversed(again):
                 level.q.push(stack, level.k)
         stack.finish()
+        return x[wanted]
+
+    def kept(self, x: np.ndarray) -> np.ndarray:
+        """What comes back of items: they themselves."""
         return x

@@ -15,6 +15,7 @@ import numpy as np
 from ladle.coding.bins import Bins
 from ladle.coding.fixed import FRACTION, RAW, REACH, Curve, logistic, normal, rising
 from ladle.coding.stack import Stack
+from ladle.coding.streams import Streams
 
 ENTRIES = 2048
 RATE = 8  # bits of a pixel's rate beyond the curve's places
@@ -29,11 +30,11 @@ class Coded(ABC):
     """A distribution over arrays of whole numbers, or several, that can be pushed and popped."""
 
     @abstractmethod
-    def push(self, stack: Stack, symbols: np.ndarray) -> None:
+    def push(self, stack: Stack | Streams, symbols: np.ndarray) -> None:
         """Put the symbols on the stack."""
 
     @abstractmethod
-    def pop(self, stack: Stack) -> np.ndarray:
+    def pop(self, stack: Stack | Streams) -> np.ndarray:
         """Take symbols from the stack: the inverse of :meth:`push`."""
 
 
@@ -43,13 +44,40 @@ class Independent(Coded):
     def __init__(self, bins: Bins) -> None:
         self.bins = bins
 
-    def push(self, stack: Stack, symbols: np.ndarray) -> None:
+    def nearest(self) -> np.ndarray:
+        """The places of the centres."""
+        return np.searchsorted(self.bins.edges, self.bins.loc[..., 0])
+
+    def stepped(self, step: int) -> Stepped:
+        """The distribution of ``symbols // step``."""
+        return Stepped(self.bins, step)
+
+    def push(self, stack: Stack | Streams, symbols: np.ndarray) -> None:
         """See :meth:`Coded.push`."""
         stack.push_bins(symbols, self.bins)
 
-    def pop(self, stack: Stack) -> np.ndarray:
+    def pop(self, stack: Stack | Streams) -> np.ndarray:
         """See :meth:`Coded.pop`."""
         return stack.pop_bins(self.bins)
+
+
+class Stepped(Coded):
+    """Elements by themselves, some neighbouring levels gathered into one symbol."""
+
+    def __init__(self, bins: Bins, step: int) -> None:
+        self.bins, self.step, self.gathered = bins, step, bins.gathered(step)
+
+    def push(self, stack: Stack | Streams, symbols: np.ndarray) -> None:
+        """See :meth:`Coded.push`."""
+        stack.push_bins(symbols, self.gathered)
+
+    def pop(self, stack: Stack | Streams) -> np.ndarray:
+        """See :meth:`Coded.pop`."""
+        return stack.pop_bins(self.gathered)
+
+    def restored(self, symbols: np.ndarray) -> np.ndarray:
+        """The median level of each symbol."""
+        return self.bins.middle(symbols * self.step, (symbols + 1) * self.step)
 
 
 class Uniform(Coded):
@@ -58,11 +86,11 @@ class Uniform(Coded):
     def __init__(self, shape: tuple[int, ...], bits: int) -> None:
         self.shape, self.bits = shape, bits
 
-    def push(self, stack: Stack, symbols: np.ndarray) -> None:
+    def push(self, stack: Stack | Streams, symbols: np.ndarray) -> None:
         """See :meth:`Coded.push`."""
         stack.push_uniform(symbols, self.bits)
 
-    def pop(self, stack: Stack) -> np.ndarray:
+    def pop(self, stack: Stack | Streams) -> np.ndarray:
         """See :meth:`Coded.pop`."""
         return stack.pop_uniform(self.shape, self.bits)
 

@@ -67,22 +67,50 @@ def masses(symbols, edges, loc, rate, weight, curve: Curve) -> tuple[np.ndarray,
     return start, count
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _found(slot, i, bins, first, edges, loc, rate, weight, values, shift, middle, last):  # type: ignore[no-untyped-def]
+    low, start, end = np.int64(0), np.int64(0), np.int64(1 << PRECISION)  # the last bin that does not begin above
+    step = first
+    while step:
+        k = low + step
+        if k < bins:
+            at = _below(k, i, edges, loc, rate, weight, values, shift, middle, last)
+            taken = np.int64(at <= slot)  # no branch, which would be foreseen wrongly every other time
+            low += step * taken
+            start += (at - start) * taken
+            end += (at - end) * (1 - taken)
+        step >>= 1
+    return low, start, end
+
+
+@njit(cache=True, nogil=True)
+def _find(slots, symbols, edges, loc, rate, weight, values, shift, middle, last):  # type: ignore[no-untyped-def]
+    bins, first = len(edges) + 1, np.int64(1)
+    while 2 * first < bins:
+        first *= 2
+    for i in range(len(slots)):
+        symbols[i], _, _ = _found(
+            np.int64(slots[i]), i, bins, first, edges, loc, rate, weight, values, shift, middle, last
+        )
+
+
+def find(slots, edges, loc, rate, weight, curve: Curve) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """See :func:`ladle.coding.plain.find`."""
+    symbols = np.empty(len(slots), np.int64)
+    _find(slots, symbols, edges, loc, rate, weight, curve.values, curve.shift, curve.middle, curve.last)
+    return symbols
+
+
 @njit(cache=True, nogil=True)
 def _pop_bins(heads, words, top, symbols, edges, loc, rate, weight, values, shift, middle, last):  # type: ignore[no-untyped-def]
-    lanes, n, bins = len(heads), top[0], len(edges) + 1
+    lanes, n, bins, first = len(heads), top[0], len(edges) + 1, np.int64(1)
+    while 2 * first < bins:
+        first *= 2
     for i in range(len(symbols)):
         lane = i % lanes
         x = np.int64(heads[lane])
         slot = x & SLOTS
-        low, high = 0, bins  # the bin begins at ``start`` or above, and ends at ``end`` or below
-        start, end = np.int64(0), np.int64(1 << PRECISION)
-        while high - low > 1:
-            k = (low + high) >> 1
-            at = _below(k, i, edges, loc, rate, weight, values, shift, middle, last)
-            if at > slot:
-                high, end = k, at
-            else:
-                low, start = k, at
+        low, start, end = _found(slot, i, bins, first, edges, loc, rate, weight, values, shift, middle, last)
         symbols[i] = low
         x = (end - start) * (x >> PRECISION) + slot - start
         if x < LOW:

@@ -11,6 +11,7 @@ receiver make the same counts whatever machine they run on.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -62,7 +63,7 @@ class Exact(ABC):
         self.programs, self.likelihood, self.shape = dict(programs), likelihood, shape
 
     @abstractmethod
-    def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[Placed], Coded]:
+    def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[Placed], Tensor]:
         """Visit the levels from the top, as :meth:`ladle.latents.Latents.walk` does.
 
         Args:
@@ -71,8 +72,19 @@ class Exact(ABC):
             x: the items, ``(N, *shape)`` of whole numbers; without them there is no q.
 
         Returns:
-            The levels, and p(x|z).
+            The levels, and what the likelihood reads.
         """
+
+    def explain(self, h: Tensor, step: int = 1) -> Any:
+        """p(x|h) of items as whole numbers ``(N, *shape)``, Coded; or of ``x // step``."""
+        p: Any = self.likelihood.read(self.said("decode", h))
+        return p if step == 1 else p.stepped(step)
+
+    def coarser(self, bits: int) -> Exact:
+        """The same model, for z that are chosen and not drawn, with so many bits less for a place of z."""
+        changed = copy.copy(self)
+        changed.grid = self.grid.coarser(bits)
+        return changed
 
     @property
     @abstractmethod
@@ -112,12 +124,12 @@ class ExactFlat(Exact):
         """See :attr:`Exact.latents`."""
         return len(self.grid.tables["steps"])
 
-    def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[Placed], Coded]:
+    def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[Placed], Tensor]:
         """See :meth:`Exact.walk`."""
         q = None if x is None else self.grid.read(self.said("encode", x))
         p = self.prior.read(n, self.grid)
         k = draw(0, q, p)
-        return [Placed(k, q, p)], self.likelihood.read(self.said("decode", self.grid.values(k)))
+        return [Placed(k, q, p)], torch.from_numpy(self.grid.values(k).astype(np.float32))
 
 
 class ExactLadder(Exact):
@@ -146,12 +158,18 @@ class ExactLadder(Exact):
         below = (self.programs[f"{i}.p"].ranges[self.programs[f"{i}.p"].outputs[0]].size for i in self.levels)
         return len(self.grid.tables["steps"]) + sum(int(np.prod(size)) for size in below)
 
+    def coarser(self, bits: int) -> ExactLadder:
+        """See :meth:`Exact.coarser`."""
+        changed = copy.copy(self)
+        changed.grid, changed.quantiles = self.grid.coarser(bits), self.quantiles.coarser(bits)
+        return changed
+
     @property
     def levels(self) -> range:
         """The numbers of the levels below the top."""
         return range(1, len(self.reads) + 1)
 
-    def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[Placed], Coded]:
+    def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[Placed], Tensor]:
         """See :meth:`Exact.walk`."""
         q, features = None, None
         if x is not None:
@@ -169,4 +187,4 @@ class ExactLadder(Exact):
             k = draw(i, q, p)
             levels.append(Placed(k, q, p))
             (state,) = self.run(f"{i}.add", state, self.quantiles.values(k, *raw))
-        return levels, self.likelihood.read(self.said("decode", state))
+        return levels, state

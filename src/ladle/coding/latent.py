@@ -24,6 +24,7 @@ from ladle.families.real import LocationScale, LogisticFamily, NormalFamily
 
 STEP = 16  # bits of a rate beyond the curve's places
 BITS = 12  # of a place between the quantiles of a prior
+EVEN = 8  # scales of the prior that even steps reach
 MOST_BITS = 14  # of a place on a grid
 CURVES: dict[type[Family], str] = {NormalFamily: "normal", LogisticFamily: "logistic"}
 
@@ -65,6 +66,11 @@ class Grid(Coder):
         tables = {"curve": curve(name, 0).values, "rates": rates(name, family.floor), "steps": steps.numpy()}
         return cls(about, tables)
 
+    def coarser(self, bits: int) -> Grid:
+        """The same grid with so many bits less for a place."""
+        about = {**self.about, "bits": max(1, self.about["bits"] - bits)}
+        return Grid(about, {**self.tables, "steps": self.tables["steps"] - (self.about["bits"] - about["bits"])})
+
     @property
     def exponent(self) -> int:
         """Of the whole numbers that stand for z."""
@@ -86,7 +92,8 @@ class Grid(Coder):
         steps = self.tables["steps"][dimensions][:, None]
         up = steps + UNIT - fine
         loc = (loc << np.maximum(up, 0)) >> np.maximum(-up, 0)
-        rate = at(self.tables["rates"] if rates is None else rates, scale) >> steps
+        rate = at(self.tables["rates"] if rates is None else rates, scale)
+        rate = (rate << np.maximum(-steps, 0)) >> np.maximum(steps, 0)
         if weight is None:
             weight = np.full(loc.shape, self.room)
         return Bins(self.edges, loc, rate, weight, self.curve(STEP))
@@ -133,15 +140,26 @@ class Quantiles(Coder):
         }
         return cls({"bits": BITS}, tables)
 
+    def coarser(self, bits: int) -> Quantiles:
+        """Even steps of a quarter of the prior's scale, or 2, 4, ... times that, for z that is chosen, not drawn: most
+        are zero steps off, and cost next to nothing."""
+        step = 1 << (FINE - 2 + bits)
+        most = EVEN * (1 << FINE) // step
+        middles = np.arange(-most, most + 1, dtype=np.int64) * step
+        tables = {**self.tables, "middles": middles, "edges": middles[1:] - step // 2}
+        return Quantiles({**self.about, "even": True}, tables)
+
     def prior(self, shape: tuple[int, ...]) -> Coded:
-        """All places are as likely."""
-        return Uniform(shape, self.about["bits"])
+        """p(place): all are as likely, between quantiles."""
+        if "even" not in self.about:
+            return Uniform(shape, self.about["bits"])
+        zeros = np.zeros(shape, np.int64)
+        return self.read([zeros, zeros])
 
     def read(self, raw: Sequence[np.ndarray]) -> Coded:
         """The posterior, from steps of ``FINE`` bits and raw scales."""
         loc, scale = (whole(r)[..., None] for r in raw)
-        n = 1 << self.about["bits"]
-        weight = np.full(loc.shape, (1 << PRECISION) - n)
+        weight = np.full(loc.shape, (1 << PRECISION) - len(self.tables["middles"]))
         return Independent(Bins(self.tables["edges"], loc, at(self.tables["rates"], scale), weight, self.curve(STEP)))
 
     def values(self, k: np.ndarray, loc: np.ndarray, scale: np.ndarray) -> np.ndarray:

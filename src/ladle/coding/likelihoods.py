@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from ladle.coding import plain
-from ladle.coding.bins import Bins
+from ladle.coding.bins import Bins, loops
 from ladle.coding.coded import RATE, Coded, Coder, Independent, curve, exponentials, kind, places, whole
 from ladle.coding.fixed import FINE, PRECISION, RAW, UNIT, at, raw_table
-from ladle.coding.stack import Stack, loops
+from ladle.coding.stack import Stack
+from ladle.coding.streams import Streams
 from ladle.families import Family
 from ladle.families.colour import ColourMixtureFamily
 from ladle.families.discrete import BernoulliFamily
@@ -129,14 +131,20 @@ class Colours(Coder):
 
 
 class _Channels(Coded):
-    """The colours of N images."""
+    """The colours of N images; of every channel, ``step`` neighbouring levels may be gathered into one symbol."""
 
     def __init__(
         self, coder: Colours, weight: np.ndarray, loc: np.ndarray, rate: np.ndarray, slopes: np.ndarray
     ) -> None:
         self.weight, self.loc, self.rate, self.slopes = weight, loc, rate, slopes
         self.levels, self.curve = coder.about["levels"], coder.curve(RATE)
-        self.edges = between(self.levels)
+        self.edges, self.step = between(self.levels), 1
+
+    def stepped(self, step: int) -> _Channels:
+        """The distribution of ``symbols // step``, each channel given what comes back of those before."""
+        changed = copy.copy(self)
+        changed.step = step
+        return changed
 
     def _channel(self, c: int, before: list[np.ndarray], weight: np.ndarray) -> Bins:
         """The distribution of a channel, given the ones before it."""
@@ -164,24 +172,44 @@ class _Channels(Coded):
         weight[..., 0] += room - weight.sum(-1)
         return weight
 
-    def push(self, stack: Stack, symbols: np.ndarray) -> None:
-        """See :meth:`Coded.push`: ``(N, C, H, W)``."""
-        weight, made = self.weight, []
-        for c in range(symbols.shape[1]):
-            made.append(self._channel(c, [symbols[:, j] for j in range(c)], weight))
-            weight = self._weighed(made[c], symbols[:, c])
-        for c in reversed(range(symbols.shape[1])):
-            stack.push_bins(symbols[:, c].astype(np.int64), made[c])
-
-    def pop(self, stack: Stack) -> np.ndarray:
-        """See :meth:`Coded.pop`."""
+    def _walk(self, choose: Callable[[int, Bins], np.ndarray]) -> list[np.ndarray]:
+        """Visit the channels: ``choose`` says the symbols of one from its distribution. Returns the levels."""
         weight = self.weight
         channels: list[np.ndarray] = []
         for c in range(self.loc.shape[1]):
             bins = self._channel(c, channels, weight)
-            channels.append(stack.pop_bins(bins))
-            weight = self._weighed(bins, channels[c])
-        return np.stack(channels, 1)
+            symbols = choose(c, bins.gathered(self.step))
+            levels = symbols if self.step == 1 else bins.middle(symbols * self.step, (symbols + 1) * self.step)
+            channels.append(levels)
+            weight = self._weighed(bins, levels)
+        return channels
+
+    def push(self, stack: Stack | Streams, symbols: np.ndarray) -> None:
+        """See :meth:`Coded.push`: ``(N, C, H, W)``."""
+        made: list[Bins] = []
+
+        def known(c: int, bins: Bins) -> np.ndarray:
+            made.append(bins)
+            return symbols[:, c].astype(np.int64)
+
+        self._walk(known)
+        for c in reversed(range(symbols.shape[1])):
+            stack.push_bins(symbols[:, c].astype(np.int64), made[c])
+
+    def pop(self, stack: Stack | Streams) -> np.ndarray:
+        """See :meth:`Coded.pop`."""
+        popped: list[np.ndarray] = []
+
+        def one(c: int, bins: Bins) -> np.ndarray:
+            popped.append(stack.pop_bins(bins))
+            return popped[c]
+
+        self._walk(one)
+        return np.stack(popped, 1)
+
+    def restored(self, symbols: np.ndarray) -> np.ndarray:
+        """The levels that symbols stand for."""
+        return np.stack(self._walk(lambda c, bins: symbols[:, c]), 1)
 
 
 LIKELIHOODS: Mapping[type[Family], Any] = {

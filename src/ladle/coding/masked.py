@@ -22,6 +22,7 @@ from ladle.coding.integer import Program, exactly, run_step
 from ladle.coding.latent import Grid
 from ladle.coding.rewrite import Rewriter
 from ladle.coding.stack import Stack
+from ladle.coding.streams import Streams
 from ladle.priors.autoregressive import Autoregressive
 
 
@@ -156,13 +157,13 @@ class Chained(Coded):
     def __init__(self, of: Conditionals, n: int) -> None:
         self.of, self.n = of, n
 
-    def push(self, stack: Stack, symbols: np.ndarray) -> None:
+    def push(self, stack: Stack | Streams, symbols: np.ndarray) -> None:
         """See :meth:`Coded.push`: ``(N, D)``."""
         bins = self.of.all(symbols)
         for i in reversed(range(self.of.size)):
             stack.push_bins(symbols[:, i], bins.dimension(i))
 
-    def pop(self, stack: Stack) -> np.ndarray:
+    def pop(self, stack: Stack | Streams) -> np.ndarray:
         """See :meth:`Coded.pop`."""
         known, found = self.of.sequence(self.n), []
         for i in range(self.of.size):

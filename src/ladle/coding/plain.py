@@ -72,21 +72,25 @@ def masses(symbols, edges, loc, rate, weight, curve: Curve) -> tuple[np.ndarray,
     return start, below(symbols + 1, edges, loc, rate, weight, curve) - start
 
 
+def find(slots, edges, loc, rate, weight, curve: Curve) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """The bins that some slots lie in, (M,): the last ones that do not begin above."""
+    low, high = np.zeros(len(slots), np.int64), np.full(len(slots), len(edges), np.int64)
+    for _ in range(len(edges).bit_length()):
+        middle = (low + high + 1) >> 1
+        over = below(middle, edges, loc, rate, weight, curve) > slots
+        low, high = np.where(over, low, middle), np.where(over, middle - 1, high)
+    return low
+
+
 def pop_bins(heads, words, top, symbols, edges, loc, rate, weight, curve: Curve) -> bool:  # type: ignore[no-untyped-def]
     """Pop M bins into ``symbols``; False where the stack is exhausted."""
 
-    def find(slot: np.ndarray, here: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        low = np.zeros(len(slot), np.int64)
-        high = np.full(len(slot), len(edges), np.int64)
+    def found(slot: np.ndarray, here: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         given = (edges, loc[here], rate[here], weight[here], curve)
-        for _ in range(len(edges).bit_length()):  # the last bin whose start does not lie above the slot
-            middle = (low + high + 1) >> 1
-            over = below(middle, *given) > slot
-            low, high = np.where(over, low, middle), np.where(over, middle - 1, high)
-        start, count = masses(low, *given)
-        return low, start, count
+        symbol = find(slot, *given)
+        return symbol, *masses(symbol, *given)
 
-    return _pop(heads, words, top, symbols, find)
+    return _pop(heads, words, top, symbols, found)
 
 
 def pop_rows(heads, words, top, symbols, rows) -> bool:  # type: ignore[no-untyped-def]

@@ -16,6 +16,7 @@ from ladle.coding.integer import Program
 from ladle.coding.latent import Grid
 from ladle.coding.masked import Chained, Conditionals
 from ladle.coding.stack import Stack
+from ladle.coding.streams import Streams
 
 
 class CodedPrior(ABC):
@@ -87,13 +88,13 @@ class _Components(Coded):
         mantissa = (np.asarray(count) << (PRECISION + 1 - size)) >> (PRECISION - 8)
         return self.tables["logarithms"][mantissa] + self.tables["octaves"][size]
 
-    def push(self, stack: Stack, symbols: np.ndarray) -> None:
+    def push(self, stack: Stack | Streams, symbols: np.ndarray) -> None:
         """See :meth:`Coded.push`."""
         component = stack.pop_rows(self._responsibilities(symbols))
         stack.push_bins(symbols, self._of(component))
         stack.push_rows(component, np.repeat(self.tables["rows"][None], self.n, 0))
 
-    def pop(self, stack: Stack) -> np.ndarray:
+    def pop(self, stack: Stack | Streams) -> np.ndarray:
         """See :meth:`Coded.pop`."""
         component = stack.pop_rows(np.repeat(self.tables["rows"][None], self.n, 0))
         k = stack.pop_bins(self._of(component))
@@ -109,10 +110,11 @@ class Sequential(CodedPrior):
     def __init__(self, about: Mapping[str, Any], tables: Mapping[str, np.ndarray], program: Program) -> None:
         super().__init__(about, tables)
         self.program = program
-        self._made: Conditionals | None = None
+        self._made: dict[int, Conditionals] = {}  # by the bits of a place
 
     def read(self, n: int, grid: Grid) -> Coded:
         """See :meth:`CodedPrior.read`."""
-        if self._made is None:
-            self._made = Conditionals(self.program, grid, self.about["components"], dict(self.tables))
-        return Chained(self._made, n)
+        bits = grid.about["bits"]
+        if bits not in self._made:
+            self._made[bits] = Conditionals(self.program, grid, self.about["components"], dict(self.tables))
+        return Chained(self._made[bits], n)

@@ -23,26 +23,16 @@ Reference:
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 import numpy as np
 
 from ladle.coding import plain
-from ladle.coding.bins import Bins
+from ladle.coding.bins import Bins, loops
 from ladle.coding.errors import Desynchronised
 from ladle.coding.fixed import PRECISION
 
 LOW = 1 << 31
 MOST_LANES = 4096
-
-
-def loops() -> Any:
-    """The inner loops: in machine code where numba is there, else in NumPy; the bits are the same."""
-    try:
-        from ladle.coding import compiled
-    except ImportError:
-        return plain
-    return compiled
 
 
 def known(n: int, salt: int) -> np.ndarray:

@@ -1,0 +1,147 @@
+"""Many small stacks side by side, one for each item: what random access needs.
+
+Each is a stack with one head and no known words below, so an item's stream is a few bytes longer than its information:
+the head begins at its smallest, and of its bytes only those that are not zero are written, four to seven.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ladle.coding.bins import Bins, loops
+from ladle.coding.errors import Desynchronised
+from ladle.coding.fixed import PRECISION
+from ladle.coding.plain import LOW, MASK, SLOTS, WORD
+
+
+class Streams:
+    """N stacks. Symbols are arrays whose first dimension is N: a call pushes a row of them on every stack.
+
+    Args:
+        n: N.
+
+    >>> streams, coin = Streams(2), np.array([[0, 1 << 23, 1 << 24]] * 2)
+    >>> streams.push(coin[:, :1], coin[:, 1:2])
+    >>> [len(data) for data in streams.to_bytes()]
+    [5, 5]
+    """
+
+    def __init__(self, n: int) -> None:
+        self.heads = np.full(n, LOW, np.uint64)
+        self.words = np.zeros((n, 64), np.uint32)
+        self.tops = np.zeros(n, np.int64)
+
+    def push(self, start: np.ndarray, count: np.ndarray) -> None:
+        """Push rows of symbols by their slots, ``(N, M)``, the last one first."""
+        wide = int(self.tops.max(initial=0)) + start.shape[1]
+        if wide > self.words.shape[1]:
+            self.words = np.pad(self.words, ((0, 0), (0, wide)))
+        x, start, count = self.heads, start.astype(np.uint64), count.astype(np.uint64)
+        for i in reversed(range(start.shape[1])):
+            c = count[:, i]
+            full = np.flatnonzero(x >= c << np.uint64(63 - PRECISION))
+            self.words[full, self.tops[full]] = (x[full] & MASK).astype(np.uint32)
+            self.tops[full] += 1
+            x[full] >>= WORD
+            x[:] = ((x // c) << np.uint64(PRECISION)) + x % c + start[:, i]
+
+    def _pop(self, slot: np.ndarray, start: np.ndarray, count: np.ndarray) -> None:
+        """Take a symbol of every stack off, by its slots."""
+        x = self.heads
+        x[:] = count.astype(np.uint64) * (x >> np.uint64(PRECISION)) + slot - start.astype(np.uint64)
+        short = np.flatnonzero(x < LOW)
+        if (self.tops[short] == 0).any():
+            raise Desynchronised("the stream of an item is exhausted before everything has been popped")
+        self.tops[short] -= 1
+        x[short] = (x[short] << WORD) | self.words[short, self.tops[short]].astype(np.uint64)
+
+    def push_bins(self, symbols: np.ndarray, bins: Bins) -> None:
+        """See :meth:`ladle.coding.stack.Stack.push_bins`."""
+        start, count = loops().masses(symbols.reshape(-1), *bins.flat)
+        n = len(self.heads)
+        self.push(start.reshape(n, -1), count.reshape(n, -1))
+
+    def pop_bins(self, bins: Bins) -> np.ndarray:
+        """See :meth:`ladle.coding.stack.Stack.pop_bins`."""
+        n, k = len(self.heads), bins.loc.shape[-1]
+        edges, *parameters, curve = bins.flat
+        rows = [p.reshape(n, -1, k) for p in parameters]
+        symbols = np.empty((n, rows[0].shape[1]), np.int64)
+        for i in range(symbols.shape[1]):
+            given = (edges, *(np.ascontiguousarray(r[:, i]) for r in rows), curve)
+            slot = self.heads & SLOTS
+            symbols[:, i] = loops().find(slot.astype(np.int64), *given)
+            self._pop(slot, *loops().masses(symbols[:, i], *given))
+        return symbols.reshape(bins.shape)
+
+    def push_uniform(self, symbols: np.ndarray, bits: int) -> None:
+        """See :meth:`ladle.coding.stack.Stack.push_uniform`."""
+        start = symbols.reshape(len(self.heads), -1) << (PRECISION - bits)
+        self.push(start, np.full_like(start, 1 << (PRECISION - bits)))
+
+    def pop_uniform(self, shape: tuple[int, ...], bits: int) -> np.ndarray:
+        """See :meth:`ladle.coding.stack.Stack.pop_uniform`."""
+        n, size = len(self.heads), PRECISION - bits
+        symbols = np.empty((n, int(np.prod(shape[1:]))), np.int64)
+        for i in range(symbols.shape[1]):
+            slot = self.heads & SLOTS
+            symbols[:, i] = slot >> np.uint64(size)
+            self._pop(slot, symbols[:, i] << size, np.full(n, 1 << size))
+        return symbols.reshape(shape)
+
+    def push_rows(self, symbols: np.ndarray, rows: np.ndarray) -> None:
+        """See :meth:`ladle.coding.stack.Stack.push_rows`."""
+        start, end = (np.take_along_axis(rows, symbols[:, None] + i, 1) for i in (0, 1))
+        self.push(start, end - start)
+
+    def pop_rows(self, rows: np.ndarray) -> np.ndarray:
+        """See :meth:`ladle.coding.stack.Stack.pop_rows`."""
+        slot = self.heads & SLOTS
+        symbols = (rows <= slot.astype(np.int64)[:, None]).sum(1) - 1
+        start, end = (np.take_along_axis(rows, symbols[:, None] + i, 1)[:, 0] for i in (0, 1))
+        self._pop(slot, start, end - start)
+        return symbols
+
+    def to_bytes(self) -> list[bytes]:
+        """The stream of every item: its head without the zeros at its end, and its words, the last one first."""
+        found = []
+        for head, words, top in zip(self.heads.tolist(), self.words, self.tops.tolist(), strict=True):
+            below = words[:top][::-1].astype("<u4").tobytes()
+            if head >= 1 << 56:  # of 8 bytes, which would be taken for 4: the lower half becomes a word
+                head, below = head >> 32, (head & (1 << 32) - 1).to_bytes(4, "little") + below
+            found.append(head.to_bytes(max(4, -(-head.bit_length() // 8)), "little") + below)
+        return found
+
+    @classmethod
+    def from_bytes(cls, streams: Sequence[bytes]) -> Streams:
+        """The stacks that were written.
+
+        Raises:
+            Desynchronised: for bytes that cannot be one.
+        """
+        made = cls(len(streams))
+        made.words = np.zeros((len(streams), max((len(data) // 4 for data in streams), default=0) + 1), np.uint32)
+        for i, data in enumerate(streams):
+            size = 4 + len(data) % 4
+            if len(data) < size:
+                raise Desynchronised(f"an item's stream has at least 4 bytes, this one has {len(data)}")
+            head = int.from_bytes(data[:size], "little")
+            words = np.frombuffer(data, "<u4", (len(data) - size) // 4, size)
+            if head < 1 << 31 and len(words):
+                head, words = head << 32 | int(words[0]), words[1:]
+            if not 1 << 31 <= head < 1 << 63:
+                raise Desynchronised("the head of an item's stream is out of its range")
+            made.heads[i], made.tops[i] = head, len(words)
+            made.words[i, : len(words)] = words[::-1]
+        return made
+
+    def finish(self) -> None:
+        """Check that everything was popped.
+
+        Raises:
+            Desynchronised: when something is left.
+        """
+        if (self.heads != LOW).any() or self.tops.any():
+            raise Desynchronised("what is left of an item's stream is not what the coder began with")

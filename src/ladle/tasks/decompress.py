@@ -1,0 +1,197 @@
+"""Bring back what :mod:`ladle.tasks.compress` wrote; what a compressed file says of itself, and whether it is whole."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ladle.coding.codec import Codec
+from ladle.coding.container import CODED, LARGEST_CHUNK, STORED, Chunk, Reader, digest, inflated
+from ladle.coding.direct import Direct
+from ladle.coding.errors import Damaged, Desynchronised, NumericsError, WrongModel
+from ladle.coding.pieces import counted, restored, understood
+from ladle.coding.store import fingerprint, load_exact
+from ladle.data import DataError
+from ladle.tasks.compress import MODES, codec_of, exact
+from ladle.tasks.run import Progress
+
+
+class Verified(NamedTuple):
+    """What was found in a file.
+
+    Attributes:
+        items: the number of them.
+        chunks: the number of them.
+        damaged: what is wrong, a line for each part; empty for a sound file.
+    """
+
+    items: int
+    chunks: int
+    damaged: tuple[str, ...]
+
+
+def decompress(
+    file: str | Path,
+    out: str | Path | None = None,
+    *,
+    model: str | Path,
+    items: tuple[int, int] | None = None,
+    force: bool = False,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> np.ndarray | None:
+    """What was compressed, to the last bit.
+
+    Args:
+        file: what :func:`compress` wrote.
+        out: a ``.npy`` for an array, a folder for images; without it the items are given back.
+        model: the folder of the model that it was compressed with.
+        items: only these, from the first to before the second.
+        force: replace an existing output.
+        device: where the nets are computed.
+        progress: told of items done, of all.
+
+    Returns:
+        ``(N, *shape)`` of uint8, when there is no ``out``.
+
+    Raises:
+        NotALadleFile, Newer, Damaged: for a file that cannot be read; a chunk is named by its number.
+        WrongModel: for another model.
+        NumericsError: when this machine computes something else than the model's file says.
+    """
+    with Path(file).open("rb") as opened:
+        reader = Reader(opened)
+        if reader.broken:
+            raise Damaged(reader.broken)
+        codec, shape = _matching(reader, model, device)
+        total = sum(n for _, n in reader.index)
+        start, stop = (0, total) if items is None else items
+        if not 0 <= start < max(stop, 1) <= max(total, 1):
+            raise DataError(f"items must be a range within 0..{total}, got {start}..{stop}")
+        blocks = _blocks(reader, codec, shape, start, stop, progress)
+        if out is None:
+            return np.concatenate([np.zeros((0, *shape), np.uint8), *blocks])
+        contents = understood(reader.contents())
+        if counted(contents, shape) != total:
+            raise Damaged(f"the table of contents speaks of {counted(contents, shape)} items, there are {total}")
+        if items is not None:
+            contents = {"kind": "array", "dtype": "|u1", "shape": [stop - start, *shape[shape[0] == 1 :]]}
+        with restored(contents, shape, Path(out), force) as sink:
+            for block in blocks:
+                sink.put(block)
+    return None
+
+
+def _matching(reader: Reader, model: str | Path, device: str) -> tuple[Codec, tuple[int, ...]]:
+    """What decodes a file, when the model is the one that it was compressed with; and the shape of an item."""
+    mode = reader.header.get("mode")
+    if mode not in MODES:
+        raise Damaged(f"the header names a mode that is not known here: '{str(mode)[:40]}'")
+    found = load_exact(Path(model), device) if Path(model).is_file() else exact(model, device)
+    if found.probe is None and mode == "bitsback":
+        raise WrongModel(
+            f"it was compressed with bits back, which needs the whole model, and '{model}' is a decoder alone"
+        )
+    wanted, have = str(reader.header.get("model")), fingerprint(found, decoder=mode == "random-access")
+    if wanted != have:
+        name = str(reader.header.get("name", ""))[:80]
+        raise WrongModel(f"it was compressed with the model '{name}' ({wanted}), and '{model}' is another one ({have})")
+    return codec_of(found, mode, reader.header), found.shape
+
+
+def _blocks(
+    reader: Reader, codec: Codec, shape: tuple[int, ...], start: int, stop: int, progress: Progress | None
+) -> Iterator[np.ndarray]:
+    """The items of a range, as they were."""
+    at, done = 0, 0
+    for number, (_, count) in enumerate(reader.index):
+        first, at = at, at + count
+        if first >= stop or at <= start:
+            continue
+        wanted = slice(max(0, start - first), min(stop - first, count))
+        part = _unpacked(codec, reader.chunk(number), shape, wanted)
+        yield part
+        done += len(part)
+        if progress:
+            progress(done, stop - start)
+
+
+def _unpacked(codec: Codec, chunk: Chunk, shape: tuple[int, ...], wanted: slice | None = None) -> np.ndarray:
+    """Some items of a chunk. Where all are decoded, which bits back needs anyway, their hash is compared."""
+    size = chunk.items * math.prod(shape)
+    if not 0 < size <= LARGEST_CHUNK:
+        raise Damaged(f"chunk {chunk.number} cannot hold {chunk.items} items", chunk.number)
+    wanted = wanted or slice(0, chunk.items)
+    alone = isinstance(codec, Direct) and chunk.how == CODED and wanted != slice(0, chunk.items)
+    try:
+        if alone:
+            return codec.decode(chunk.payload, chunk.items, wanted).astype(np.uint8)
+        if chunk.how == CODED:
+            raw = codec.decode(chunk.payload, chunk.items).astype(np.uint8).tobytes()
+        else:
+            raw = chunk.payload if chunk.how == STORED else inflated(chunk.payload, size)
+        if len(raw) != size:
+            raise Damaged(f"it holds {len(raw)} bytes, which must be {size}")
+        if digest(raw) != chunk.digest:
+            raise Desynchronised("its content is not what was compressed")
+    except Desynchronised as error:
+        raise NumericsError(
+            f"chunk {chunk.number} is whole, but does not decode on this machine: {error}; try --device cpu"
+        ) from None
+    except Damaged as error:
+        raise Damaged(f"chunk {chunk.number}: {error}", chunk.number) from None
+    return np.frombuffer(raw, np.uint8).reshape(chunk.items, *shape)[wanted]
+
+
+def info(file: str | Path) -> dict[str, Any]:
+    """What a file says of itself: mode, model, items, sizes.
+
+    Raises:
+        NotALadleFile, Newer, Damaged: for a file that cannot be read.
+    """
+    with Path(file).open("rb") as opened:
+        reader = Reader(opened)
+        if reader.broken:
+            raise Damaged(reader.broken)
+        contents = understood(reader.contents())
+        told: Mapping[str, Any] = {k: v for k, v in contents.items() if k != "files"}
+        files = {"files": len(contents["files"])} if "files" in contents else {}
+        return {
+            **reader.header, **told, **files, "items": sum(n for _, n in reader.index), "chunks": len(reader.index),
+            "bytes": os.path.getsize(file),
+        }  # fmt: skip
+
+
+def verify(file: str | Path, model: str | Path | None = None, device: str = "cpu",
+           progress: Progress | None = None) -> Verified:  # fmt: skip
+    """Look at every part of a file: its checksums, and with a model whether it decodes to what was compressed.
+
+    Raises:
+        NotALadleFile, Newer, Damaged: for a header that cannot be read.
+        WrongModel: for another model.
+    """
+    with Path(file).open("rb") as opened:
+        reader = Reader(opened)
+        damaged = [reader.broken] if reader.broken else []
+        try:
+            understood(reader.contents())
+        except (Damaged, DataError) as error:
+            damaged.append(str(error))
+        codec, shape = (None, ()) if model is None else _matching(reader, model, device)
+        items = 0
+        for number, (_, count) in enumerate(reader.index):
+            try:
+                chunk = reader.chunk(number)
+                if codec is not None:
+                    _unpacked(codec, chunk, shape)
+                items += count
+            except (Damaged, NumericsError) as error:
+                damaged.append(str(error))
+            if progress:
+                progress(number + 1, len(reader.index))
+    return Verified(items, len(reader.index), tuple(damaged))
