@@ -13,7 +13,7 @@ from ladle.data import DataError, Dataset, atomic_file, read
 from ladle.families import NotAvailable
 from ladle.folder import Model, load, load_unfinished
 from ladle.hub import is_hub
-from ladle.report import companion, families, graph, head, panels
+from ladle.report import companion, compression, families, graph, head, panels
 from ladle.report.page import Absent, Panel, element, page, prose
 from ladle.report.subject import Subject
 from ladle.tasks.run import Telling, fitted_to, silent
@@ -27,6 +27,7 @@ PANELS: dict[str, Callable[[Subject], Panel | None]] = {
     "Between two items": panels.interpolation,
     "Use of the latents": panels.usage,
     "What the prior is for": companion.prior,
+    "Compression": compression.compression,
     "Latent families": families.families,
     "Architecture": graph.architecture,
     "The model as a graph": graph.graph,

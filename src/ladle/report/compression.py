@@ -1,0 +1,124 @@
+"""The panel of compression: what a file costs beside the bound that it should reach and beside the usual codecs."""
+
+from __future__ import annotations
+
+import bz2
+import importlib.util
+import io
+import lzma
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ladle.coding import CodingError
+from ladle.report.page import Absent, Markup, Panel, element
+from ladle.report.subject import Subject
+from ladle.tasks.compress import compress
+from ladle.tasks.run import explained
+from ladle.tasks.score import measure
+
+ITEMS, QUICK = 1000, 200  # compressed, at most
+NUMBERS = 1 << 20  # in those together, at most
+ALONE = 100  # items that are compressed one by one
+
+Sizes = Mapping[str, tuple[float, float]]  # bytes of all items together, and of one by itself
+
+
+def rivals(x: np.ndarray) -> Sizes:
+    """What other codecs make of the same pixels without loss, the images of a set side by side on one.
+
+    Args:
+        x: ``(N, C, H, W)`` of uint8, one or three channels; where there are but zeros and ones, two levels.
+
+    Returns:
+        By name, bytes of all items together and the mean of the first hundred by themselves.
+    """
+    bits = x.max(initial=0) <= 1
+    raw = np.packbits(x).tobytes() if bits else x.tobytes()
+    each = [np.packbits(one).tobytes() if bits else one.tobytes() for one in x[:ALONE]]
+    found = {
+        "bz2": (len(bz2.compress(raw, 9)), float(np.mean([len(bz2.compress(one, 9)) for one in each]))),
+        "xz": (len(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)),
+               float(np.mean([len(lzma.compress(one, lzma.FORMAT_ALONE)) for one in each]))),
+    }  # fmt: skip
+    images: dict[str, tuple[str, dict[str, Any]]] = {
+        "PNG": ("PNG", {"optimize": True}),
+        "WebP": ("WEBP", {"lossless": True, "quality": 100, "method": 6}),
+    }
+    if importlib.util.find_spec("pillow_jxl"):
+        import pillow_jxl  # noqa: F401
+
+        images["JPEG XL"] = ("JXL", {"lossless": True, "effort": 7})
+    if x.shape[1] in (1, 3):
+        for name, (form, options) in images.items():
+            whole = encoded(mosaic(x), form, bits, **options)
+            found[name] = (whole, float(np.mean([encoded(one, form, bits, **options) for one in x[:ALONE]])))
+    return found
+
+
+def mosaic(x: np.ndarray) -> np.ndarray:
+    """Images side by side: ``(N, C, H, W)`` to ``(C, rows H, columns W)``."""
+    columns = math.ceil(math.sqrt(len(x)))
+    rows = -(-len(x) // columns)
+    full = np.concatenate([x, np.zeros((rows * columns - len(x), *x.shape[1:]), x.dtype)])
+    channels, height, width = x.shape[1:]
+    return full.reshape(rows, columns, channels, height, width).transpose(2, 0, 3, 1, 4).reshape(
+        channels, rows * height, columns * width
+    )  # fmt: skip
+
+
+def encoded(image: np.ndarray, form: str, bits: bool = False, **options: Any) -> int:
+    """Bytes of an image ``(C, H, W)`` in a format of Pillow's."""
+    pixels = Image.fromarray((image * 255 if bits else image)[0] if len(image) == 1 else image.transpose(1, 2, 0))
+    file = io.BytesIO()
+    (pixels.convert("1") if bits and form == "PNG" else pixels).save(file, form, **options)
+    return file.tell()
+
+
+def compression(subject: Subject) -> Panel | None:
+    """Real files of the held items, in bits for each of their numbers; nothing where they are no whole numbers."""
+    schema = subject.model.schema
+    if schema.support not in ("binary", "bytes") or subject.plain:
+        return None
+    if subject.step is not None:
+        raise Absent("The run has not ended: a file could not be read with the model that comes out.")
+    most = max(50, min(QUICK if subject.quick else ITEMS, NUMBERS // schema.size))
+    held = subject.held.take(np.arange(min(most, len(subject.held))))
+    x = explained(subject.model, held).astype(np.uint8)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            made = {mode: compress(subject.folder, x, Path(folder) / mode, mode=mode, verify=False).bytes
+                    for mode in ("bitsback", "random-access")}  # fmt: skip
+    except CodingError as error:
+        raise Absent(str(error)) from None
+    numbers = x[0].size
+    images = x if x.ndim == 4 else x.reshape(len(x), 1, 1, -1)
+    bound = float(measure(subject.model, held, samples=1).nats.mean()) / numbers / math.log(2)
+    rows = {"Ladle": (made["bitsback"], made["random-access"] / len(x)), **rivals(images)}
+    figures = {name: (8 * whole / x.size, 8 * alone / numbers) for name, (whole, alone) in rows.items()}
+    words = (
+        f"{len(x):,} test items as files, without loss, in bits for each of their {numbers:,} numbers, headers "
+        f"included; less is better. By its bound the model should reach {bound:.3f}.",
+        "Together: of the usual codecs, on one large image of all of them. Alone: each item by itself, to be read "
+        "without the others; of Ladle, in the mode `random-access`.",
+    )
+    best = [min(column) for column in zip(*figures.values(), strict=True)]
+    head = element("tr", element("th", "bits for each number"), element("th", "together", class_="right"),
+                   element("th", "alone", class_="right"))  # fmt: skip
+    body = [
+        element("tr", element("td", name), *(_figure(v, v == b) for v, b in zip(pair, best, strict=True)))
+        for name, pair in figures.items()
+    ]
+    table = element("div", element("table", head, *body), class_="wide", tabindex="0", role="region",
+                    aria_label="Sizes of files")  # fmt: skip
+    told = {name: {"together": round(a, 4), "alone": round(b, 4)} for name, (a, b) in figures.items()}
+    return Panel("Compression", words, table, {"bound": round(bound, 4), **told})
+
+
+def _figure(value: float, best: bool) -> Markup:
+    return element("td", element("b", f"{value:.3f}") if best else f"{value:.3f}", class_="right")
