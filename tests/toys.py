@@ -21,6 +21,10 @@ def narrow(recipe: str, schema: ladle.Schema, latents: int = 3, width: int = 16)
     if "blocks" in plan["latents"]:
         blocks = re.sub(r":\d+", ":2", plan["latents"]["blocks"])
         plan["latents"] |= {"blocks": blocks, "size": 1, "width": width // 2}
+    if plan["latents"]["posterior"]["part"] == "family/vq":
+        few = {"classes": 4}
+        plan["latents"] |= {"size": 4 * latents, "posterior": {"part": "family/vq", "size": 2, **few}}
+        plan["latents"]["prior"] = {"part": "prior/learned", "family": {"part": "family/one_hot", **few}}
     for net in [net for net in ("encoder", "decoder") if net in plan]:
         part = plan[net]["part"]
         small = {"net/mlp": {"width": width}, "net/linear": {}, "net/map_up": {"width": 4}}.get(

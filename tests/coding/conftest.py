@@ -20,6 +20,8 @@ PLANS: dict[str, tuple[str, str, dict[str, Any]]] = {  # data, recipe, what diff
     "mixture": ("digits", "vae", {"prior": {"part": "prior/mixture", "components": 3}}),
     "logistic": ("digits", "vae", {"posterior": LOGISTIC}),
     "sigma_vae": ("digits", "sigma_vae", {}),
+    "fsq": ("digits", "fsq", {}),
+    "vq": ("digits", "vq", {}),
     "bits": ("bits", "learned_prior", {}),
     "colour": ("colour", "vae", {}),
     "ladder": ("digits", "vdvae", {}),

@@ -39,9 +39,11 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "one_hot": {"classes": 3},
     "mixture": {"family": {"part": "family/normal"}, "components": 3},
     "colour_mixture": {"levels": 4},
+    "vq": {"classes": 3, "size": 2},
 }
 EVENTS: dict[str, Size] = {
     "one_hot": (6,),
+    "vq": (6,),
     "power_spherical": (3,),
     "dirichlet": (3,),
     "logistic_normal": (3,),
@@ -56,6 +58,7 @@ VARIANTS = [
     Case("student_t", {"df": 2.5}),
     Case("discretised_logistic", {"levels": 2, "floor": 0.01}),
     Case("discretised_logistic_mixture", {"levels": 5, "components": 2}),
+    Case("fsq", {"levels": 3}),
     Case("colour_mixture", {"levels": 3, "components": 2}, (3, 1, 1)),
     Case("colour_mixture", {"levels": 2, "components": 2, "floor": 0.01}, (2, 1, 2)),
     Case("mixture", {"family": {"part": "family/beta"}, "components": 2}, ()),

@@ -121,6 +121,26 @@ class Coder:
         """The distribution, from whole numbers of ``exponents`` bits after the point."""
 
 
+class LatentCoder(Coder):
+    """A coder of latents: their places are whole numbers, and so are the values that nets read."""
+
+    exponent: int  # bits after the point of values
+    most: int  # the largest magnitude of a value
+
+    @property
+    @abstractmethod
+    def latents(self) -> int:
+        """The number of places of an item."""
+
+    @abstractmethod
+    def values(self, k: np.ndarray) -> np.ndarray:
+        """What nets read of places."""
+
+    def coarser(self, bits: int) -> LatentCoder:
+        """The same with fewer places, where there are places between."""
+        return self
+
+
 def kind(name: str) -> Callable[[type[C]], type[C]]:
     """Give a kind of coder the name that it is stored by."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ladle.coding.codec import measured
-from ladle.coding.coded import Coder, exponentials
+from ladle.coding.coded import Coder, LatentCoder, exponentials
+from ladle.coding.codes import ClassCodes, LevelCodes
 from ladle.coding.errors import NotCodable
 from ladle.coding.exact import Exact, ExactFlat, ExactLadder
 from ladle.coding.fixed import FINE, PRECISION, RAW
@@ -18,10 +20,13 @@ from ladle.coding.integer import Program
 from ladle.coding.latent import Grid, Quantiles, curve_of, rates
 from ladle.coding.likelihoods import LIKELIHOODS
 from ladle.coding.masked import rewritten
-from ladle.coding.priors import CodedPrior, One, Sequential, Several
+from ladle.coding.priors import CodedPrior, Codes, One, Sequential, Several
 from ladle.coding.rewrite import Rewriter, Value
 from ladle.conditional import Amortised, Conditional
-from ladle.families.family import positive
+from ladle.families.codes import FSQ, VectorQuantised
+from ladle.families.discrete import OneHotFamily
+from ladle.families.family import Family, positive
+from ladle.families.pixels import DiscretisedLogisticFamily, DiscretisedLogisticMixtureFamily
 from ladle.families.real import LocationScale
 from ladle.latents.flat import Flat
 from ladle.latents.ladder import Below, Ladder
@@ -31,8 +36,11 @@ from ladle.priors.mixture import Mixture
 from ladle.priors.prior import Learned, Standard
 from ladle.priors.vamp import Vamp
 from ladle.seeds import seeded
+from ladle.shapes import numel
 from ladle.vae import VAE
 
+CODES: dict[type, Any] = {FSQ: LevelCodes, OneHotFamily: ClassCodes, VectorQuantised: ClassCodes}
+LEVELS: dict[type, Any] = {DiscretisedLogisticFamily: LevelCodes, DiscretisedLogisticMixtureFamily: LevelCodes}
 SPREAD = 1.25  # z of calibration are drawn from posteriors that much wider
 
 
@@ -73,20 +81,48 @@ def _drawn(loc: Tensor, scale: Tensor) -> Tensor:
 
 
 def _flat(vae: VAE, latents: Flat, likelihood: Coder, x: Tensor) -> Exact:
-    family, says = _location_scale(latents.posterior.family), raws(latents.posterior)
+    family, says = latents.posterior.family, raws(latents.posterior)
+    grid: LatentCoder
     encode = Rewriter()
-    raw = encode.trace(lambda x: says(latents.reads(x, None)), _pixels(encode, x))
-    loc, scale = raw[0].real, positive(raw[1].real, family.floor)
-    grid = Grid.of(family, loc, scale)
-    z = _drawn(loc, scale)
-    decode = Rewriter()
-    said = decode.trace(raws(vae.likelihood), decode.put_in(z, grid.exponent, -grid.most, grid.most))
+    q: Any = latents.posterior(latents.reads(x, None), {})
+    if type(family) in CODES:
+        grid = CODES[type(family)].of(family, numel(latents.posterior.event))
+        z = q.sample()
+    else:
+        grid = Grid.of(_location_scale(family), q.loc, q.scale)
+        z = _drawn(q.loc, q.scale)
+    raw = encode.trace(lambda x: _spoken(family, says(latents.reads(x, None))), _pixels(encode, x))
+    decode, explains = Rewriter(), raws(vae.likelihood)
+    low = -grid.most if isinstance(grid, Grid) else 0
+    said = decode.trace(lambda z: explains(family.read(z)), decode.put_in(z, grid.exponent, low, grid.most))
     programs = {
-        "encode": encode.program([encode.finish(raw[0], FINE), encode.finish(raw[1])]),
+        "encode": encode.program([encode.finish(*pair) for pair in zip(raw, grid.exponents, strict=True)]),
         "decode": decode.program([decode.finish(*pair) for pair in zip(said, likelihood.exponents, strict=True)]),
     }
-    prior = _prior(latents.prior, latents, z, grid)
+    prior = _prior(latents.prior, latents, z, grid) if isinstance(grid, Grid) else _code_prior(latents.prior)
     return ExactFlat(programs, likelihood, tuple(x.shape[1:]), grid, prior)
+
+
+def _spoken(family: Family, raw: Sequence[Tensor]) -> list[Tensor]:
+    """What the coder of a family of latents reads, from its raw inputs."""
+    if isinstance(family, FSQ):
+        return [raw[0].tanh(), raw[1]]
+    if isinstance(family, VectorQuantised):
+        return [family.likenesses(raw[0])]
+    return list(raw)
+
+
+def _code_prior(prior: Prior | None) -> CodedPrior:
+    """The coder of a prior over codes."""
+    if not isinstance(prior, (Standard, Learned)) or type(prior.family) not in {**CODES, **LEVELS}:
+        fitting = "standard or learned, of fsq, one_hot, vq or discretised_logistic_mixture"
+        raise NotCodable(f"a prior of {type(prior).__name__} over codes has no coder; those that fit: {fitting}")
+    family = prior.family
+    raw = list(prior.raw) if isinstance(prior, Learned) else [torch.zeros(size) for size in family.raw(prior.event)]
+    coder = {**CODES, **LEVELS}[type(family)].of(family, numel(prior.event))
+    spoken = zip(_spoken(family, [r.detach() for r in raw]), coder.exponents, strict=True)
+    numbers = {f"raw {i}": np.round(r.double().numpy() * (1 << e)).astype(np.int64) for i, (r, e) in enumerate(spoken)}
+    return Codes({**coder.about, "kind": coder.name}, {**coder.tables, **numbers})
 
 
 def raws(conditional: Conditional) -> Callable[[Tensor], Sequence[Tensor]]:

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ladle.coding.coded import Coded, Coder
+from ladle.coding.coded import Coded, Coder, LatentCoder
 from ladle.coding.integer import Program, exactly
-from ladle.coding.latent import Grid, Quantiles
+from ladle.coding.latent import Quantiles
 from ladle.coding.priors import CodedPrior
 
 Draw = Callable[[int, Any, Coded], np.ndarray]  # (level, q: Coded or None, p) -> places
@@ -56,7 +56,7 @@ class Exact(ABC):
     growth = 1
     batch: int | None = None
     probe: str | None = None
-    grid: Grid
+    grid: LatentCoder
     prior: CodedPrior
 
     def __init__(self, programs: Mapping[str, Program], likelihood: Coder, shape: tuple[int, ...]) -> None:
@@ -114,7 +114,12 @@ class ExactFlat(Exact):
     structure = "flat"
 
     def __init__(
-        self, programs: Mapping[str, Program], likelihood: Coder, shape: tuple[int, ...], grid: Grid, prior: CodedPrior
+        self,
+        programs: Mapping[str, Program],
+        likelihood: Coder,
+        shape: tuple[int, ...],
+        grid: LatentCoder,
+        prior: CodedPrior,
     ) -> None:
         super().__init__(programs, likelihood, shape)
         self.grid, self.prior = grid, prior
@@ -122,7 +127,7 @@ class ExactFlat(Exact):
     @property
     def latents(self) -> int:
         """See :attr:`Exact.latents`."""
-        return len(self.grid.tables["steps"])
+        return self.grid.latents
 
     def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[Placed], Tensor]:
         """See :meth:`Exact.walk`."""
@@ -144,7 +149,7 @@ class ExactLadder(Exact):
         programs: Mapping[str, Program],
         likelihood: Coder,
         shape: tuple[int, ...],
-        grid: Grid,
+        grid: LatentCoder,
         prior: CodedPrior,
         quantiles: Quantiles,
         reads: Sequence[int],
@@ -156,7 +161,7 @@ class ExactLadder(Exact):
     def latents(self) -> int:
         """See :attr:`Exact.latents`."""
         below = (self.programs[f"{i}.p"].ranges[self.programs[f"{i}.p"].outputs[0]].size for i in self.levels)
-        return len(self.grid.tables["steps"]) + sum(int(np.prod(size)) for size in below)
+        return self.grid.latents + sum(int(np.prod(size)) for size in below)
 
     def coarser(self, bits: int) -> ExactLadder:
         """See :meth:`Exact.coarser`."""

@@ -16,7 +16,7 @@ step          result, ``(N, ...)``                                              
 ``sum``       ``settle(x 2^i + y 2^j)``                                                   i, j not negative
 ``clamp``     ``settle(x)``, a ReLU among others
 ``table``     ``T[x - low]``                                                              T (n,)
-``view``      another shape                                                               size, after N
+``view``      another shape; rows may become several, as long as they become one again    size, after N
 ``slice``     ``x[:, start:stop]`` along a dimension                                      dimension, start, stop
 ``permute``   other order of dimensions                                                   order
 ``double``    every pixel repeated ``times`` times both ways
@@ -104,7 +104,10 @@ class Program:
             for j in step["of"]:
                 if self.last[j] == i:
                     values[j] = None  # nobody reads it again
-        return [values[j] for j in self.outputs]  # type: ignore[misc]
+        found: list[Tensor] = [values[j] for j in self.outputs]  # type: ignore[misc]
+        if any(len(y) != len(inputs[0]) for y in found):
+            raise InexactError("a program must say one thing of every item")
+        return found
 
     def to(self, device: str) -> Program:
         """The same program on another device."""
@@ -119,63 +122,79 @@ class Program:
             InexactError: for a step that is not exact, or is none.
         """
         ranges = list(self.inputs)
+        tried = [torch.empty(2, *r.size, device="meta") for r in ranges]  # two items, without memory
         for i, step in enumerate(self.steps):
             try:
-                of = [ranges[j] for j in step["of"]]
-                ranges.append(self._range(step, of))
+                spread, result = ranged(
+                    step, self.tensors, [ranges[j] for j in step["of"]], [tried[j] for j in step["of"]]
+                )
             except InexactError as error:
                 raise InexactError(f"step {i} ({step['op']}): {error}") from None
             except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
                 raise InexactError(f"step {i} is none: {type(error).__name__}: {str(error)[:200]}") from None
+            ranges.append(spread)
+            tried.append(result)
         return ranges
 
-    def _range(self, step: Mapping[str, Any], of: Sequence[Range]) -> Range:
-        op = step["op"]
-        trial = {k: t.to("meta") for k, t in self.tensors.items() if k in step.values()}
-        with torch.inference_mode():
-            shape = _OPS[op](step, trial, *(torch.empty(2, *r.size, device="meta") for r in of)).shape
-        size, x = tuple(shape[1:]), of[0]
-        if op in SETTLED:
-            sums, most = self._sums(step, of)
-            if most >= LIMIT:
-                raise InexactError(f"a partial sum may reach {most}, which is not below 2 ** 24")
-            low, high = step["low"], step["high"]
-            if not -LIMIT < low <= high < LIMIT:
-                raise InexactError(f"results in {low} .. {high} are not whole numbers below 2 ** 24")
-            return Range(max(low, sums.low), min(high, sums.high), size)
-        if op == "table":
-            table = self.tensors[step["table"]]
-            if not step["low"] <= x.low <= x.high < step["low"] + len(table):
-                raise InexactError(f"it is read at {x.low} .. {x.high}, and begins at {step['low']}")
-            return Range(int(table.min()), int(table.max()), size)
-        return Range(x.low, x.high, size)
 
-    def _sums(self, step: Mapping[str, Any], of: Sequence[Range]) -> tuple[Range, int]:
-        """What comes out before clamping, and the most that a partial sum can be."""
-        op, x = step["op"], of[0]
-        if op == "clamp":
-            half = 1 << step["shift"] >> 1
-            return Range(x.low >> step["shift"], (x.high + half) >> step["shift"], ()), x.most + half
-        if op == "sum":
-            y, i, j = of[1], step["i"], step["j"]
-            half = 1 << step["shift"] >> 1
-            low, high = (x.low << i) + (y.low << j), (x.high << i) + (y.high << j)
-            reach = (x.most << i) + (y.most << j) + half
-            return Range(low >> step["shift"], (high + half) >> step["shift"], ()), reach
-        if op == "affine":
-            a, b = (self.tensors[step[k]].double().abs().max().item() for k in ("weight", "bias"))
-            most = int(a) * x.most + int(b)
-            return Range(-most >> step["shift"], most >> step["shift"], ()), most
-        weight, bias = self.tensors[step["weight"]].double(), self.tensors[step["bias"]].double()
-        axis = 1 if op == "up" else 0
-        plus, minus = ((side.clamp(min=0)).transpose(0, axis).flatten(1).sum(1) for side in (weight, -weight))
-        reach = (plus + minus) * x.most + bias.abs()
-        scale = self.tensors[step["scale"]].double()
-        if (torch.frexp(scale).mantissa != 0.5).any():
-            raise InexactError("its scales must be powers of two")
-        high = ((plus * x.high - minus * x.low + bias.abs()) * scale).max()
-        low = ((plus * x.low - minus * x.high - bias.abs()) * scale).min()
-        return Range(math.floor(float(low)), math.ceil(float(high)), ()), int(reach.max())
+def ranged(
+    step: Mapping[str, Any], tensors: Mapping[str, Tensor], of: Sequence[Range], tried: Sequence[Tensor]
+) -> tuple[Range, Tensor]:
+    """The range of a step's result, and the result on the meta device.
+
+    Args:
+        step: the step.
+        tensors: what it names.
+        of: the ranges of what it reads.
+        tried: the same on the meta device.
+    """
+    op = step["op"]
+    own = {k: t.to("meta") for k, t in tensors.items() if k in step.values()}
+    with torch.inference_mode():
+        result = _OPS[op](step, own, *tried)
+    size, x = tuple(result.shape[1:]), of[0]
+    if op in SETTLED:
+        sums, most = _sums(step, tensors, of)
+        if most >= LIMIT:
+            raise InexactError(f"a partial sum may reach {most}, which is not below 2 ** 24")
+        low, high = step["low"], step["high"]
+        if not -LIMIT < low <= high < LIMIT:
+            raise InexactError(f"results in {low} .. {high} are not whole numbers below 2 ** 24")
+        return Range(max(low, sums.low), min(high, sums.high), size), result
+    if op == "table":
+        table = tensors[step["table"]]
+        if not step["low"] <= x.low <= x.high < step["low"] + len(table):
+            raise InexactError(f"it is read at {x.low} .. {x.high}, and begins at {step['low']}")
+        return Range(int(table.min()), int(table.max()), size), result
+    return Range(x.low, x.high, size), result
+
+
+def _sums(step: Mapping[str, Any], tensors: Mapping[str, Tensor], of: Sequence[Range]) -> tuple[Range, int]:
+    """What comes out before clamping, and the most that a partial sum can be."""
+    op, x = step["op"], of[0]
+    if op == "clamp":
+        half = 1 << step["shift"] >> 1
+        return Range(x.low >> step["shift"], (x.high + half) >> step["shift"], ()), x.most + half
+    if op == "sum":
+        y, i, j = of[1], step["i"], step["j"]
+        half = 1 << step["shift"] >> 1
+        low, high = (x.low << i) + (y.low << j), (x.high << i) + (y.high << j)
+        reach = (x.most << i) + (y.most << j) + half
+        return Range(low >> step["shift"], (high + half) >> step["shift"], ()), reach
+    if op == "affine":
+        a, b = (tensors[step[k]].double().abs().max().item() for k in ("weight", "bias"))
+        most = int(a) * x.most + int(b)
+        return Range(-most >> step["shift"], most >> step["shift"], ()), most
+    weight, bias = tensors[step["weight"]].double(), tensors[step["bias"]].double()
+    axis = 1 if op == "up" else 0
+    plus, minus = ((side.clamp(min=0)).transpose(0, axis).flatten(1).sum(1) for side in (weight, -weight))
+    reach = (plus + minus) * x.most + bias.abs()
+    scale = tensors[step["scale"]].double()
+    if (torch.frexp(scale).mantissa != 0.5).any():
+        raise InexactError("its scales must be powers of two")
+    high = ((plus * x.high - minus * x.low + bias.abs()) * scale).max()
+    low = ((plus * x.low - minus * x.high - bias.abs()) * scale).min()
+    return Range(math.floor(float(low)), math.ceil(float(high)), ()), int(reach.max())
 
 
 def _last_uses(inputs: int, steps: Sequence[Mapping[str, Any]], outputs: Sequence[int]) -> list[int]:
@@ -238,7 +257,7 @@ def _table(step: Mapping[str, Any], tensors: Mapping[str, Tensor], x: Tensor) ->
 
 
 def _view(step: Mapping[str, Any], tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    return x.reshape(len(x), *step["size"])
+    return x.reshape(-1, *step["size"])
 
 
 def _slice(step: Mapping[str, Any], tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:

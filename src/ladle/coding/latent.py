@@ -7,17 +7,18 @@ likely as each other, which makes the prior's bits the plain bits of k.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ladle.coding.bins import Bins
-from ladle.coding.coded import Coded, Coder, Independent, Uniform, curve, kind, places, whole
+from ladle.coding.coded import Coded, Coder, Independent, LatentCoder, Uniform, curve, kind, places, whole
 from ladle.coding.errors import NotCodable
-from ladle.coding.fixed import FINE, PRECISION, UNIT, at, raw_table
+from ladle.coding.fixed import FINE, PRECISION, RAW, UNIT, at, raw_table
 from ladle.families import Family
 from ladle.families.family import positive
 from ladle.families.real import LocationScale, LogisticFamily, NormalFamily
@@ -48,8 +49,10 @@ def rates(name: str, floor: float) -> np.ndarray:
 
 
 @kind("grid")
-class Grid(Coder):
+class Grid(LatentCoder):
     """Posteriors and priors of a location and a scale, on a grid; also mixtures of K of them for each dimension."""
+
+    exponents = (FINE, RAW)
 
     @classmethod
     def of(cls, family: LocationScale, loc: Tensor, scale: Tensor) -> Grid:
@@ -71,15 +74,15 @@ class Grid(Coder):
         about = {**self.about, "bits": max(1, self.about["bits"] - bits)}
         return Grid(about, {**self.tables, "steps": self.tables["steps"] - (self.about["bits"] - about["bits"])})
 
-    @property
-    def exponent(self) -> int:
-        """Of the whole numbers that stand for z."""
-        return int(self.about["finest"])
+    def __init__(self, about: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> None:
+        super().__init__(about, tables)
+        self.exponent = int(about["finest"])
+        self.most = (1 << (about["bits"] - 1)) << int(self.exponent - tables["steps"].min())
 
     @property
-    def most(self) -> int:
-        """The largest of them."""
-        return (1 << (self.about["bits"] - 1)) << int(self.exponent - self.tables["steps"].min())
+    def latents(self) -> int:
+        """See :attr:`LatentCoder.latents`."""
+        return len(self.tables["steps"])
 
     def values(self, k: np.ndarray, dimensions: slice = slice(None)) -> np.ndarray:
         """z of the places k, ``(N, D)``, as whole numbers of ``exponent`` bits after the point."""
@@ -118,6 +121,8 @@ class Grid(Coder):
 @kind("quantiles")
 class Quantiles(Coder):
     """A level below the top: z is a step from its prior, in units of its scale."""
+
+    exponents = (FINE, RAW)
 
     @classmethod
     def of(cls, family: LocationScale) -> Quantiles:

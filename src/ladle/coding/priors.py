@@ -10,7 +10,7 @@ import numpy as np
 
 from ladle.coding import plain
 from ladle.coding.bins import Bins
-from ladle.coding.coded import Coded, Independent
+from ladle.coding.coded import KINDS, Coded, Independent, LatentCoder
 from ladle.coding.fixed import FINE, PRECISION
 from ladle.coding.integer import Program
 from ladle.coding.latent import Grid
@@ -28,7 +28,7 @@ class CodedPrior(ABC):
         self.about, self.tables = about, tables
 
     @abstractmethod
-    def read(self, n: int, grid: Grid) -> Coded:
+    def read(self, n: int, grid: Any) -> Coded:
         """The prior of n items, over places ``(n, D)``."""
 
 
@@ -46,6 +46,19 @@ class One(CodedPrior):
 def spread(bins: Bins, n: int) -> Bins:
     """The same distributions for n items: the parameters ``(1, D, K)`` repeated."""
     return bins.changed(lambda a: np.repeat(a, n, 0))
+
+
+class Codes(CodedPrior):
+    """A member of a family of codes: ``about`` names its coder, whose tables are there, and the raw numbers as
+    ``raw 0``, ``raw 1`` ..."""
+
+    name = "codes"
+
+    def read(self, n: int, grid: LatentCoder) -> Coded:
+        """See :meth:`CodedPrior.read`."""
+        raw = [self.tables[f"raw {i}"] for i in range(sum(key.startswith("raw ") for key in self.tables))]
+        coder = KINDS[self.about["kind"]](self.about, self.tables)
+        return coder.read([np.repeat(r[None], n, 0) for r in raw])
 
 
 class Several(CodedPrior):

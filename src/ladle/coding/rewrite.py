@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ladle.coding.errors import InexactError
 from ladle.coding.fixed import RAW
-from ladle.coding.integer import LIMIT, Program, Range
+from ladle.coding.integer import LIMIT, Program, Range, ranged
 
 WIDE = 16  # bits of a value that is not multiplied next
 MARGIN = 1.25  # what other items may exceed the largest value by, before it is clamped
@@ -100,8 +100,8 @@ class Rewriter:
                 parameter = name
             step[key] = parameter
         self.steps.append(step)
-        trial = Program([v.range for v in of], [{**step, "of": list(range(len(of)))}], [], self.tensors)
-        return Value(len(self.inputs) + len(self.steps) - 1, real, exponent, trial.ranges[-1])
+        spread, _ = ranged(step, self.tensors, [v.range for v in of], [v.real.to("meta") for v in of])
+        return Value(len(self.inputs) + len(self.steps) - 1, real, exponent, spread)
 
     def _settled(self, x: Value, exponent: int, most: int) -> Value:
         """``x`` at another exponent, clamped."""

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from ladle.checkpoint import ModelError
 from ladle.coding.codec import BitsBack
-from ladle.coding.coded import KINDS, Coder
+from ladle.coding.coded import KINDS, Coder, LatentCoder
 from ladle.coding.errors import Desynchronised, InexactError, NumericsError
 from ladle.coding.exact import Exact, ExactFlat, ExactLadder
 from ladle.coding.integer import Program, Range
-from ladle.coding.latent import MOST_BITS, Grid, Quantiles
-from ladle.coding.priors import CodedPrior, One, Sequential, Several
+from ladle.coding.latent import MOST_BITS, Quantiles
+from ladle.coding.priors import CodedPrior, Codes, One, Sequential, Several
 from ladle.coding.stack import known
 from ladle.data import atomic_file
 
@@ -83,7 +83,8 @@ def _parts(exact: Exact, decoder: bool) -> tuple[dict[str, Any], dict[str, Tenso
         "format": FORMAT, "structure": exact.structure, "shape": list(exact.shape), "programs": programs,
         "growth": exact.growth, "bits_per_item": exact.bits_per_item, "probe": None if decoder else exact.probe,
         "likelihood": {"kind": exact.likelihood.name, "about": dict(exact.likelihood.about)},
-        "grid": dict(exact.grid.about), "prior": {"name": exact.prior.name, "about": dict(exact.prior.about)},
+        "grid": {"kind": exact.grid.name, "about": dict(exact.grid.about)},
+        "prior": {"name": exact.prior.name, "about": dict(exact.prior.about)},
     }  # fmt: skip
     tables = {"likelihood": exact.likelihood.tables, "grid": exact.grid.tables, "prior": exact.prior.tables}
     if isinstance(exact.prior, Sequential):
@@ -171,14 +172,16 @@ def _built(about: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str)
     programs = {name: program(name, described) for name, described in about["programs"].items()}
     kind = KINDS[about["likelihood"]["kind"]]
     likelihood: Coder = kind(_plain(about["likelihood"]["about"]), tables("likelihood"))
-    grid = Grid(_plain(about["grid"]), tables("grid"))
+    grid = KINDS[about["grid"]["kind"]](_plain(about["grid"]["about"]), tables("grid"))
+    if not isinstance(grid, LatentCoder):
+        raise ValueError(f"'{grid.name}' is no coder of latents")
     prior = about["prior"]
     given, own = _plain(prior["about"]), tables("prior")
     coded: CodedPrior
     if prior["name"] == Sequential.name:
         coded = Sequential(given, own, program("prior", prior["program"]))
     else:
-        coded = {One.name: One, Several.name: Several}[prior["name"]](given, own)  # type: ignore[abstract]
+        coded = {One.name: One, Codes.name: Codes, Several.name: Several}[prior["name"]](given, own)  # type: ignore[abstract]
     exact: Exact
     if about["structure"] == ExactFlat.structure:
         exact = ExactFlat(programs, likelihood, shape, grid, coded)
@@ -196,7 +199,14 @@ def _built(about: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str)
 
 def _plain(about: Mapping[str, Any]) -> Mapping[str, Any]:
     """Settings of a coder, within their limits."""
-    limits = {"bits": MOST_BITS, "levels": 1 << 16, "components": 1 << 10, "finest": 22}
+    limits = {
+        "bits": MOST_BITS,
+        "levels": 1 << 16,
+        "components": 1 << 10,
+        "finest": 22,
+        "classes": 1 << 16,
+        "latents": 1 << 20,
+    }
     for key, most in limits.items():
         if key in about and not (type(about[key]) is int and 0 <= about[key] <= most):
             raise ValueError(f"'{key}' must be a whole number up to {most}, got {str(about[key])[:40]}")

@@ -19,7 +19,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from ladle.families.family import centre, chain, checked_temperature, mean, tempered
-from ladle.families.pixels import DiscretisedLogistic, PixelMixtureFamily, log_bin
+from ladle.families.pixels import DiscretisedLogistic, Levels, PixelMixtureFamily, log_bin
 from ladle.shapes import Size
 from ladle.spec import part
 
@@ -52,7 +52,7 @@ class ColourMixture(td.Distribution):
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]
         """0..L-1, every channel of every pixel."""
-        return constraints.independent(constraints.integer_interval(0, self.levels - 1), 3)
+        return constraints.independent(Levels(self.levels), 3)
 
     @property
     def parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -61,7 +61,24 @@ def _checked_levels(levels: int) -> int:
     return levels
 
 
-class _Units:
+class Levels(constraints.integer_interval):
+    """The whole numbers 0..L-1; those of two families are equal.
+
+    >>> Levels(4) == Levels(4), Levels(4) == Levels(5)
+    (True, False)
+    """
+
+    def __init__(self, levels: int) -> None:
+        super().__init__(0, levels - 1)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Levels) and other.upper_bound == self.upper_bound
+
+    def __hash__(self) -> int:
+        return hash(self.upper_bound)
+
+
+class Units:
     """From a net's numbers to levels: raw loc 0 is mid-grey and -1 and 1 the ends of the range; raw scale 0 is an
     eighth of the range, that is, a standard deviation of about a quarter."""
 
@@ -72,9 +89,11 @@ class _Units:
         self.floor = floor
 
     def loc(self, raw: Tensor) -> Tensor:
+        """Of any shape."""
         return self.half * (1 + raw)
 
     def scale(self, raw: Tensor) -> Tensor:
+        """Of any shape."""
         return self.unit * positive(raw, self.floor / self.unit)
 
 
@@ -101,7 +120,7 @@ class DiscretisedLogistic(td.Distribution):
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]
         """0..L-1."""
-        return constraints.integer_interval(0, self.levels - 1)
+        return Levels(self.levels)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretisedLogistic:
         """See :meth:`torch.distributions.Distribution.expand`."""
@@ -157,8 +176,8 @@ class DiscretisedLogisticFamily(Family):
     def __init__(self, levels: int = 256, floor: float = 0.05, shared_scale: bool = False) -> None:
         super().__init__()
         self.levels, self.shared_scale = _checked_levels(levels), shared_scale
-        self.units = _Units(levels, floor)
-        self.support = constraints.integer_interval(0, levels - 1)
+        self.units = Units(levels, floor)
+        self.support = Levels(levels)
         if shared_scale:
             self.raw_scale = nn.Parameter(torch.zeros(()))
 
@@ -196,7 +215,7 @@ class DiscretisedLogisticMixture(td.Distribution):
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]
         """0..L-1."""
-        return constraints.integer_interval(0, self.levels - 1)
+        return Levels(self.levels)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretisedLogisticMixture:
         """See :meth:`torch.distributions.Distribution.expand`."""
@@ -254,8 +273,8 @@ class PixelMixtureFamily(Family):
         if components < 1:
             raise ValueError(f"components must be at least 1, got {components}")
         self.components, self.levels = components, _checked_levels(levels)
-        self.units = _Units(levels, floor)
-        self.support = constraints.integer_interval(0, levels - 1)
+        self.units = Units(levels, floor)
+        self.support = Levels(levels)
 
     def read_raw(self, logits: Tensor, loc: Tensor, scale: Tensor, *others: Tensor) -> list[Tensor]:
         """``(*, K)`` each, the components of location spread over the range. In memory they come first, as ``log_prob``

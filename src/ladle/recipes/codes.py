@@ -1,0 +1,54 @@
+"""Latents of a few values: codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ladle.data import Schema
+from ladle.recipes.sizes import latents, likelihood, nets, training
+from ladle.spec import part
+
+LEVELS = 8  # of a scalar code
+CLASSES, NUMBERS = 64, 8  # vectors of a codebook, and numbers of each
+
+
+@part("recipe", "fsq")
+def fsq(schema: Schema, size: str) -> dict[str, Any]:
+    """Every latent is one of a few levels, which can be stored as they are.
+
+    Reference:
+        Mentzer, Minnen, Agustsson, Tschannen: "Finite Scalar Quantization: VQ-VAE Made Simple", 2023.
+    """
+    prior = {"part": "family/discretised_logistic_mixture", "levels": LEVELS, "components": 3, "floor": 0.05}
+    return {
+        "latents": {
+            "size": latents(schema, size),
+            "posterior": {"part": "family/fsq", "levels": LEVELS},
+            "prior": {"part": "prior/learned", "family": prior},
+        },
+        **nets(schema, size),
+        "likelihood": likelihood(schema),
+        "objective": {"part": "objective/elbo"},
+        "training": training(schema),
+    }
+
+
+@part("recipe", "vq")
+def vq(schema: Schema, size: str) -> dict[str, Any]:
+    """Choices among learned vectors, one for every few latents that another recipe would have.
+
+    Reference:
+        van den Oord, Vinyals, Kavukcuoglu: "Neural Discrete Representation Learning", 2017.
+    """
+    choices = max(1, latents(schema, size) // 2)
+    return {
+        "latents": {
+            "size": choices * CLASSES,
+            "posterior": {"part": "family/vq", "classes": CLASSES, "size": NUMBERS},
+            "prior": {"part": "prior/learned", "family": {"part": "family/one_hot", "classes": CLASSES}},
+        },
+        **nets(schema, size),
+        "likelihood": likelihood(schema),
+        "objective": {"part": "objective/elbo"},
+        "training": training(schema),
+    }
