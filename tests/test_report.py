@@ -18,6 +18,7 @@ from ladle.checkpoint import Checkpoints
 from ladle.records import Step, read_log
 from ladle.report import companion
 from ladle.report.charts import Marks, limits, plot, ticks
+from ladle.report.compression import mosaic, rivals
 from ladle.report.page import Absent, element
 from ladle.report.report import PANELS
 from ladle.report.shown import fits
@@ -80,8 +81,8 @@ def faults(page: str) -> list[str]:
     if len(page.encode()) >= 6e6:
         found.append("6 MB or more")
     titles = read.text.get("h2", "").split("\n")
-    usual = [title for title in PANELS if title != "Latent families"]  # that one is seen in tests/test_select.py
-    found += [f"no panel '{title}'" for title in usual if title not in titles]
+    own = ("Latent families", "Compression")  # of some models alone: tests/test_select.py, test_files_beside_the_bound
+    found += [f"no panel '{title}'" for title in PANELS if title not in (*own, *titles)]
     return found
 
 
@@ -341,3 +342,29 @@ def test_the_command(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_a_report_of_a_model_on_the_hub_has_no_place() -> None:
     with pytest.raises(ladle.ModelError, match="folder of this machine"):
         ladle.report("hub:user/name")
+
+
+def test_files_beside_the_bound(tmp_path: Path, digits_run: Path) -> None:
+    """The panel of compression says the sizes of real files, and that of the bound."""
+    run = tmp_path / "run"
+    shutil.copytree(digits_run, run)
+    page, numbers = drawn(run, quick=True)
+    assert not faults(page)
+    found = numbers["compression"]
+    assert {"bound", "Ladle", "xz", "PNG", "WebP"} <= set(found)
+    assert found["bound"] < found["Ladle"]["together"] < found["Ladle"]["alone"] < found["PNG"]["alone"]
+
+
+def test_rivals_are_told_real_sizes() -> None:
+    """Of two levels, a bit for each number; a mosaic holds every item."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (30, 1, 16, 16), np.uint8)
+    for whole, alone in rivals(noise).values():
+        assert whole > noise.size
+        assert alone > noise[0].size
+    for whole, _ in rivals(noise % 2).values():
+        assert whole > noise.size / 8
+    colours = rng.integers(0, 256, (7, 3, 4, 5), np.uint8)
+    shown = mosaic(colours)
+    assert shown.shape == (3, 12, 15)
+    assert (shown[:, 4:8, 5:10] == colours[4]).all()

@@ -17,7 +17,8 @@ from ladle.extras import need
 
 PREFIX = "hub:"
 NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-FILES = ("config.json", "model.safetensors", "README.md", "log.jsonl", "report.html")  # and the pictures beside them
+EXACT = "exact.safetensors"  # the model in whole numbers, where something was compressed with it
+FILES = ("config.json", "model.safetensors", EXACT, "README.md", "log.jsonl", "report.html")  # and the pictures
 SECONDS = 20.0  # to wait for the Hub's word on a repository
 
 
@@ -66,7 +67,7 @@ class Repository:
     def _cached(self) -> Path | None:
         """What was fetched before, for when the Hub is out of reach."""
         try:
-            wanted = ["config.json", "model.safetensors"]
+            wanted = ["config.json", "model.safetensors", EXACT]
             return Path(
                 self.hub.snapshot_download(
                     self.id, revision=self.revision, allow_patterns=wanted, local_files_only=True

@@ -29,7 +29,7 @@ def compress(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Compress images or arrays: without loss, unless --quality is given."""
+    """Compress images or arrays, by default without loss."""
     start = time.perf_counter()
     progress = counter("compress")
     made = ladle.compress(
@@ -100,7 +100,7 @@ def info(file: File, json: Json = False) -> None:
 
 @app.command()
 def verify(file: File, model: Model = None, device: Device = "cpu", json: Json = False) -> None:
-    """Look at every part of a compressed file; with --model, decode it too."""
+    """Look for damage in a compressed file."""
     found = ladle.verify(file, model, device, progress=counter("verify"))
     whole = f"{file}: whole, {found.items:,} items in {found.chunks} parts"
     if model is None:

@@ -30,7 +30,6 @@ from ladle.coding.priors import CodedPrior, Codes, One, Sequential, Several
 from ladle.coding.stack import known
 from ladle.data import atomic_file
 
-NAME = "exact.safetensors"
 FORMAT = 1
 LARGEST = 4 << 30  # bytes of a file
 PROBES = 3  # items that the machine is tried on

@@ -20,9 +20,10 @@ from ladle.coding.direct import COARSER, STEPS, Direct, Settings, chosen
 from ladle.coding.errors import Damaged, Desynchronised, NotCodable, NumericsError
 from ladle.coding.exact import Exact
 from ladle.coding.pieces import ArrayPieces, FolderPieces, Pieces
-from ladle.coding.store import NAME, fingerprint, load_exact, probe, save_exact
+from ladle.coding.store import LARGEST, fingerprint, load_exact, probe, save_exact
 from ladle.data import DataError, Dataset, atomic_file, is_name
 from ladle.folder import Model, load
+from ladle.hub import EXACT, Repository, is_hub
 from ladle.tasks.run import Progress, explained, items
 from ladle.tasks.sample import sample
 
@@ -56,7 +57,7 @@ def exact(model: str | Path, device: str = "cpu") -> Exact:
     """The model of a folder in whole numbers: made the first time, from samples of the model itself, and kept there.
 
     Args:
-        model: the folder.
+        model: the folder; or ``hub:user/name``, where that was pushed.
         device: where to compute.
 
     Raises:
@@ -64,7 +65,9 @@ def exact(model: str | Path, device: str = "cpu") -> Exact:
         NotCodable, InexactError: for a part that cannot be coded with; it is named.
         NumericsError: when this machine computes something else than the one that made it.
     """
-    path = Path(model) / NAME
+    if is_hub(model):
+        return load_exact(Repository(str(model)).fetch(EXACT, LARGEST), device)
+    path = Path(model) / EXACT
     if not path.exists():
         opened = load(model, "cpu")
         check_codable(opened)
