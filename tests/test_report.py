@@ -352,7 +352,8 @@ def test_files_beside_the_bound(tmp_path: Path, digits_run: Path) -> None:
     assert not faults(page)
     found = numbers["compression"]
     assert {"bound", "Ladle", "xz", "PNG", "WebP"} <= set(found)
-    assert found["bound"] < found["Ladle"]["together"] < found["Ladle"]["alone"] < found["PNG"]["alone"]
+    assert 0 < found["Ladle"]["together"] < found["Ladle"]["alone"] < found["PNG"]["alone"]
+    assert found["Ladle"]["together"] < 1.1 * found["xz"]["together"]  # which it takes where the model is no better
 
 
 def test_rivals_are_told_real_sizes() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ladle.coding.codec import measured
-from ladle.coding.coded import Coder, LatentCoder, exponentials
+from ladle.coding.coded import Coder, LatentCoder, curve, exponentials
 from ladle.coding.codes import ClassCodes, LevelCodes
 from ladle.coding.errors import NotCodable
 from ladle.coding.exact import Exact, ExactFlat, ExactLadder
@@ -154,7 +154,8 @@ def _prior(prior: Prior | None, latents: Flat | Ladder, z: Tensor, grid: Grid) -
         raw = prior.raw if isinstance(prior, Learned) else [torch.zeros(size) for size in family.raw(prior.event)]
         return One({}, _fixed(raw[0], raw[1]))
     if isinstance(prior, Autoregressive):
-        tables = {"exponentials": exponentials(), "rates": rates("normal", FLOOR)}
+        tables = {"exponentials": exponentials(), "rates": rates(prior.members, FLOOR)}
+        tables["curve"] = curve(prior.members, 0).values
         return Sequential({"components": prior.components}, tables, rewritten(prior, z, grid))
     if isinstance(prior, (Mixture, Vamp)):
         if isinstance(prior, Mixture):

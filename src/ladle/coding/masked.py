@@ -17,9 +17,9 @@ from torch import Tensor
 from ladle.coding import plain
 from ladle.coding.bins import Bins
 from ladle.coding.coded import Coded
-from ladle.coding.fixed import FINE, RAW
+from ladle.coding.fixed import FINE, RAW, Curve
 from ladle.coding.integer import Program, exactly, run_step
-from ladle.coding.latent import Grid
+from ladle.coding.latent import STEP, Grid
 from ladle.coding.rewrite import Rewriter
 from ladle.coding.stack import Stack
 from ladle.coding.streams import Streams
@@ -58,7 +58,7 @@ class Conditionals:
         program: of one input, ``(N, D)``, and steps on rows of numbers alone.
         grid: where z lives.
         components: K.
-        tables: ``exponentials`` and ``rates``.
+        tables: ``exponentials``, ``rates`` and the ``curve`` of a component.
     """
 
     def __init__(self, program: Program, grid: Grid, components: int, tables: dict[str, np.ndarray]) -> None:
@@ -94,9 +94,9 @@ class Conditionals:
         weight = plain.shares(
             (logits >> coarse).reshape(-1, self.components), self.tables["exponentials"], self.grid.room
         )
-        return self.grid.bins(
-            loc, scale >> coarse, weight.reshape(logits.shape), FINE, dimensions, self.tables["rates"]
-        )
+        weight = weight.reshape(logits.shape)
+        bins = self.grid.bins(loc, scale >> coarse, weight, FINE, dimensions, self.tables["rates"])
+        return bins._replace(curve=Curve(self.tables["curve"], STEP))
 
     def all(self, k: np.ndarray) -> Bins:
         """The conditionals of places, ``(N, D)``."""

@@ -101,4 +101,4 @@ def learned_prior(schema: Schema, size: str) -> dict[str, Any]:
     Reference:
         Chen et al.: "Variational Lossy Autoencoder", 2017 (autoregressive priors).
     """
-    return gaussian(schema, size, STICKING, {"part": "prior/autoregressive"})
+    return gaussian(schema, size, STICKING, {"part": "prior/autoregressive", "members": "logistic"})
