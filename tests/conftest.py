@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import ladle
+from coding_plans import COLOUR, PLANS, things
 from toys import narrow, toy_data
 
 
@@ -28,6 +30,30 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory, toys: dict[str, ladle.D
     for _ in ladle.fit(assembly, data, epochs=1, seed=3, run=folder, settings=settings):
         pass
     return folder
+
+
+@pytest.fixture(scope="session")
+def coding_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, np.ndarray]]:
+    """A function from a name of ``PLANS`` to a model folder and its data."""
+    made: dict[str, tuple[Path, np.ndarray]] = {}
+
+    def run(name: str) -> tuple[Path, np.ndarray]:
+        if name not in made:
+            kind, recipe, other = PLANS[name]
+            x = things(kind)
+            data = ladle.read(x)
+            plan = narrow(recipe, data.schema)
+            plan["latents"] |= other
+            if kind == "colour":
+                plan["likelihood"] = COLOUR
+            folder = tmp_path_factory.mktemp("coding") / "run"
+            assembly = ladle.assemble(data.schema, plan, seed=1)
+            for _ in ladle.fit(assembly, data, epochs=6, seed=1, run=folder, settings={"recipe": recipe}):
+                pass
+            made[name] = folder, x
+        return made[name]
+
+    return run
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import ladle
-from conftest import things  # type: ignore[import-not-found]
+from coding_plans import things
 from ladle.coding.container import END, SIGNATURE, Reader, Writer, digest, inflated
 from ladle.coding.errors import CodingError, Damaged, Newer, NotALadleFile, NumericsError, WrongModel
 from ladle.coding.pieces import understood

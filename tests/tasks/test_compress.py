@@ -91,6 +91,22 @@ def test_images_of_any_size_and_mode_come_back(run, tmp_path):
     assert sum(p.is_file() for p in (tmp_path / "back").rglob("*")) == len(made)
 
 
+def test_an_image_alone_comes_back_with_its_own_size(run, tmp_path):
+    """A photograph is not scaled to what the model reads; one of several frames would lose all but the first."""
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 21, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg")
+    with Image.open(tmp_path / "photo.jpg") as image:
+        decoded = np.asarray(image)
+    ladle.compress(run, tmp_path / "photo.jpg", tmp_path / "x.ladle")
+    ladle.decompress(tmp_path / "x.ladle", tmp_path / "back", model=run)
+    with Image.open(tmp_path / "back" / "photo.png") as back:
+        assert (np.asarray(back) == decoded).all()
+    frames = [Image.fromarray(pixels[..., i]) for i in range(2)]
+    frames[0].save(tmp_path / "several.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ladle.DataError, match="2 frames"):
+        ladle.compress(run, tmp_path / "several.gif", tmp_path / "y.ladle")
+
+
 def test_noise_costs_no_more_than_its_pixels(run, tmp_path):
     """A model that was not made for them makes nothing larger: 300 bytes at most."""
     x = np.random.default_rng(0).integers(0, 256, (500, 8, 8), np.uint8)

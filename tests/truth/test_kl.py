@@ -22,13 +22,14 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "affine": {"family": {"part": "family/normal"}, "loc": 2.0, "scale": 3.0},
     "categorical": {"classes": 4},
     "one_hot": {"classes": 2},
+    "vq": {"classes": 2, "size": 3},
     "mixture": {"family": {"part": "family/normal"}, "components": 2},
     "discretised_logistic": {"levels": 5},
     "discretised_logistic_mixture": {"levels": 5},
     "colour_mixture": {"levels": 5},
 }
 EVENTS: dict[str, Size] = {
-    "one_hot": (4,), "power_spherical": (4,), "dirichlet": (4,), "logistic_normal": (4,), "colour_mixture": (2, 1, 1),
+    "one_hot": (4,), "vq": (4,), "power_spherical": (4,), "dirichlet": (4,), "logistic_normal": (4,), "colour_mixture": (2, 1, 1),
 }  # fmt: skip
 SAMPLES, PIECE = 1_000_000, 100_000
 

@@ -136,6 +136,9 @@ class FolderPieces(Pieces):
             raise DataError(f"'{name}' is of mode {image.mode}; what can be compressed is 8-bit: {', '.join(MODES)}")
         if image.width * image.height > MOST_PIXELS:
             raise DataError(f"'{name}' has more than {MOST_PIXELS} pixels")
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise DataError(f"'{name}' has {frames} frames; what can be compressed are single images")
         return image
 
     def contents(self) -> dict[str, Any]:
@@ -162,6 +165,8 @@ class FolderPieces(Pieces):
         try:
             with self._open(picture.name) as image:
                 pixels = np.asarray(image, np.uint8).reshape(picture.height, picture.width, -1)
+                if picture.mode == "1":  # black and white, as the model knows them
+                    pixels = pixels * np.uint8(self.top)
         except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f"'{picture.name}' cannot be read as an image: {str(error)[:200]}") from None
         if pixels.max(initial=0) > self.top:
@@ -271,7 +276,7 @@ class _FolderSink(_Sink):
         whole = tiles.reshape(groups, rows, columns, channels, high, wide).transpose(1, 4, 2, 5, 0, 3)
         whole = whole.reshape(rows * high, columns * wide, -1)[: picture.height, : picture.width, : MODES[picture.mode]]
         if picture.mode == "1":
-            image = Image.fromarray(np.ascontiguousarray(whole[..., 0]) * 255).convert("1")
+            image = Image.fromarray((whole[..., 0] > 0) * np.uint8(255)).convert("1")
         else:
             size, data = (picture.width, picture.height), np.ascontiguousarray(whole).tobytes()
             image = Image.frombytes(picture.mode, size, data)

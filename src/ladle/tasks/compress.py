@@ -22,6 +22,7 @@ from ladle.coding.exact import Exact
 from ladle.coding.pieces import ArrayPieces, FolderPieces, Pieces
 from ladle.coding.store import LARGEST, fingerprint, load_exact, probe, save_exact
 from ladle.data import DataError, Dataset, atomic_file, is_name
+from ladle.data.images import Images
 from ladle.folder import Model, load
 from ladle.hub import EXACT, Repository, is_hub
 from ladle.tasks.run import Progress, explained, items
@@ -191,7 +192,7 @@ def _pieces(model: Model, data: str | Path | np.ndarray | Dataset, split: str | 
         return ArrayPieces(data, shape, top)
     if not isinstance(data, Dataset):
         path = Path(data)
-        if path.is_dir() or path.suffix.lower() in (".png", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"):
+        if path.is_dir() or path.suffix.lower() in Images.suffixes:
             return FolderPieces(path, shape, top)
         if path.suffix == ".npy" and path.is_file():
             return ArrayPieces(_npy(path), shape, top)

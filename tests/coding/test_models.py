@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import ladle
-from conftest import PLANS  # type: ignore[import-not-found]
+from coding_plans import PLANS
 from ladle.coding.codec import BitsBack, groups
 from ladle.coding.direct import Direct, chosen, decibels
 from ladle.coding.store import fingerprint, load_exact, save_exact

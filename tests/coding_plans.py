@@ -1,15 +1,12 @@
-"""Small trained models of several structures, and what they are about."""
+"""Small models of several structures to compress with, and their data."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 import ladle
-from toys import narrow
 
 COLOUR = {"part": "family/colour_mixture", "components": 2}
 LOGISTIC = {"part": "family/logistic"}
@@ -39,27 +36,3 @@ def things(name: str) -> np.ndarray:
         tint = np.random.default_rng(0).uniform(0.3, 1, (len(x), 3, 1, 1))
         return (np.repeat(x, 3, 1) * tint).astype(np.uint8)
     return x
-
-
-@pytest.fixture(scope="session")
-def coding_runs(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
-    """A function from a name of ``PLANS`` to a model folder and its data."""
-    made: dict[str, tuple[Path, np.ndarray]] = {}
-
-    def run(name: str) -> tuple[Path, np.ndarray]:
-        if name not in made:
-            kind, recipe, other = PLANS[name]
-            x = things(kind)
-            data = ladle.read(x)
-            plan = narrow(recipe, data.schema)
-            plan["latents"] |= other
-            if kind == "colour":
-                plan["likelihood"] = COLOUR
-            folder = tmp_path_factory.mktemp("coding") / "run"
-            assembly = ladle.assemble(data.schema, plan, seed=1)
-            for _ in ladle.fit(assembly, data, epochs=6, seed=1, run=folder, settings={"recipe": recipe}):
-                pass
-            made[name] = folder, x
-        return made[name]
-
-    return run
