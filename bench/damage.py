@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import io
 import sys
 import tempfile
@@ -105,16 +106,12 @@ def fuzz(whole: bytes, minutes: float) -> None:
     import atheris
 
     def one(data: bytes) -> None:
-        try:
+        with contextlib.suppress(CodingError, ladle.DataError):
             reader = Reader(io.BytesIO(data))
             for number in range(len(reader.index)):
-                try:
+                with contextlib.suppress(CodingError):
                     reader.chunk(number)
-                except CodingError:
-                    pass
             understood(reader.contents())
-        except (CodingError, ladle.DataError):
-            pass
 
     with tempfile.TemporaryDirectory() as corpus:
         (Path(corpus) / "whole").write_bytes(whole[:60_000])

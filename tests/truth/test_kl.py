@@ -29,7 +29,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "colour_mixture": {"levels": 5},
 }
 EVENTS: dict[str, Size] = {
-    "one_hot": (4,), "vq": (4,), "power_spherical": (4,), "dirichlet": (4,), "logistic_normal": (4,), "colour_mixture": (2, 1, 1),
+    "one_hot": (4,), "vq": (4,), "power_spherical": (4,), "dirichlet": (4,), "logistic_normal": (4,),
+    "colour_mixture": (2, 1, 1),
 }  # fmt: skip
 SAMPLES, PIECE = 1_000_000, 100_000
 
