@@ -23,7 +23,6 @@ import numpy as np
 import ladle
 from ladle.coding import CodingError
 from ladle.coding.container import Reader
-from ladle.coding.pieces import understood
 from ladle.tasks import compress as task
 
 
@@ -103,20 +102,27 @@ def main() -> None:
 
 def fuzz(whole: bytes, minutes: float) -> None:
     """Random changes of a file, guided by what code they reach."""
+    import importlib
+
     import atheris
+
+    from ladle.coding import container, pieces
+
+    with atheris.instrument_imports():  # the branches of these two guide the changes
+        importlib.reload(container)
+        importlib.reload(pieces)
 
     def one(data: bytes) -> None:
         with contextlib.suppress(CodingError, ladle.DataError):
-            reader = Reader(io.BytesIO(data))
+            reader = container.Reader(io.BytesIO(data))
             for number in range(len(reader.index)):
                 with contextlib.suppress(CodingError):
                     reader.chunk(number)
-            understood(reader.contents())
+            pieces.understood(reader.contents())
 
     with tempfile.TemporaryDirectory() as corpus:
         (Path(corpus) / "whole").write_bytes(whole[:60_000])
         limits = [f"-max_total_time={int(60 * minutes)}", "-timeout=10", "-rss_limit_mb=2048", "-malloc_limit_mb=512"]
-        atheris.instrument_all()
         atheris.Setup([sys.argv[0], *limits, "-max_len=70000", "-print_final_stats=1", corpus], one)
         atheris.Fuzz()
 

@@ -21,7 +21,6 @@ PLANS: dict[str, tuple[str, str, dict[str, Any]]] = {  # data, recipe, what diff
     "vq": ("digits", "vq", {}),
     "bits": ("bits", "learned_prior", {}),
     "colour": ("colour", "vae", {}),
-    "ladder": ("digits", "vdvae", {}),
     "colour ladder": ("colour", "vdvae", {}),
     "dense ladder": ("bits", "lvae", {}),
 }

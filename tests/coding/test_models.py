@@ -48,7 +48,7 @@ def test_items_come_back_at_the_price_of_the_bound(coding_runs, name):
 def test_nothing_but_the_items_matters(coding_runs, name):
     """The batch of the nets, the threads and the coder's loops: the same bytes."""
     folder, data = coding_runs(name)
-    x = data[:100].astype(np.int64)
+    x = data[:30].astype(np.int64)
     model = exact(folder)
     payload = BitsBack(model).encode(x)
     threads = torch.get_num_threads()
@@ -80,7 +80,7 @@ assert BitsBack(model).encode(x) == payload
 def test_an_older_processor_makes_the_same_bits(coding_runs, name, tmp_path):
     """Emulated: libraries told to use nothing newer than SSE. (The float model's bits differ there.)"""
     folder, data = coding_runs(name)
-    x = data[:40].astype(np.int64)
+    x = data[:20].astype(np.int64)
     payload = BitsBack(exact(folder)).encode(x)
     np.save(tmp_path / "x.npy", x)
     (tmp_path / "payload").write_bytes(payload)
@@ -126,7 +126,7 @@ def test_a_machine_that_computes_something_else_is_found(coding_runs, tmp_path, 
 def test_every_item_can_be_read_alone(coding_runs, name):
     """Without bits back: a few items out of the middle, and the price beside that of bits back."""
     folder, data = coding_runs(name)
-    x = data[-60:].astype(np.int64)
+    x = data[-40:].astype(np.int64)
     model = exact(folder)
     settings = chosen(model, x, None, 255)
     codec = Direct(model, settings)
@@ -141,7 +141,7 @@ def test_every_item_can_be_read_alone(coding_runs, name):
 @pytest.mark.parametrize("name", ["grey", "learned_prior", "colour", "colour ladder"])
 def test_loss_keeps_the_quality_that_was_asked_for(coding_runs, name):
     folder, data = coding_runs(name)
-    x = data[-80:].astype(np.int64)
+    x = data[-40:].astype(np.int64)
     model = exact(folder)
     sizes = []
     for quality in (40, 30, 20):

@@ -321,6 +321,7 @@ ARGUMENTS = {
     "affine": {"family": {"part": "family/normal"}, "loc": [0.0], "scale": [1.0]},
     "categorical": {"classes": 256},
     "one_hot": {"classes": 4},
+    "vq": {"classes": 4, "size": 2},
     "mixture": {"family": {"part": "family/normal"}, "components": 3},
 }
 SCHEMAS = {

@@ -22,7 +22,7 @@ from ladle.tasks.compress import compress
 from ladle.tasks.run import explained
 from ladle.tasks.score import measure
 
-ITEMS, QUICK = 1000, 200  # compressed, at most
+ITEMS, QUICK = 1000, 50  # compressed, at most
 NUMBERS = 1 << 20  # in those together, at most
 ALONE = 100  # items that are compressed one by one
 
