@@ -102,8 +102,9 @@ def test_every_task(recipe: str, toy: str) -> None:
         assert not np.array_equal(sampled, ladle.sample(model, 5, seed=2, noise=noise))
         if noise and schema.support != "real":
             assert np.array_equal(sampled, np.round(sampled)), "data that is drawn must lie in the support"
-    cold = np.ptp(ladle.sample(model, 64, temperature=1e-5), axis=0).max()
-    assert cold < np.ptp(ladle.sample(model, 64), axis=0).max()
+    if recipe != "vq":  # odds that are even are so at every temperature
+        cold = np.ptp(ladle.sample(model, 64, temperature=0.01), axis=0).max()
+        assert cold < np.ptp(ladle.sample(model, 64), axis=0).max()
 
     nats = ladle.score(model, items, samples=3)
     assert nats.shape == (12,)
