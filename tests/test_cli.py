@@ -106,7 +106,7 @@ def test_fit_from_end_to_end(call: Ladle, tmp_path: Path) -> None:
     assert "\x1b" not in left.err
     assert "arning" not in left.err
     run = tmp_path / "deep/run"
-    names = {"config.json", "model.safetensors", "exact.safetensors", "log.jsonl", "README.md"}
+    names = {"config.json", "model.safetensors", "log.jsonl", "README.md"}
     drawn = {"training.png", "reconstructions.png", "samples.png", "report.html"}
     assert {p.name for p in run.iterdir()} == names | drawn
     assert json.loads((run / "config.json").read_text())["data"]["named"] is True
