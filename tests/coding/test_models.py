@@ -138,7 +138,7 @@ def test_every_item_can_be_read_alone(coding_runs, name):
         codec.decode(payload[:-1], len(x))
 
 
-@pytest.mark.parametrize("name", ["grey", "learned_prior", "colour", "colour ladder"])
+@pytest.mark.parametrize("name", ["grey", "learned_prior", "colour"])
 def test_loss_keeps_the_quality_that_was_asked_for(coding_runs, name):
     folder, data = coding_runs(name)
     x = data[-40:].astype(np.int64)
