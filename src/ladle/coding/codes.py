@@ -9,7 +9,7 @@ import numpy as np
 
 from ladle.coding import plain
 from ladle.coding.coded import Coded, LatentCoder, exponentials, kind, whole
-from ladle.coding.fixed import PRECISION, RAW
+from ladle.coding.fixed import RAW
 from ladle.coding.likelihoods import Grey
 from ladle.coding.stack import Stack
 from ladle.coding.streams import Streams
@@ -29,7 +29,7 @@ class LevelCodes(LatentCoder):
     @classmethod
     def of(cls, family: Any, latents: int) -> LevelCodes:
         """The coder of a family: ``fsq``, whose location has passed a tanh, or those of pixels."""
-        grey = Grey.of(family, ())
+        grey = Grey.of(family)
         return cls({**grey.about, "latents": latents}, grey.tables)
 
     @property
@@ -86,9 +86,7 @@ class ClassCodes(LatentCoder):
         """From logits, ``(N, G K)``."""
         classes = self.about["classes"]
         logits = whole(raw[0]).reshape(-1, classes)
-        share = plain.shares(logits, self.tables["exponentials"], (1 << PRECISION) - classes) + 1
-        rows = np.concatenate([np.zeros((len(share), 1), np.int64), share.cumsum(1)], 1)
-        return Choices(rows.reshape(len(raw[0]), -1, classes + 1))
+        return Choices(plain.starts(logits, self.tables["exponentials"]).reshape(len(raw[0]), -1, classes + 1))
 
     def values(self, k: np.ndarray) -> np.ndarray:
         """Indicators, ``(N, G K)``."""

@@ -35,6 +35,14 @@ def push(heads, words, top, start, count):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, inline="always")
+def _filled(x, words, n):  # type: ignore[no-untyped-def]
+    """A head that a pop has made small, with a word from below; n, the number of them, is -1 where none is left."""
+    if x >= LOW:
+        return x, n
+    return ((x << 32) | np.int64(words[n - 1]) if n > 0 else x), n - 1
+
+
+@njit(cache=True, nogil=True, inline="always")
 def _below(k, i, edges, loc, rate, weight, values, shift, middle, last):  # type: ignore[no-untyped-def]
     edge, total = edges[k - 1], np.int64(0)
     for c in range(loc.shape[1]):
@@ -113,11 +121,9 @@ def _pop_bins(heads, words, top, symbols, edges, loc, rate, weight, values, shif
         low, start, end = _found(slot, i, bins, first, edges, loc, rate, weight, values, shift, middle, last)
         symbols[i] = low
         x = (end - start) * (x >> PRECISION) + slot - start
-        if x < LOW:
-            if n == 0:
-                return False
-            n -= 1
-            x = (x << 32) | np.int64(words[n])
+        x, n = _filled(x, words, n)
+        if n < 0:
+            return False
         heads[lane] = np.uint64(x)
     top[0] = n
     return True
@@ -141,11 +147,9 @@ def _pop_rows(heads, words, top, symbols, rows):  # type: ignore[no-untyped-def]
             s += 1
         symbols[i] = s
         x = (rows[i, s + 1] - rows[i, s]) * (x >> PRECISION) + slot - rows[i, s]
-        if x < LOW:
-            if n == 0:
-                return False
-            n -= 1
-            x = (x << 32) | np.int64(words[n])
+        x, n = _filled(x, words, n)
+        if n < 0:
+            return False
         heads[lane] = np.uint64(x)
     top[0] = n
     return True
@@ -165,11 +169,9 @@ def _pop_uniform(heads, words, top, symbols, size):  # type: ignore[no-untyped-d
         slot = x & SLOTS
         symbols[i] = slot >> size
         x = (x >> PRECISION << size) + (slot & ((1 << size) - 1))
-        if x < LOW:
-            if n == 0:
-                return False
-            n -= 1
-            x = (x << 32) | np.int64(words[n])
+        x, n = _filled(x, words, n)
+        if n < 0:
+            return False
         heads[lane] = np.uint64(x)
     top[0] = n
     return True

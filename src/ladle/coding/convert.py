@@ -59,7 +59,7 @@ def exact(vae: VAE, x: Tensor) -> Exact:
     if type(family) not in LIKELIHOODS:
         known = ", ".join(f"family/{t.__name__.removesuffix('Family').lower()}" for t in LIKELIHOODS)
         raise NotCodable(f"a likelihood of {type(family).__name__} has no coder; those that fit are of {known}")
-    likelihood = LIKELIHOODS[type(family)].of(family, vae.likelihood.event)
+    likelihood = LIKELIHOODS[type(family)].of(family)
     if not isinstance(latents, (Flat, Ladder)):
         raise NotCodable(f"latents of {type(latents).__name__} have no coder; those that fit: flat, ladder")
     with torch.no_grad(), seeded("exact"):

@@ -43,6 +43,8 @@ class Exact(ABC):
         programs: by name.
         likelihood: the coder of p(x|h).
         shape: of an item.
+        grid: the coder of the top level.
+        prior: of the top level.
 
     Attributes:
         bits_per_item: about what an item takes.
@@ -56,11 +58,17 @@ class Exact(ABC):
     growth = 1
     batch: int | None = None
     probe: str | None = None
-    grid: LatentCoder
-    prior: CodedPrior
 
-    def __init__(self, programs: Mapping[str, Program], likelihood: Coder, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        programs: Mapping[str, Program],
+        likelihood: Coder,
+        shape: tuple[int, ...],
+        grid: LatentCoder,
+        prior: CodedPrior,
+    ) -> None:
         self.programs, self.likelihood, self.shape = dict(programs), likelihood, shape
+        self.grid, self.prior = grid, prior
 
     @abstractmethod
     def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[Placed], Tensor]:
@@ -113,17 +121,6 @@ class ExactFlat(Exact):
 
     structure = "flat"
 
-    def __init__(
-        self,
-        programs: Mapping[str, Program],
-        likelihood: Coder,
-        shape: tuple[int, ...],
-        grid: LatentCoder,
-        prior: CodedPrior,
-    ) -> None:
-        super().__init__(programs, likelihood, shape)
-        self.grid, self.prior = grid, prior
-
     @property
     def latents(self) -> int:
         """See :attr:`Exact.latents`."""
@@ -154,8 +151,8 @@ class ExactLadder(Exact):
         quantiles: Quantiles,
         reads: Sequence[int],
     ) -> None:
-        super().__init__(programs, likelihood, shape)
-        self.grid, self.prior, self.quantiles, self.reads = grid, prior, quantiles, list(reads)
+        super().__init__(programs, likelihood, shape, grid, prior)
+        self.quantiles, self.reads = quantiles, list(reads)
 
     @property
     def latents(self) -> int:

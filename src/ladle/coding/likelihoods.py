@@ -28,7 +28,7 @@ class Bits(Coder):
     exponents = (RAW,)
 
     @classmethod
-    def of(cls, family: BernoulliFamily, event: Sequence[int]) -> Bits:
+    def of(cls, family: BernoulliFamily) -> Bits:
         """The coder of a family."""
         return cls({}, {"curve": curve("logistic", 0).values})
 
@@ -50,21 +50,15 @@ class Grey(Coder):
         self.exponents = (RAW, FINE, RAW) if about["mixed"] else (FINE,) if one else (FINE, RAW)
 
     @classmethod
-    def of(cls, family: DiscretisedLogisticFamily | DiscretisedLogisticMixtureFamily, event: Sequence[int]) -> Grey:
+    def of(cls, family: DiscretisedLogisticFamily | DiscretisedLogisticMixtureFamily) -> Grey:
         """The coder of a family."""
         mixed = isinstance(family, DiscretisedLogisticMixtureFamily)
         components = family.components if isinstance(family, DiscretisedLogisticMixtureFamily) else 1
-        tables = {
-            "curve": curve("logistic", RATE).values,
-            "exponentials": exponentials(),
-            "offset": offsets(components),
-            "rates": rates(family),
-        }
         shared = getattr(family, "raw_scale", None)
         about = {"levels": family.levels, "mixed": mixed}
         if shared is not None:
             about["scale"] = round(float(shared) * (1 << RAW))
-        return cls(about, tables)
+        return cls(about, pixel_tables(family, components))
 
     def read(self, raw: Sequence[np.ndarray]) -> Coded:
         """From logits, locations and scales, ``(N, *event, K)``; or the last two alone, ``(N, *event)``."""
@@ -80,6 +74,16 @@ class Grey(Coder):
         )  # fmt: skip
         loc, rate, weight = (m.reshape(shape) for m in made)
         return Independent(Bins(between(levels), loc, rate, weight, self.curve(RATE)))
+
+
+def pixel_tables(family: Any, components: int) -> dict[str, np.ndarray]:
+    """What coders of discretised logistic distributions look up."""
+    return {
+        "curve": curve("logistic", RATE).values,
+        "exponentials": exponentials(),
+        "offset": offsets(components),
+        "rates": rates(family),
+    }
 
 
 def offsets(components: int) -> np.ndarray:
@@ -108,15 +112,9 @@ class Colours(Coder):
     exponents = (RAW, FINE, RAW, RAW)
 
     @classmethod
-    def of(cls, family: ColourMixtureFamily, event: Sequence[int]) -> Colours:
+    def of(cls, family: ColourMixtureFamily) -> Colours:
         """The coder of a family."""
-        tables = {
-            "curve": curve("logistic", RATE).values,
-            "exponentials": exponentials(),
-            "offset": offsets(family.components),
-            "rates": rates(family),
-        }
-        return cls({"levels": family.levels}, tables)
+        return cls({"levels": family.levels}, pixel_tables(family, family.components))
 
     def read(self, raw: Sequence[np.ndarray]) -> Coded:
         """From logits ``(N, 1, H, W, K)``, locations and scales ``(N, C, H, W, K)``, and slopes."""

@@ -124,6 +124,12 @@ def shares(logits: np.ndarray, table: np.ndarray, room: int) -> np.ndarray:
     return weight
 
 
+def starts(logits: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """The starts of classes, ``(M, K)`` raw whole numbers to ``(M, K + 1)``: each has at least one slot."""
+    share = shares(logits, table, (1 << PRECISION) - logits.shape[1]) + 1
+    return np.concatenate([np.zeros((len(share), 1), np.int64), share.cumsum(1)], 1)
+
+
 def mixture(logits, loc, scale, offset, gain: int, exponentials, rates, room: int):  # type: ignore[no-untyped-def]
     """The parameters of :class:`ladle.coding.bins.Bins` from what a net says, ``(M, K)`` float32 whole numbers each:
     weights by the softmax, ``(loc + offset) gain >> DOWN``, and rates by a table."""

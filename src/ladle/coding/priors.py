@@ -85,14 +85,13 @@ class _Components(Coded):
 
     def _responsibilities(self, k: np.ndarray) -> np.ndarray:
         """p(component | z) as starts, ``(n, K + 1)``."""
-        rows, room = self.tables["rows"], (1 << PRECISION) - self.bins.loc.shape[0]
+        rows = self.tables["rows"]
         logs = np.empty((len(k), len(self.bins.loc)), np.int64)
         for c in range(logs.shape[1]):
             _, count = plain.masses(k.reshape(-1), *self._of(np.full(len(k), c)).flat)
             prior = rows[c + 1] - rows[c]
             logs[:, c] = self._log(count).reshape(k.shape).sum(1) + self._log(prior)
-        share = plain.shares(logs, self.tables["exponentials"], room) + 1
-        return np.concatenate([np.zeros((len(k), 1), np.int64), share.cumsum(1)], 1)
+        return plain.starts(logs, self.tables["exponentials"])
 
     def _log(self, count: np.ndarray) -> np.ndarray:
         """The natural logarithm of whole numbers up to ``2 ** PRECISION``, in raw numbers, by a table."""

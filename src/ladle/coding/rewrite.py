@@ -30,8 +30,6 @@ LOOKED_UP: dict[str, Callable[[Tensor], Tensor]] = {
     "leaky_relu": F.leaky_relu,
 }  # fmt: skip
 
-aten = torch.ops.aten
-
 
 class Value(NamedTuple):
     """A value of a net: its number in the program, what it is for the items of calibration, and how it is carried."""
@@ -44,7 +42,12 @@ class Value(NamedTuple):
     @property
     def reach(self) -> float:
         """The largest magnitude that it is expected to have."""
-        return max(float(self.real.abs().max()) * MARGIN, 1e-6)
+        return reached(self.real)
+
+
+def reached(real: Tensor) -> float:
+    """The largest magnitude that a value is expected to have, from what it is for some items."""
+    return max(float(real.abs().max()) * MARGIN, 1e-6)
 
 
 def finest(reach: float, bits: int) -> int:
@@ -132,8 +135,7 @@ class Rewriter:
         by_sum = torch.log2(room / (flat.abs().sum(1) * most + offset.abs()).clamp(min=1e-9))
         by_weight = torch.log2(32767 / flat.abs().amax(1).clamp(min=1e-9))
         finer = torch.minimum(by_sum, by_weight).floor().clamp(max=30)
-        value = Value(-1, real, 0, x.range)
-        exponent = finest(value.reach, WIDE)
+        exponent = finest(reached(real), WIDE)
         shift = x.exponent + finer - exponent
         offset = offset * 2**finer + torch.where(shift > 0, 2.0 ** (shift - 1), 0.0)
         whole = (flat * 2 ** finer[:, None]).round().reshape(rows.shape)
@@ -144,7 +146,7 @@ class Rewriter:
 
     def add(self, x: Value, y: Value, real: Tensor) -> Value:
         """Two values."""
-        exponent = finest(Value(-1, real, 0, x.range).reach, WIDE)
+        exponent = finest(reached(real), WIDE)
         x, y = (self._settled(v, min(v.exponent, exponent + 3), LIMIT - 1) for v in (x, y))
         common = max(x.exponent, y.exponent)
         i, j = common - x.exponent, common - y.exponent
@@ -156,7 +158,7 @@ class Rewriter:
     def affine(self, x: Value, weight: Tensor, bias: Tensor, real: Tensor) -> Value:
         """``x weight + bias``, with constants that broadcast against x."""
         x = self.narrow(x, 10)
-        exponent = finest(Value(-1, real, 0, x.range).reach, WIDE)
+        exponent = finest(reached(real), WIDE)
         reach = weight.abs().max() * x.range.most + bias.abs().max() * 2.0**x.exponent
         finer = math.floor(math.log2((LIMIT / 2) / float(reach.clamp(min=1e-9))))
         exponent = min(exponent, x.exponent + finer)
