@@ -165,7 +165,6 @@ class _Run:
         self.checkpoints = Checkpoints(Path(folder)) if folder else None
         self.loggers: Loggers | None = None
         self.saved_at = 0.0
-        self.dims = assembly.schema.size * math.log(2)
 
     # ---------------------------------------------------------------------------------------- the loop
 
@@ -215,8 +214,7 @@ class _Run:
         return state["ended"] or self.budget.fraction(state["step"], state["seconds"]) >= 1.0
 
     def _one_step(self) -> tuple[float, float, str]:
-        state, training = self.state, self.assembly.training
-        step = state["step"]
+        state, training, step = self.state, self.assembly.training, self.state["step"]
         fraction = self.budget.fraction(step, state["seconds"])
         rate = learning_rate(training, fraction) * state["brake"]
         for group in self.optimizer.param_groups:
@@ -234,7 +232,8 @@ class _Run:
         factor = self.guard.judge(scalar, total_norm(gradients))
         if not factor:
             return nats, kl, self._roll_back(self.ranks.words(blame(terms, self.plain)))
-        torch._foreach_mul_(gradients, factor)
+        if factor < 1:
+            torch._foreach_mul_(gradients, factor)
         self.optimizer.step()
         self.average.update(step + 1, self.budget.fraction(step + 1, state["seconds"]))
         state["sum_nats"] += nats
@@ -273,9 +272,10 @@ class _Run:
     def _record(self, kind: str, nats: float, kl: float, pace: float, message: str = "") -> Step:
         state = self.state
         fraction = self.budget.fraction(state["step"], state["seconds"])
+        bits = nats / math.log(2) / self.assembly.schema.size  # per dimension
         left = state["seconds"] * (1 / fraction - 1) if fraction > 0 else math.nan
         return Step(
-            kind, state["step"], state["step"] / self.budget.steps_per_epoch, fraction, nats, nats / self.dims, kl,
+            kind, state["step"], state["step"] / self.budget.steps_per_epoch, fraction, nats, bits, kl,
             self.optimizer.param_groups[0]["lr"], pace, state["seconds"], left, self.guard.clipped, message,
         )  # fmt: skip
 

@@ -79,6 +79,19 @@ def test_quantiles_of_small_numbers_keep_their_digits_in_float32() -> None:
         np.testing.assert_allclose(quantile(d, u).numpy(), LINE[name][0].ppf(u.numpy()), rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["normal", "laplace", "logistic", "student_t"])
+def test_a_ceiling_bounds_the_scale_and_keeps_its_middle(name: str) -> None:
+    """The tangent at raw 0 is bent, the value there is not; small scales are as they were, up to a factor."""
+    free, bound = build({"part": f"family/{name}"}), build({"part": f"family/{name}", "ceiling": 3.0})
+    raw = torch.tensor([-30.0, -5.0, 0.0, 5.0, 1e9])
+    scale = bound(torch.zeros(5), raw).scale
+    s = free(torch.zeros(5), raw).scale
+    torch.testing.assert_close(scale, 1 / (1 / 3 + 2 / 3 / s))  # a harmonic mean of the ceiling and the free scale
+    assert scale[2] == 1
+    assert scale[-1] <= 3
+    assert bool((scale.diff() > 0).all())
+
+
 def test_a_shared_scale_is_learned_to_the_residual() -> None:
     """The best shared scale is the root mean square of the residuals."""
     f = build({"part": "family/normal", "shared_scale": True})

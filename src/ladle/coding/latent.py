@@ -7,7 +7,7 @@ likely as each other, which makes the prior's bits the plain bits of k.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -20,7 +20,6 @@ from ladle.coding.coded import Coded, Coder, Independent, LatentCoder, Uniform, 
 from ladle.coding.errors import NotCodable
 from ladle.coding.fixed import FINE, PRECISION, RAW, UNIT, at, raw_table
 from ladle.families import Family
-from ladle.families.family import positive
 from ladle.families.real import LocationScale, LogisticFamily, NormalFamily
 
 STEP = 16  # bits of a rate beyond the curve's places
@@ -42,10 +41,10 @@ def curve_of(family: Family) -> str:
     return CURVES[type(family)]
 
 
-def rates(name: str, floor: float) -> np.ndarray:
-    """The table from raw scales to rates, for a unit of ``2 ** -UNIT``."""
+def rates(name: str, scale: Callable[[Tensor], Tensor]) -> np.ndarray:
+    """The table from raw scales to rates, for a unit of ``2 ** -UNIT``; ``scale`` makes a scale of a raw one."""
     per = places(name) * (1 << STEP) / (1 << UNIT)
-    return raw_table(lambda raw: per / positive(torch.from_numpy(raw), floor).numpy())
+    return raw_table(lambda raw: per / scale(torch.from_numpy(raw)).numpy())
 
 
 @kind("grid")
@@ -66,7 +65,7 @@ class Grid(LatentCoder):
         steps = torch.minimum(steps, bits - 1 - wide)  # where not all fits, steps are coarser
         steps = torch.minimum(steps, steps.min() + 8).clamp(min=0)
         about = {"bits": bits, "finest": int(steps.max())}
-        tables = {"curve": curve(name, 0).values, "rates": rates(name, family.floor), "steps": steps.numpy()}
+        tables = {"curve": curve(name, 0).values, "rates": rates(name, family.scale), "steps": steps.numpy()}
         return cls(about, tables)
 
     def coarser(self, bits: int) -> Grid:
@@ -135,12 +134,12 @@ class Quantiles(Coder):
             return round(at_share(u) * (1 << FINE))
 
         per = places(name) * (1 << STEP) / (1 << FINE)
-        scales = raw_table(lambda raw: positive(torch.from_numpy(raw), family.floor).numpy() * (1 << FINE))
+        scales = raw_table(lambda raw: family.scale(torch.from_numpy(raw)).numpy() * (1 << FINE))
         tables = {
             "curve": curve(name, 0).values,
             "edges": np.array([fine(k / n) for k in range(1, n)], np.int64),
             "middles": np.array([fine((k + 0.5) / n) for k in range(n)], np.int64),
-            "rates": raw_table(lambda raw: per / positive(torch.from_numpy(raw), family.floor).numpy()),
+            "rates": raw_table(lambda raw: per / family.scale(torch.from_numpy(raw)).numpy()),
             "scales": scales,
         }
         return cls({"bits": BITS}, tables)

@@ -39,13 +39,21 @@ class LocationScale(Family):
         floor: the smallest scale.
         shared_scale: learn one scale for all elements and items, a parameter of the family, instead of reading
             one for each from the second raw input.
+        ceiling: the limit of the scale from below, above 1; without one it grows without limit. A posterior is the
+            better for one: an item unlike all others, which a network sends far out, would otherwise get a posterior
+            so wide that no sample of it decodes to that item.
+
+    Raises:
+        ValueError: for a floor outside (0, 1), or a ceiling that is not above 1.
     """
 
     support = constraints.real
 
-    def __init__(self, floor: float = 1e-3, shared_scale: bool = False) -> None:
+    def __init__(self, floor: float = 1e-3, shared_scale: bool = False, ceiling: float | None = None) -> None:
         super().__init__()
-        self.floor, self.shared_scale = checked_floor(floor), shared_scale
+        if ceiling is not None and not 1 < ceiling < math.inf:
+            raise ValueError(f"ceiling must be above 1 and finite, got {ceiling}; 3 is usual for a posterior")
+        self.floor, self.shared_scale, self.ceiling = checked_floor(floor), shared_scale, ceiling
         if shared_scale:
             self.raw_scale = nn.Parameter(torch.zeros(()))
 
@@ -56,7 +64,13 @@ class LocationScale(Family):
     def forward(self, *raw: Tensor) -> td.Distribution:
         """``(*lead, *event)`` each to an element-wise distribution over ``(*lead, *event)``."""
         loc, raw_scale = (raw[0], self.raw_scale) if self.shared_scale else raw
-        return self.member(loc, positive(raw_scale, self.floor).expand_as(loc))
+        return self.member(loc, self.scale(raw_scale).expand_as(loc))
+
+    def scale(self, raw: Tensor) -> Tensor:
+        """The scale of a raw one, any shape: :func:`positive`, or a harmonic mean of that and the ceiling, in which
+        raw 0 stays 1."""
+        scale = positive(raw, self.floor)
+        return scale if self.ceiling is None else scale * (self.ceiling / (self.ceiling - 1 + scale))
 
     @abstractmethod
     def member(self, loc: Tensor, scale: Tensor) -> td.Distribution:
@@ -73,6 +87,7 @@ class NormalFamily(LocationScale):
     Args:
         floor: the smallest standard deviation.
         shared_scale: one learned standard deviation for all elements.
+        ceiling: the limit of the standard deviation, if there is one.
 
     Reference:
         Rybkin, Daniilidis, Levine: "Simple and Effective VAE Training with Calibrated Decoders", 2021
@@ -95,6 +110,7 @@ class LaplaceFamily(LocationScale):
     Args:
         floor: the smallest scale.
         shared_scale: one learned scale for all elements.
+        ceiling: the limit of the scale, if there is one.
 
     >>> LaplaceFamily()(torch.zeros(1), torch.zeros(1)).log_prob(torch.tensor([2.0]))
     tensor([-2.6931])
@@ -170,6 +186,7 @@ class LogisticFamily(LocationScale):
     Args:
         floor: the smallest scale (the standard deviation is 1.81 times the scale).
         shared_scale: one learned scale for all elements.
+        ceiling: the limit of the scale, if there is one.
 
     >>> LogisticFamily()(torch.zeros(1), torch.zeros(1)).cdf(torch.zeros(1))
     tensor([0.5000])
@@ -190,6 +207,7 @@ class StudentTFamily(LocationScale):
         df: the degrees of freedom; fewer mean heavier tails, and below 1 there is no mean.
         floor: the smallest scale.
         shared_scale: one learned scale for all elements.
+        ceiling: the limit of the scale, if there is one.
 
     Reference:
         Takahashi, Iwata, Yamanaka, Yamada, Yagi: "Student-t Variational Autoencoder for Robust Density
@@ -200,8 +218,10 @@ class StudentTFamily(LocationScale):
     torch.Size([4, 2])
     """
 
-    def __init__(self, df: float = 5.0, floor: float = 1e-3, shared_scale: bool = False) -> None:
-        super().__init__(floor, shared_scale)
+    def __init__(
+        self, df: float = 5.0, floor: float = 1e-3, shared_scale: bool = False, ceiling: float | None = None
+    ) -> None:
+        super().__init__(floor, shared_scale, ceiling)
         if not df > 0:
             raise ValueError(f"df must be positive, got {df}; 5 is usual")
         self.df = df

@@ -16,6 +16,7 @@ from torch.distributions.constraints import Constraint
 
 from ladle.families import NotAvailable, chain, mapped
 from ladle.families.colour import ColourMixture
+from ladle.families.local import LocalAutoregressive
 from ladle.health.findings import Context, Finding, rung
 from ladle.latents.latents import device_of
 from ladle.seeds import seeded
@@ -112,6 +113,9 @@ def _totals(d: Distribution, support: Constraint, seed: int) -> Tensor:
     Raises:
         NotAvailable: for a joint distribution.
     """
+    if isinstance(d, LocalAutoregressive):
+        with seeded(seed, "normalisation"):
+            d = d.given(d.sample())
     colours = isinstance(d, ColourMixture)
     if isinstance(d, ColourMixture):
         d = d.pixels()

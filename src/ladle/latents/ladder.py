@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from ladle.conditional import Conditional
 from ladle.data import Batch
 from ladle.families import Family
-from ladle.families.family import positive
 from ladle.families.real import LocationScale
 from ladle.latents.blocks import Rung, maps, parse
 from ladle.latents.latents import Draw, Latents, Trace, level
@@ -142,7 +141,7 @@ class Below(nn.Module):
         known = self.of_state(F.relu(state)).unflatten(0, (-1, len(read)))
         loc, scale = halves(self.step, (known + read).flatten(0, 1))
         with unreduced(state):
-            scale = positive(scale, self.family.floor)
+            scale = self.family.scale(scale)
             return self.family.member(
                 p.loc + p.scale * unfold(loc, lead),  # type: ignore[attr-defined]
                 p.scale * unfold(scale, lead),  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from ladle.data import Schema
@@ -11,11 +12,11 @@ SIZES = ("xs", "s", "m", "l")
 
 
 def recipe(name: str, schema: Schema, size: str = "s") -> dict[str, Any]:
-    """The spec that a recipe gives for this data.
+    """The spec that a recipe gives for this data, the caller's own to change.
 
     Raises:
         SpecError: for an unknown recipe or size; the known ones are listed.
     """
     if size not in SIZES:
         raise SpecError(f"unknown size '{size}'; known: {', '.join(SIZES)}")
-    return lookup(f"recipe/{name}")(schema, size)
+    return copy.deepcopy(lookup(f"recipe/{name}")(schema, size))  # recipes share parts of their plans

@@ -9,16 +9,17 @@ from ladle.recipes.sizes import latents, likelihood, nets, training
 from ladle.spec import SpecError, part
 
 STANDARD = {"part": "prior/standard"}
+POSTERIOR = {"part": "family/normal", "ceiling": 3.0}
 STICKING = {"part": "objective/elbo", "sticking": True}  # where the KL has no closed form anyway
 
 
 def gaussian(schema: Schema, size: str, objective: dict[str, Any], prior: dict[str, Any]) -> dict[str, Any]:
     """A normal posterior for every latent, under the given prior and objective."""
     return {
-        "latents": {"size": latents(schema, size), "posterior": {"part": "family/normal"}, "prior": prior},
+        "latents": {"size": latents(schema, size), "posterior": POSTERIOR, "prior": prior},
         **nets(schema, size),
         "likelihood": likelihood(schema),
-        "objective": dict(objective),
+        "objective": objective,
         "training": training(schema),
     }
 
