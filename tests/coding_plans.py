@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import ladle
+from toys import narrow
 
 COLOUR = {"part": "family/colour_mixture", "components": 2}
 LOGISTIC = {"part": "family/logistic"}
@@ -15,7 +18,7 @@ PLANS: dict[str, tuple[str, str, dict[str, Any]]] = {  # data, recipe, what diff
     "learned_prior": ("digits", "learned_prior", {}),
     "vampprior": ("digits", "vampprior", {}),
     "mixture": ("digits", "vae", {"prior": {"part": "prior/mixture", "components": 3}}),
-    "logistic": ("digits", "vae", {"posterior": LOGISTIC}),
+    "logistic": ("digits", "vae", {"posterior": LOGISTIC}),  # without a ceiling for its scale
     "sigma_vae": ("digits", "sigma_vae", {}),
     "fsq": ("digits", "fsq", {}),
     "vq": ("digits", "vq", {}),
@@ -23,7 +26,24 @@ PLANS: dict[str, tuple[str, str, dict[str, Any]]] = {  # data, recipe, what diff
     "colour": ("colour", "vae", {}),
     "colour ladder": ("colour", "vdvae", {}),
     "dense ladder": ("bits", "lvae", {}),
+    "local": ("digits", "pixelvae", {}),
+    "local bits": ("bits", "pixelvae", {}),
+    "local colour": ("colour", "pixelvae", {}),
 }
+
+
+def fitted(name: str, folder: Path) -> np.ndarray:
+    """Fit the model of one of ``PLANS`` for a few epochs; returns its data."""
+    kind, recipe, other = PLANS[name]
+    x = things(kind)
+    data = ladle.read(x)
+    plan = narrow(recipe, data.schema)
+    plan["latents"] |= other
+    if kind == "colour" and recipe != "pixelvae":
+        plan["likelihood"] = COLOUR
+    assembly = ladle.assemble(data.schema, plan, seed=1)
+    deque(ladle.fit(assembly, data, epochs=6, seed=1, run=folder, settings={"recipe": recipe}), maxlen=0)
+    return x
 
 
 def things(name: str) -> np.ndarray:

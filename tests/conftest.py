@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ladle
-from coding_plans import COLOUR, PLANS, things
+from coding_plans import fitted
 from toys import narrow, toy_data
 
 
@@ -39,18 +39,8 @@ def coding_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tup
 
     def run(name: str) -> tuple[Path, np.ndarray]:
         if name not in made:
-            kind, recipe, other = PLANS[name]
-            x = things(kind)
-            data = ladle.read(x)
-            plan = narrow(recipe, data.schema)
-            plan["latents"] |= other
-            if kind == "colour":
-                plan["likelihood"] = COLOUR
             folder = tmp_path_factory.mktemp("coding") / "run"
-            assembly = ladle.assemble(data.schema, plan, seed=1)
-            for _ in ladle.fit(assembly, data, epochs=6, seed=1, run=folder, settings={"recipe": recipe}):
-                pass
-            made[name] = folder, x
+            made[name] = folder, fitted(name, folder)
         return made[name]
 
     return run

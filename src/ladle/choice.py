@@ -27,11 +27,12 @@ class Choice(NamedTuple):
 
 
 def best(data: Dataset, minutes: float | None = None, device: str = "auto") -> Choice:
-    """The recipe and the size that should reach the best likelihood in this time.
+    """The recipe and the size that should reach the best likelihood in this time with latents that tell the item.
 
     A learned prior over one level of latents; for images in colour, and on a GPU for all images, several levels on
     maps. The size is the largest that has no more parameters than the training data has numbers, and that the machine
-    can take over the data often enough. Every recipe that is chosen can be coded with.
+    can take over the data often enough. Every recipe that is chosen can be coded with. Where likelihoods or small files
+    are all that is wanted, recipe ``pixelvae`` is better; its latents leave to neighbouring pixels what those can tell.
 
     Args:
         data: what is to be learned.

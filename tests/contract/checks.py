@@ -386,8 +386,9 @@ def spread_of(d: td.Distribution, cells: Cover) -> Tensor:
     if isinstance(d, VonMises):
         return 1 - torch.hypot((masses * cells.values.cos()).sum(0), (masses * cells.values.sin()).sum(0))
     if d.event_shape:
-        middle = (masses.unsqueeze(-1) * cells.values).sum(0)
-        return (masses * (cells.values - middle).square().sum(-1)).sum(0)
+        values = cells.values.flatten(masses.dim())
+        middle = (masses.unsqueeze(-1) * values).sum(0)
+        return (masses * (values - middle).square().sum(-1)).sum(0)
     middle = (masses * cells.values).sum(0)
     return (masses * (cells.values - middle).square()).sum(0)
 

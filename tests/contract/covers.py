@@ -48,7 +48,7 @@ def cover(d: td.Distribution, support: constraints.Constraint) -> Cover:
         eye, blocks = torch.eye(support.classes), d.event_shape[0] // support.classes
         return listed(torch.stack([torch.cat(choice) for choice in itertools.product(eye, repeat=blocks)]))
     if support == constraints.boolean:
-        return listed(torch.arange(2))
+        return listed(torch.cartesian_prod(*[torch.arange(2)] * max(1, math.prod(d.event_shape))))
     if isinstance(support, constraints.integer_interval):
         values = torch.arange(support.lower_bound, support.upper_bound + 1)
         return listed(torch.cartesian_prod(*[values] * math.prod(d.event_shape)))

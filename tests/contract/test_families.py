@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ladle.families import Family
+from ladle.families.local import LocalFamily
 from ladle.shapes import Size
 from ladle.spec import build, parts
 
@@ -23,9 +24,13 @@ class Case(NamedTuple):
     loc: Any = 0.0
     scale: Any = 1.0
 
-    def family(self) -> Family:
+    def family(self, fresh: bool = False) -> Family:
+        """The family; unless it is fresh, with pixels that do follow each other."""
         torch.manual_seed(0)
-        return build({"part": f"family/{self.name}", **self.arguments})
+        family = build({"part": f"family/{self.name}", **self.arguments})
+        if isinstance(family, LocalFamily) and not fresh:
+            torch.nn.init.normal_(family.kernel, std=0.3)
+        return family
 
     def __str__(self) -> str:
         varied = ",".join(k for k in self.arguments if k not in REQUIRED.get(self.name, {}))
@@ -39,6 +44,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "one_hot": {"classes": 3},
     "mixture": {"family": {"part": "family/normal"}, "components": 3},
     "colour_mixture": {"levels": 4},
+    "local_autoregressive": {"family": {"part": "family/discretised_logistic", "levels": 3}},
     "vq": {"classes": 3, "size": 2},
 }
 EVENTS: dict[str, Size] = {
@@ -48,10 +54,12 @@ EVENTS: dict[str, Size] = {
     "dirichlet": (3,),
     "logistic_normal": (3,),
     "colour_mixture": (2, 1, 1),
+    "local_autoregressive": (1, 2, 2),
     "mixture": (),  # joint over any other, and its components may lie further apart than a grid can cover
 }
 STANDARD = {"affine": {"loc": [100.0, -3.0], "scale": [50.0, 0.02]}}
 SHARED = {"shared_scale": True}
+MIXED = {"part": "family/discretised_logistic_mixture", "levels": 3, "components": 2}
 VARIANTS = [
     *(Case(name, SHARED) for name in ("normal", "laplace", "logistic", "student_t", "discretised_logistic")),
     Case("normal", {"floor": 0.1}),
@@ -61,6 +69,8 @@ VARIANTS = [
     Case("fsq", {"levels": 3}),
     Case("colour_mixture", {"levels": 3, "components": 2}, (3, 1, 1)),
     Case("colour_mixture", {"levels": 2, "components": 2, "floor": 0.01}, (2, 1, 2)),
+    Case("local_autoregressive", {"family": {"part": "family/bernoulli"}, "channels": 2, "reach": 1}, (2, 1, 3)),
+    Case("local_autoregressive", {"family": MIXED, "channels": 2}, (2, 2, 1)),
     Case("mixture", {"family": {"part": "family/beta"}, "components": 2}, ()),
     Case("mixture", {"family": {"part": "family/categorical", "classes": 4}, "components": 2}, (1,)),
     Case("mixture", {"family": {"part": "family/one_hot", "classes": 3}, "components": 2}, (6,)),
@@ -124,14 +134,14 @@ def test_density(case: Case) -> None:
 def test_contract(case: Case, check: Any) -> None:
     if case.name == "point_mass" and check in (checks.masks_add_up, checks.chain_adds_up):
         return
-    if case.name == "colour_mixture" and check is checks.masks_add_up:
+    if case.name in ("colour_mixture", "local_autoregressive") and check is checks.masks_add_up:
         return  # joint over an image
     check(case.family(), case.event)
 
 
 @every_family
 def test_zeros_are_standard(case: Case) -> None:
-    checks.zeros_are_standard(case.family(), case.event, case.loc, case.scale)
+    checks.zeros_are_standard(case.family(fresh=True), case.event, case.loc, case.scale)
 
 
 @pytest.mark.parametrize("case", DISCOVERED, ids=str)
@@ -202,6 +212,7 @@ def test_what_is_available() -> None:
     "spec, told",
     [
         ({"part": "family/normal", "floor": 0.0}, "floor"),
+        ({"part": "family/normal", "ceiling": 1.0}, "ceiling"),
         ({"part": "family/student_t", "df": 0.0}, "df"),
         ({"part": "family/categorical", "classes": 1}, "classes"),
         ({"part": "family/discretised_logistic", "levels": 1}, "levels"),
@@ -209,6 +220,8 @@ def test_what_is_available() -> None:
         ({"part": "family/discretised_logistic_mixture", "components": 0}, "components"),
         ({"part": "family/mixture", **REQUIRED["mixture"], "components": 0}, "components"),
         ({"part": "family/colour_mixture", "components": 0}, "components"),
+        ({"part": "family/local_autoregressive", "family": {"part": "family/normal"}}, "discretised_logistic"),
+        ({"part": "family/local_autoregressive", "family": {"part": "family/bernoulli"}, "reach": 0}, "reach"),
         (
             {"part": "family/affine", "family": {"part": "family/bernoulli"}, "loc": 0.0, "scale": 1.0},
             "families that fit",

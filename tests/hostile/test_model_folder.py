@@ -322,6 +322,7 @@ ARGUMENTS = {
     "categorical": {"classes": 256},
     "one_hot": {"classes": 4},
     "vq": {"classes": 4, "size": 2},
+    "local_autoregressive": {"family": {"part": "family/bernoulli"}},
     "mixture": {"family": {"part": "family/normal"}, "components": 3},
 }
 SCHEMAS = {
@@ -341,6 +342,8 @@ def test_every_family_passes_the_door(digits_run: Path, name: str) -> None:
     tried, event, channels = 0, [8], 1
     if name == "colour_mixture":
         event, channels = [2, 2, 2], 2
+    if name == "local_autoregressive":
+        event = [1, 2, 4]
     for prior in (None, "standard", "learned"):
         spec = copy.deepcopy(config)
         latents = spec["model"]["latents"]

@@ -27,10 +27,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "discretised_logistic": {"levels": 5},
     "discretised_logistic_mixture": {"levels": 5},
     "colour_mixture": {"levels": 5},
+    "local_autoregressive": {"family": {"part": "family/discretised_logistic", "levels": 5}},
 }
 EVENTS: dict[str, Size] = {
     "one_hot": (4,), "vq": (4,), "power_spherical": (4,), "dirichlet": (4,), "logistic_normal": (4,),
-    "colour_mixture": (2, 1, 1),
+    "colour_mixture": (2, 1, 1), "local_autoregressive": (1, 1, 2),
 }  # fmt: skip
 SAMPLES, PIECE = 1_000_000, 100_000
 

@@ -6,9 +6,10 @@ with it; from them and from raw whole numbers it makes :class:`Coded` distributi
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -78,6 +79,63 @@ class Stepped(Coded):
     def restored(self, symbols: np.ndarray) -> np.ndarray:
         """The median level of each symbol."""
         return self.bins.middle(symbols * self.step, (symbols + 1) * self.step)
+
+
+class Visited(Coded):
+    """Elements that are visited some at a time, each given the ones before; of every one, ``step`` neighbouring levels
+    may be gathered into one symbol.
+
+    Args:
+        shape: of the symbols.
+    """
+
+    step = 1
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+    def stepped(self, step: int) -> Self:
+        """The distribution of ``symbols // step``, each element given what comes back of those before."""
+        changed = copy.copy(self)
+        changed.step = step
+        return changed
+
+    @abstractmethod
+    def walk(self, choose: Callable[[Any, Bins], np.ndarray]) -> np.ndarray:
+        """Visit all: ``choose(where, bins)`` says the symbols at an index of the array, from their distributions.
+        Returns the levels."""
+
+    def chosen(self, choose: Callable[[Any, Bins], np.ndarray], where: Any, bins: Bins) -> np.ndarray:
+        """The levels of the symbols that are chosen somewhere."""
+        symbols = choose(where, bins.gathered(self.step))
+        return symbols if self.step == 1 else bins.middle(symbols * self.step, (symbols + 1) * self.step)
+
+    def push(self, stack: Stack | Streams, symbols: np.ndarray) -> None:
+        """See :meth:`Coded.push`."""
+        given, made = symbols.astype(np.int64), list[tuple[np.ndarray, Bins]]()
+
+        def known(where: Any, bins: Bins) -> np.ndarray:
+            made.append((given[where], bins))
+            return made[-1][0]
+
+        self.walk(known)
+        for some, bins in reversed(made):
+            stack.push_bins(some, bins)
+
+    def pop(self, stack: Stack | Streams) -> np.ndarray:
+        """See :meth:`Coded.pop`."""
+        popped = np.empty(self.shape, np.int64)
+
+        def one(where: Any, bins: Bins) -> np.ndarray:
+            popped[where] = found = stack.pop_bins(bins)
+            return found
+
+        self.walk(one)
+        return popped
+
+    def restored(self, symbols: np.ndarray) -> np.ndarray:
+        """The levels that symbols stand for."""
+        return self.walk(lambda where, bins: symbols[where])
 
 
 class Uniform(Coded):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,10 +10,8 @@ import torch
 
 from ladle.coding import plain
 from ladle.coding.bins import Bins, loops
-from ladle.coding.coded import RATE, Coded, Coder, Independent, curve, exponentials, kind, places, whole
+from ladle.coding.coded import RATE, Coded, Coder, Independent, Visited, curve, exponentials, kind, places, whole
 from ladle.coding.fixed import FINE, PRECISION, RAW, UNIT, at, raw_table
-from ladle.coding.stack import Stack
-from ladle.coding.streams import Streams
 from ladle.families import Family
 from ladle.families.colour import ColourMixtureFamily
 from ladle.families.discrete import BernoulliFamily
@@ -128,21 +125,16 @@ class Colours(Coder):
         return _Channels(self, weight, loc, at(self.tables["rates"], scale), slopes)
 
 
-class _Channels(Coded):
-    """The colours of N images; of every channel, ``step`` neighbouring levels may be gathered into one symbol."""
+class _Channels(Visited):
+    """The colours of N images, one channel after the other."""
 
     def __init__(
         self, coder: Colours, weight: np.ndarray, loc: np.ndarray, rate: np.ndarray, slopes: np.ndarray
     ) -> None:
+        super().__init__(loc.shape[:-1])
         self.weight, self.loc, self.rate, self.slopes = weight, loc, rate, slopes
         self.levels, self.curve = coder.about["levels"], coder.curve(RATE)
-        self.edges, self.step = between(self.levels), 1
-
-    def stepped(self, step: int) -> _Channels:
-        """The distribution of ``symbols // step``, each channel given what comes back of those before."""
-        changed = copy.copy(self)
-        changed.step = step
-        return changed
+        self.edges = between(self.levels)
 
     def _channel(self, c: int, before: list[np.ndarray], weight: np.ndarray) -> Bins:
         """The distribution of a channel, given the ones before it."""
@@ -170,47 +162,18 @@ class _Channels(Coded):
         weight[..., 0] += room - weight.sum(-1)
         return weight
 
-    def _walk(self, choose: Callable[[int, Bins], np.ndarray]) -> list[np.ndarray]:
-        """Visit the channels: ``choose`` says the symbols of one from its distribution. Returns the levels."""
+    def walk(self, choose: Callable[[Any, Bins], np.ndarray]) -> np.ndarray:
+        """See :meth:`Visited.walk`."""
         weight = self.weight
         channels: list[np.ndarray] = []
         for c in range(self.loc.shape[1]):
             bins = self._channel(c, channels, weight)
-            symbols = choose(c, bins.gathered(self.step))
-            levels = symbols if self.step == 1 else bins.middle(symbols * self.step, (symbols + 1) * self.step)
-            channels.append(levels)
-            weight = self._weighed(bins, levels)
-        return channels
-
-    def push(self, stack: Stack | Streams, symbols: np.ndarray) -> None:
-        """See :meth:`Coded.push`: ``(N, C, H, W)``."""
-        made: list[Bins] = []
-
-        def known(c: int, bins: Bins) -> np.ndarray:
-            made.append(bins)
-            return symbols[:, c].astype(np.int64)
-
-        self._walk(known)
-        for c in reversed(range(symbols.shape[1])):
-            stack.push_bins(symbols[:, c].astype(np.int64), made[c])
-
-    def pop(self, stack: Stack | Streams) -> np.ndarray:
-        """See :meth:`Coded.pop`."""
-        popped: list[np.ndarray] = []
-
-        def one(c: int, bins: Bins) -> np.ndarray:
-            popped.append(stack.pop_bins(bins))
-            return popped[c]
-
-        self._walk(one)
-        return np.stack(popped, 1)
-
-    def restored(self, symbols: np.ndarray) -> np.ndarray:
-        """The levels that symbols stand for."""
-        return np.stack(self._walk(lambda c, bins: symbols[:, c]), 1)
+            channels.append(self.chosen(choose, (slice(None), c), bins))
+            weight = self._weighed(bins, channels[c])
+        return np.stack(channels, 1)
 
 
-LIKELIHOODS: Mapping[type[Family], Any] = {
+ALONE: Mapping[type[Family], Any] = {  # of pixels that do not follow each other
     BernoulliFamily: Bits,
     DiscretisedLogisticFamily: Grey,
     DiscretisedLogisticMixtureFamily: Grey,

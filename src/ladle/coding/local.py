@@ -1,0 +1,120 @@
+"""The coder of images whose pixels follow their neighbours, see :mod:`ladle.families.local`.
+
+Waves of pixels are visited as a sampler visits them. What the kernel makes of neighbours is a product of matrices of
+whole numbers, in float64, whose every partial sum is far below 2 ** 53: exact, in whatever order it is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ladle.coding.bins import Bins
+from ladle.coding.coded import Coder, Visited, kind, whole
+from ladle.coding.fixed import FINE, REACH
+from ladle.coding.likelihoods import ALONE, Bits, Grey
+from ladle.families import Family
+from ladle.families.discrete import BernoulliFamily
+from ladle.families.local import LocalFamily, waves
+from ladle.families.pixels import DiscretisedLogisticMixtureFamily
+
+KERNEL = 16  # bits after the point of the kernel
+BASES: Mapping[str, type[Coder]] = {Bits.name: Bits, Grey.name: Grey}
+MOST_NEIGHBOURS = 512  # a location has at most 24 bits and a weight 20, so that 2 ** 9 products stay below 2 ** 53
+
+
+@kind("local")
+class Local(Coder):
+    """Pixels that follow their neighbours, over the coder of a base."""
+
+    def __init__(self, about: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> None:
+        super().__init__(about, tables)
+        self.base = BASES[about["base"]](about, tables)
+        self.exponents = self.base.exponents
+        kernel = tables["kernel"]
+        if kernel.ndim != 4 or kernel.shape[3] != 2 * kernel.shape[2] - 1:
+            raise ValueError(f"the kernel of a local model cannot be of shape {kernel.shape}")
+        if kernel[0].size > MOST_NEIGHBOURS or np.abs(kernel).max() > REACH << KERNEL:
+            raise ValueError("the kernel of a local model is too large")
+
+    @classmethod
+    def of(cls, family: LocalFamily) -> Local:
+        """The coder of a family."""
+        base = ALONE[type(family.base)].of(family.base)
+        kernel = family.masked().detach().double().numpy()
+        bits = isinstance(family.base, BernoulliFamily)
+        levels, end = (2, 0.5) if bits else (int(base.about["levels"]), 1.0)  # places are from -end to end
+        tables = {
+            "kernel": np.round(kernel.clip(-REACH, REACH) * (1 << KERNEL)).astype(np.int64),
+            "places": np.round(np.linspace(-end, end, levels) * (1 << FINE)).astype(np.int64),
+        }
+        located = {} if bits else {"loc": int(isinstance(family.base, DiscretisedLogisticMixtureFamily))}
+        return cls({"base": base.name, **base.about, **located}, {**base.tables, **tables})
+
+    def read(self, raw: Sequence[np.ndarray]) -> _Images:
+        """From the base's raw whole numbers, ``(N, C, H, W, *extra)``."""
+        return _Images(self, [whole(r) for r in raw])
+
+    def neighbours(self, extras: Sequence[int], channels: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of every channel: which neighbours its pixels follow, by channel and by place in a window, and the weights
+        ``(outputs, T)``, for raw numbers of so many extra ones."""
+        kernel = self.tables["kernel"]
+        parts = np.split(kernel, np.cumsum([channels * extra for extra in extras])[:-1])
+        for c in range(channels):
+            weights = np.concatenate([part.reshape(channels, -1, channels, kernel[0, 0].size)[c] for part in parts])
+            other, place = np.nonzero(weights.any(0))
+            yield other, place, weights[:, other, place].astype(np.float64)
+
+    def members(self, raw: Sequence[np.ndarray], moved: np.ndarray) -> Bins:
+        """The distributions of P pixels of N images, from raw numbers ``(N, P, *extra)`` and what neighbours add to
+        them, ``(N, outputs, P)``."""
+        found, first = [], 0
+        for r, exponent in zip(raw, self.exponents, strict=True):
+            more = moved[:, first] if r.ndim == 2 else moved[:, first : first + r.shape[2]].swapaxes(1, 2)
+            first += 1 if r.ndim == 2 else r.shape[2]
+            most = REACH << exponent
+            found.append((r + (more >> (KERNEL + FINE - exponent))).clip(-most, most).astype(np.float32))
+        return self.base.read(found).bins  # type: ignore[attr-defined]
+
+    def apart(self, levels: np.ndarray, raw: Sequence[np.ndarray]) -> np.ndarray:
+        """How far levels are from where raw numbers put them, of ``FINE`` bits: ``(N, P)``."""
+        place = self.tables["places"][levels]
+        if "loc" not in self.about:
+            return place
+        loc = raw[self.about["loc"]]
+        return place - (loc if loc.ndim == 2 else loc.sum(2) // loc.shape[2])
+
+
+class _Images(Visited):
+    """N images, one wave of pixels after the other."""
+
+    def __init__(self, coder: Local, raw: Sequence[np.ndarray]) -> None:
+        super().__init__(raw[0].shape[:4])
+        self.coder, self.raw = coder, raw
+
+    def walk(self, choose: Callable[[Any, Bins], np.ndarray]) -> np.ndarray:
+        """See :meth:`Visited.walk`."""
+        n, channels, height, width = self.shape
+        side = self.coder.tables["kernel"].shape[-1]
+        reach, wide = side // 2, width + side - 1
+        extras = [int(np.prod(r.shape[4:])) for r in self.raw]
+        neighbours = list(self.coder.neighbours(extras, channels))
+        levels = np.zeros(self.shape, np.int64)
+        apart = np.zeros((n, channels, (height + reach) * wide))  # whole numbers, with a margin of zeros
+        for wave in map(Tensor.numpy, waves(height, width, reach)):
+            rows, columns = wave // width, wave % width
+            corner = rows * wide + columns
+            for c, (other, place, weights) in enumerate(neighbours):
+                where = (slice(None), c, rows, columns)
+                here = [r[where] for r in self.raw]
+                window = corner + (place // side * wide + place % side)[:, None]
+                moved = np.matmul(weights, apart[:, other[:, None], window]).astype(np.int64)
+                levels[where] = found = self.chosen(choose, where, self.coder.members(here, moved))
+                apart[:, c, corner + reach * wide + reach] = self.coder.apart(found, here)
+        return levels
+
+
+LIKELIHOODS: Mapping[type[Family], Any] = {**ALONE, LocalFamily: Local}
