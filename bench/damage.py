@@ -16,6 +16,7 @@ import contextlib
 import io
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ import ladle
 from ladle.coding import CodingError
 from ladle.coding.container import Reader
 from ladle.tasks import compress as task
+
+ITEMS = 20  # of a file to be changed
 
 
 def part_of(reader: Reader, size: int, place: int) -> str:
@@ -55,15 +58,16 @@ def main() -> None:
     parser.add_argument("--flips", type=int, default=10_000)
     parser.add_argument("--fuzz", type=float, help="minutes")
     asked = parser.parse_args()
+    test = ladle.read(asked.data).test
+    x = test.rows(np.arange(min(500, len(test))))[0].astype(np.uint8)
+    if asked.fuzz:
+        fuzz(asked.run, x, asked.fuzz)
+        return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.ladle"
         task.PAYLOAD = 1 << 13
-        x = ladle.read(asked.data).test.rows(np.arange(500))[0].astype(np.uint8)
         ladle.compress(asked.run, x, path)
         whole = path.read_bytes()
-        if asked.fuzz:
-            fuzz(whole, asked.fuzz)
-            return
         reader = Reader(io.BytesIO(whole))
         print(f"a file of {len(whole):,} bytes, {len(reader.index)} chunks, {len(x)} items")
         rng, counts = np.random.default_rng(0), collections.Counter()
@@ -100,30 +104,44 @@ def main() -> None:
             print(f"{name}: {count:,}")
 
 
-def fuzz(whole: bytes, minutes: float) -> None:
-    """Random changes of a file, guided by what code they reach."""
+def fuzz(run: str, x: np.ndarray, minutes: float) -> None:
+    """Random changes of files, guided by what code they reach. Checksums and hashes are taken to agree, so that changes
+    go on to whatever lies behind them: the coders too."""
     import importlib
 
     import atheris
 
-    from ladle.coding import container, pieces
+    from ladle.coding import codec, container, direct, pieces, stack, streams
+    from ladle.tasks import decompress
 
-    with atheris.instrument_imports():  # the branches of these two guide the changes
-        importlib.reload(container)
-        importlib.reload(pieces)
+    for module in (stack, streams, codec, direct, container, pieces, decompress):
+        with atheris.instrument_imports():
+            importlib.reload(module)
+    container.zlib = types.SimpleNamespace(crc32=lambda *_: 0)  # type: ignore[attr-defined]
+    container.digest = decompress.digest = task.digest = lambda _: bytes(16)  # type: ignore[attr-defined]
+    task.Writer, task.BitsBack, task.Direct = container.Writer, codec.BitsBack, direct.Direct  # type: ignore[attr-defined]
+    exact = task.exact(run)
 
     def one(data: bytes) -> None:
         with contextlib.suppress(CodingError, ladle.DataError):
             reader = container.Reader(io.BytesIO(data))
-            for number in range(len(reader.index)):
+            mode = reader.header.get("mode")
+            coder = task.codec_of(exact, mode if mode in task.MODES else "bitsback", reader.header)
+            for number, (_, items) in enumerate(reader.index[:8]):
                 with contextlib.suppress(CodingError):
-                    reader.chunk(number)
-            pieces.understood(reader.contents())
+                    chunk = reader.chunk(number)
+                    if items <= 2 * ITEMS:  # a chunk of more would be refused by its hash, after a time
+                        decompress._unpacked(coder, chunk, exact.shape)
+            pieces.counted(pieces.understood(reader.contents()), exact.shape)
 
     with tempfile.TemporaryDirectory() as corpus:
-        (Path(corpus) / "whole").write_bytes(whole[:60_000])
+        for i, options in enumerate(({}, {"mode": "random-access"}, {"quality": 25.0})):
+            ladle.compress(run, x[:ITEMS], Path(corpus) / str(i), **options)  # type: ignore[arg-type]
+            one((Path(corpus) / str(i)).read_bytes())
+        noise = np.random.default_rng(0).integers(0, 256, (2, *x.shape[1:]), dtype=np.uint8)
+        ladle.compress(run, noise, Path(corpus) / "noise")
         limits = [f"-max_total_time={int(60 * minutes)}", "-timeout=10", "-rss_limit_mb=2048", "-malloc_limit_mb=512"]
-        atheris.Setup([sys.argv[0], *limits, "-max_len=70000", "-print_final_stats=1", corpus], one)
+        atheris.Setup([sys.argv[0], *limits, "-max_len=20000", "-print_final_stats=1", corpus], one)
         atheris.Fuzz()
 
 

@@ -4,10 +4,10 @@
         [--minutes 5] [--seeds 3] [--few 1000]
 
 Every row is -log p(x) of the test items: the bound with one sample on all of them, and the importance-weighted bound
-with ``--samples`` (500) on all, or on the same ``--few`` of them. The items' own numbers and the run's log are kept
-beside the file, so that two runs on the same data are compared item by item: the last column is the difference to the
-first run on this data that the file holds, with its 95 % interval over items. A run that is in the file already is not
-done again.
+with ``--samples`` (500) on all, or on the same ``--few`` of them. The items' own numbers and the runs are kept beside
+the file, so that two runs on the same data are compared item by item: the last column is the difference to the first
+run on this data that the file holds, with its 95 % interval over items. A run that is in the file already is not done
+again, one that was only trained is only measured.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shutil
-import tempfile
 import time
 from collections import deque
 from pathlib import Path
@@ -34,21 +32,24 @@ import ladle  # noqa: E402
 
 
 def tried(
-    data: ladle.Dataset, recipe: str, size: str, minutes: float, seed: int, samples: int, few: int, log: Path
+    data: ladle.Dataset, recipe: str, size: str, minutes: float, seed: int, samples: int, few: int, run: Path
 ) -> tuple:
-    """One run: what to remember of it, and the nats of the items that were measured; its log is kept too."""
-    assembly = ladle.assemble(data.schema, recipe, size, seed=seed)
-    with tempfile.TemporaryDirectory() as folder:
-        (last,) = deque(ladle.fit(assembly, data, minutes=minutes, seed=seed, run=f"{folder}/run"), maxlen=1)
-        model = ladle.load(f"{folder}/run")
-        shutil.copy(f"{folder}/run/log.jsonl", log)
+    """One run: what to remember of it, and the nats of the items that were measured."""
+    if not (run / "model.safetensors").exists():
+        assembly = ladle.assemble(data.schema, recipe, size, seed=seed)
+        settings = {"recipe": recipe, "size": size}
+        deque(ladle.fit(assembly, data, minutes=minutes, seed=seed, run=run, settings=settings, force=True), maxlen=0)
+    model = ladle.load(run)
+    log = [json.loads(text) for text in (run / "log.jsonl").read_text().splitlines()]
+    last = log[-1]
     started = time.perf_counter()
     one = ladle.measure(model, data, split="test", samples=1).nats
     many = ladle.measure(model, data, split="test", samples=samples, at_most=few or None)
     seconds = time.perf_counter() - started
     row = {
-        "parameters": sum(p.numel() for p in model.vae.parameters()), "steps": last.step, "seconds": last.seconds,
-        "valid": last.nats, "clipped": last.clipped,
+        "parameters": sum(p.numel() for p in model.vae.parameters()), "steps": last["step"],
+        "seconds": last["seconds"], "valid": min(r["nats"] for r in log if r["kind"] == "valid"),
+        "clipped": last["clipped"],
         "one": float(one.mean()), "one_se": spread(one), "nats": float(many.nats.mean()), "se": spread(many.nats),
         "items": len(many.nats), "samples": samples, "k_bad": float((many.k_hat > 0.7).mean()), "measured_in": seconds,
         "bits": float(many.nats.mean()) / data.schema.size / math.log(2),
@@ -100,7 +101,7 @@ def main() -> None:
                 key = f"{name}-{recipe}-{asked.size}-{asked.minutes:g}-{asked.few}-{seed}"
                 if all(row["name"] != key for row in rows):
                     told, nats = tried(
-                        data, recipe, asked.size, asked.minutes, seed, asked.samples, asked.few, kept / f"{key}.jsonl"
+                        data, recipe, asked.size, asked.minutes, seed, asked.samples, asked.few, kept / key
                     )
                     np.save(kept / f"{key}.npy", nats)
                     about = {"data": name, "recipe": recipe, "size": asked.size, "minutes": asked.minutes}

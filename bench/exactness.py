@@ -36,16 +36,17 @@ x = np.load(x).astype(np.int64)
 codec = BitsBack(model, numpy)
 mine = codec.encode(x)
 (Path(folder) / f"{name}.mine").write_bytes(mine)
-wrong = {}
-for other in sorted(Path(folder).glob("*.mine")):
-    payload = other.read_bytes()
-    if payload == mine and other.stem != name:
-        wrong[other.stem] = wrong.get(name, 0)  # the same bytes decode as mine do
-        continue
+
+def missed(payload):
     try:
-        wrong[other.stem] = int((codec.decode(payload, len(x)) != x).reshape(len(x), -1).any(1).sum())
+        return int((codec.decode(payload, len(x)) != x).reshape(len(x), -1).any(1).sum())
     except ladle.CodingError:
-        wrong[other.stem] = len(x)
+        return len(x)
+
+wrong = {name: missed(mine)}
+for other in sorted(Path(folder).glob("*.mine")):
+    payload = other.read_bytes()  # the same bytes decode as mine do
+    wrong[other.stem] = wrong[name] if payload == mine else missed(payload)
 vae = ladle.load(run, "cpu").vae
 with torch.inference_mode():
     parts = [vae.latents.walk(lambda level, q, p: (q or p).mean, ladle.data.Batch(b, None, {}, None)).h

@@ -1,6 +1,6 @@
 """The inner loops of the coder in machine code: the functions of :mod:`ladle.coding.plain`, symbol by symbol.
 
-Importing it needs numba, an extra. Only whole numbers are computed with, so the bits are the same.
+Importing it needs numba, an extra. Only whole numbers decide what is found, so the bits are the same.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ FULL = 63 - PRECISION
 LOW = 1 << 31
 WORD = (1 << 32) - 1
 PART = (1 << FRACTION) - 1
+INVERSE = 14  # bits of a slot that a guess does not look at
+HEIGHTS = (np.arange(1 << (PRECISION - INVERSE), dtype=np.int64) << INVERSE) + (1 << (INVERSE - 1))
 
 
 @njit(cache=True, nogil=True)
@@ -76,49 +78,71 @@ def masses(symbols, edges, loc, rate, weight, curve: Curve) -> tuple[np.ndarray,
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _found(slot, i, bins, first, edges, loc, rate, weight, values, shift, middle, last):  # type: ignore[no-untyped-def]
-    low, start, end = np.int64(0), np.int64(0), np.int64(1 << PRECISION)  # the last bin that does not begin above
-    step = first
-    while step:
-        k = low + step
-        if k < bins:
-            at = _below(k, i, edges, loc, rate, weight, values, shift, middle, last)
-            taken = np.int64(at <= slot)  # no branch, which would be foreseen wrongly every other time
-            low += step * taken
-            start += (at - start) * taken
-            end += (at - end) * (1 - taken)
-        step >>= 1
+def _guess(slot, i, edges, loc, rate, weight, inverse, shift, middle):  # type: ignore[no-untyped-def]
+    """A bin near the one that a slot lies in: where the likeliest component would have it, if edges were even. A guess
+    decides how long the search takes, not what it finds."""
+    best, n = 0, len(edges)
+    for c in range(1, loc.shape[1]):
+        if weight[i, c] > weight[i, best]:
+            best = c
+    place = np.float64((inverse[slot >> INVERSE] - middle) << shift) / np.float64(max(rate[i, best], 1))
+    apart = np.float64(edges[n - 1] - edges[0]) / np.float64(max(n - 1, 1))
+    k = 1 + (np.float64(loc[i, best]) + place - edges[0]) / max(apart, 1.0)
+    return np.int64(min(max(k, 1.0), np.float64(n)))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _found(slot, i, edges, loc, rate, weight, values, inverse, shift, middle, last):  # type: ignore[no-untyped-def]
+    """The last bin that does not begin above a slot, where it begins and where it ends: in steps that double away from
+    a guess, then by halves."""
+    low, high, start, end = np.int64(0), np.int64(len(edges) + 1), np.int64(0), np.int64(1 << PRECISION)
+    k, step = _guess(slot, i, edges, loc, rate, weight, inverse, shift, middle), np.int64(1)
+    way = np.int64(0)
+    while high - low > 1:
+        at = _below(k, i, edges, loc, rate, weight, values, shift, middle, last)
+        if at <= slot:
+            low, start, here = k, at, np.int64(1)
+        else:
+            high, end, here = k, at, np.int64(-1)
+        if way == 0 or way == here:
+            way = here
+            k += here * step
+            step *= 2
+            if low < k < high:
+                continue
+        way = np.int64(2)
+        k = (low + high) >> 1
     return low, start, end
 
 
+def _inverse(values: np.ndarray) -> np.ndarray:
+    """The places that a curve reaches parts of its height at, for guesses."""
+    return np.searchsorted(values, HEIGHTS) << FRACTION
+
+
 @njit(cache=True, nogil=True)
-def _find(slots, symbols, edges, loc, rate, weight, values, shift, middle, last):  # type: ignore[no-untyped-def]
-    bins, first = len(edges) + 1, np.int64(1)
-    while 2 * first < bins:
-        first *= 2
+def _find(slots, symbols, edges, loc, rate, weight, values, inverse, shift, middle, last):  # type: ignore[no-untyped-def]
     for i in range(len(slots)):
-        symbols[i], _, _ = _found(
-            np.int64(slots[i]), i, bins, first, edges, loc, rate, weight, values, shift, middle, last
-        )
+        slot = np.int64(slots[i])
+        symbols[i], _, _ = _found(slot, i, edges, loc, rate, weight, values, inverse, shift, middle, last)
 
 
 def find(slots, edges, loc, rate, weight, curve: Curve) -> np.ndarray:  # type: ignore[no-untyped-def]
     """See :func:`ladle.coding.plain.find`."""
     symbols = np.empty(len(slots), np.int64)
-    _find(slots, symbols, edges, loc, rate, weight, curve.values, curve.shift, curve.middle, curve.last)
+    of = curve.values, _inverse(curve.values), curve.shift, curve.middle, curve.last
+    _find(slots, symbols, edges, loc, rate, weight, *of)
     return symbols
 
 
 @njit(cache=True, nogil=True)
-def _pop_bins(heads, words, top, symbols, edges, loc, rate, weight, values, shift, middle, last):  # type: ignore[no-untyped-def]
-    lanes, n, bins, first = len(heads), top[0], len(edges) + 1, np.int64(1)
-    while 2 * first < bins:
-        first *= 2
+def _pop_bins(heads, words, top, symbols, edges, loc, rate, weight, values, inverse, shift, middle, last):  # type: ignore[no-untyped-def]
+    lanes, n = len(heads), top[0]
     for i in range(len(symbols)):
         lane = i % lanes
         x = np.int64(heads[lane])
         slot = x & SLOTS
-        low, start, end = _found(slot, i, bins, first, edges, loc, rate, weight, values, shift, middle, last)
+        low, start, end = _found(slot, i, edges, loc, rate, weight, values, inverse, shift, middle, last)
         symbols[i] = low
         x = (end - start) * (x >> PRECISION) + slot - start
         x, n = _filled(x, words, n)
@@ -131,7 +155,7 @@ def _pop_bins(heads, words, top, symbols, edges, loc, rate, weight, values, shif
 
 def pop_bins(heads, words, top, symbols, edges, loc, rate, weight, curve: Curve) -> bool:  # type: ignore[no-untyped-def]
     """See :func:`ladle.coding.plain.pop_bins`."""
-    of = curve.values, curve.shift, curve.middle, curve.last
+    of = curve.values, _inverse(curve.values), curve.shift, curve.middle, curve.last
     return bool(_pop_bins(heads, words, top, symbols, edges, loc, rate, weight, *of))
 
 

@@ -23,7 +23,6 @@ MAJOR, MINOR = 1, 0
 LARGEST_HEADER = 1 << 20
 LARGEST_CONTENTS = 1 << 28
 LARGEST_CHUNK = 1 << 30  # bytes of pixels
-MOST_CHUNKS = 1 << 24
 STORED, XZ, CODED = 0, 1, 2
 DATA, CONTENTS = b"CHNK", b"NAME"
 
@@ -196,7 +195,7 @@ class Reader:
                 entries.setdefault(chunk.number, (at, chunk.items))
             at += _CHUNK.size + len(chunk.payload) + 4
         last = max(entries, default=-1)
-        return [entries.get(i, (0, 0)) for i in range(min(last + 1, MOST_CHUNKS))], contents
+        return [entries.get(i, (0, 0)) for i in range(min(last + 1, self.size // _CHUNK.size))], contents
 
     def _next(self, at: int) -> int | None:
         """Where the next mark is."""

@@ -18,7 +18,7 @@ from ladle.coding.exact import Exact, ExactFlat, ExactLadder
 from ladle.coding.fixed import FINE, PRECISION, RAW
 from ladle.coding.integer import Program
 from ladle.coding.latent import Grid, Quantiles, curve_of, rates
-from ladle.coding.likelihoods import LIKELIHOODS
+from ladle.coding.local import LIKELIHOODS
 from ladle.coding.masked import rewritten
 from ladle.coding.priors import CodedPrior, Codes, One, Sequential, Several
 from ladle.coding.rewrite import Rewriter, Value
@@ -154,7 +154,7 @@ def _prior(prior: Prior | None, latents: Flat | Ladder, z: Tensor, grid: Grid) -
         raw = prior.raw if isinstance(prior, Learned) else [torch.zeros(size) for size in family.raw(prior.event)]
         return One({}, _fixed(raw[0], raw[1]))
     if isinstance(prior, Autoregressive):
-        tables = {"exponentials": exponentials(), "rates": rates(prior.members, FLOOR)}
+        tables = {"exponentials": exponentials(), "rates": rates(prior.members, lambda raw: positive(raw, FLOOR))}
         tables["curve"] = curve(prior.members, 0).values
         return Sequential({"components": prior.components}, tables, rewritten(prior, z, grid))
     if isinstance(prior, (Mixture, Vamp)):
@@ -188,7 +188,7 @@ def _ladder(vae: VAE, latents: Ladder, likelihood: Coder, x: Tensor) -> Exact:
     new = Rewriter()
     loc, scale, *maps = new.trace(features, _pixels(new, x))
     programs["features"] = new.program([new.finish(loc, FINE), new.finish(scale), *maps])
-    deviation = positive(scale.real, family.floor)
+    deviation = family.scale(scale.real)
     grid = Grid.of(family, loc.real, deviation)
     z = _drawn(loc.real, deviation)
 
@@ -235,9 +235,8 @@ def _below(programs: dict[str, Program], i: int, below: Below, state: Value, fea
     d, e = new.trace(step, _again(new, grown), _again(new, features))
     programs[f"{i}.q"] = new.program([new.finish(d, FINE), new.finish(e)])
 
-    floor = below.family.floor
-    u = _drawn(d.real, positive(e.real, floor)).clamp(-4, 4)
-    z = loc.real + positive(scale.real, floor) * u
+    u = _drawn(d.real, below.family.scale(e.real)).clamp(-4, 4)
+    z = loc.real + below.family.scale(scale.real) * u
     new = Rewriter()
     inputs = _again(new, grown), new.put_in(z, FINE, -(1 << 18), 1 << 18)
     (state,) = new.trace(lambda state, z: [below.add(state, z)], *inputs)

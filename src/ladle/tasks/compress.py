@@ -29,7 +29,7 @@ from ladle.tasks.run import Progress, explained, items
 from ladle.tasks.sample import sample
 
 MODES = ("bitsback", "random-access")
-PAYLOAD = 1 << 17  # bytes of a chunk, about
+PAYLOAD = 1 << 19  # bytes of a chunk, about
 RAW = 1 << 25  # bytes of pixels of a chunk, at most
 LOOK = 256  # items that a model is rewritten by
 
