@@ -32,26 +32,32 @@ import ladle  # noqa: E402
 
 
 def tried(
-    data: ladle.Dataset, recipe: str, size: str, minutes: float, seed: int, samples: int, few: int, run: Path
-) -> tuple:
+    data: ladle.Dataset, recipe: str, size: str, seed: int, asked: argparse.Namespace, run: Path
+) -> tuple[dict[str, Any], np.ndarray]:
     """One run: what to remember of it, and the nats of the items that were measured."""
     if not (run / "model.safetensors").exists():
         assembly = ladle.assemble(data.schema, recipe, size, seed=seed)
         settings = {"recipe": recipe, "size": size}
-        deque(ladle.fit(assembly, data, minutes=minutes, seed=seed, run=run, settings=settings, force=True), maxlen=0)
+        deque(
+            ladle.fit(assembly, data, minutes=asked.minutes, seed=seed, run=run, settings=settings, force=True),
+            maxlen=0,
+        )
     model = ladle.load(run)
     log = [json.loads(text) for text in (run / "log.jsonl").read_text().splitlines()]
     last = log[-1]
     started = time.perf_counter()
     one = ladle.measure(model, data, split="test", samples=1).nats
-    many = ladle.measure(model, data, split="test", samples=samples, at_most=few or None)
+    many = ladle.measure(
+        model, data, split="test", samples=asked.samples, at_most=asked.few or None, proposal=asked.proposal
+    )
     seconds = time.perf_counter() - started
     row = {
         "parameters": sum(p.numel() for p in model.vae.parameters()), "steps": last["step"],
         "seconds": last["seconds"], "valid": min(r["nats"] for r in log if r["kind"] == "valid"),
         "clipped": last["clipped"],
         "one": float(one.mean()), "one_se": spread(one), "nats": float(many.nats.mean()), "se": spread(many.nats),
-        "items": len(many.nats), "samples": samples, "k_bad": float((many.k_hat > 0.7).mean()), "measured_in": seconds,
+        "items": len(many.nats), "samples": asked.samples, "proposal": asked.proposal,
+        "k_bad": float((many.k_hat > 0.7).mean()), "measured_in": seconds,
         "bits": float(many.nats.mean()) / data.schema.size / math.log(2),
     }  # fmt: skip
     return row, many.nats
@@ -86,6 +92,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--few", type=int, default=0, help="measure so many items, the same for all [default: all]")
+    parser.add_argument("--proposal", default="q", help="of the samples: defensive where an item is unlike all others")
     asked = parser.parse_args()
     out: Path = asked.out
     kept = out.with_suffix("")
@@ -100,9 +107,7 @@ def main() -> None:
             for seed in range(asked.seeds):
                 key = f"{name}-{recipe}-{asked.size}-{asked.minutes:g}-{asked.few}-{seed}"
                 if all(row["name"] != key for row in rows):
-                    told, nats = tried(
-                        data, recipe, asked.size, asked.minutes, seed, asked.samples, asked.few, kept / key
-                    )
+                    told, nats = tried(data, recipe, asked.size, seed, asked, kept / key)
                     np.save(kept / f"{key}.npy", nats)
                     about = {"data": name, "recipe": recipe, "size": asked.size, "minutes": asked.minutes}
                     rows.append({"name": key, **about, "seed": seed, **told})

@@ -53,9 +53,10 @@ class Defensive(Distribution):
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         """``(*sample_shape, *lead, *event)``."""
         z = self.q.sample(sample_shape)
-        prior = torch.rand(self._extended_shape(sample_shape)[: z.dim() - len(self.event_shape)]) < SHARE
-        prior = prior.to(z.device).reshape(*prior.shape, *[1] * len(self.event_shape))
-        return torch.where(prior, self.p.sample(sample_shape), z)
+        prior = (torch.rand(z.shape[: z.dim() - len(self.event_shape)]) < SHARE).to(z.device)
+        # no more are drawn from the prior than are taken: a learned one may be slow
+        z[prior] = mapped(self.p, lambda t: t.expand(*sample_shape, *t.shape)[prior]).sample().to(z.dtype)
+        return z
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``(*lead, *event) -> (*lead,)``."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import ladle
 from ladle.cli import main
+from ladle.coding.codec import BitsBack
 from ladle.coding.container import Reader
 from toys import narrow
 
@@ -198,6 +201,44 @@ def test_a_full_disk_leaves_nothing_behind(run, digits, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         ladle.compress(run, digits[:20], tmp_path / "x.ladle")
     assert not list(tmp_path.iterdir())
+
+
+def test_chunks_are_coded_side_by_side(run, digits, tmp_path, monkeypatch):
+    """With two threads the file is the same, byte for byte, and comes back in order."""
+    monkeypatch.setattr("ladle.tasks.compress.PAYLOAD", 1 << 11)
+    before, seen = torch.get_num_threads(), []
+    decode = BitsBack.decode
+    monkeypatch.setattr(BitsBack, "decode", lambda *given: (seen.append(threading.get_ident()), decode(*given))[1])
+    files = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            seen.clear()
+            made = ladle.compress(run, digits[:600], tmp_path / f"{threads}.ladle")
+            files.append((tmp_path / f"{threads}.ladle").read_bytes())
+            assert made.chunks > 4
+            assert (ladle.decompress(tmp_path / "1.ladle", model=run) == digits[:600].reshape(600, 1, 8, 8)).all()
+            assert ladle.verify(tmp_path / "1.ladle", run) == (600, made.chunks, ())
+            assert len(set(seen)) >= threads
+    finally:
+        torch.set_num_threads(before)
+    assert files[0] == files[1]
+
+
+def test_an_interrupt_leaves_nothing_behind(run, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("ladle.tasks.compress.PAYLOAD", 1 << 11)
+    (tmp_path / "y.ladle").write_bytes(b"older")
+
+    def interrupted(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ladle.compress(run, digits[:600], tmp_path / "y.ladle", force=True, progress=interrupted)
+    ladle.compress(run, digits[:600], tmp_path / "x.ladle")
+    with pytest.raises(KeyboardInterrupt):
+        ladle.decompress(tmp_path / "x.ladle", tmp_path / "x.npy", model=run, progress=interrupted)
+    assert (tmp_path / "y.ladle").read_bytes() == b"older"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.ladle", "y.ladle"]
 
 
 def test_random_access_needs_only_the_half_that_decodes(run, digits, tmp_path, capsys):

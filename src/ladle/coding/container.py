@@ -13,7 +13,7 @@ import lzma
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 from ladle.coding.errors import Damaged, Newer, NotALadleFile
@@ -254,8 +254,3 @@ class Reader:
         except Damaged as error:
             raise Damaged(f"the table of contents is damaged: {error}") from None
         return plain
-
-    def chunks(self, numbers: Sequence[int] | None = None) -> Iterator[Chunk]:
-        """Some chunks in order, or all."""
-        for number in range(len(self.index)) if numbers is None else numbers:
-            yield self.chunk(number)

@@ -25,7 +25,7 @@ from ladle.data import DataError, Dataset, atomic_file, is_name
 from ladle.data.images import Images
 from ladle.folder import Model, load
 from ladle.hub import EXACT, Repository, is_hub
-from ladle.tasks.run import Progress, explained, items
+from ladle.tasks.run import Progress, explained, items, side_by_side
 from ladle.tasks.sample import sample
 
 MODES = ("bitsback", "random-access")
@@ -173,11 +173,10 @@ def compress(
         }  # fmt: skip
         writer, fallback, done = Writer(file, header), 0, 0
         each = max(1, int(min(PAYLOAD * 8 / found.bits_per_item, RAW / math.prod(schema.shape))))
-        for block in given.blocks(each):
-            how, payload, kept = _packed(codec, block, verify)
-            writer.chunk(len(block), how, payload, digest(kept))
-            fallback += how != CODED
-            done += len(block)
+        for packed in side_by_side(lambda block: _packed(codec, block, verify), given.blocks(each), device):
+            writer.chunk(*packed)
+            fallback += packed.how != CODED
+            done += packed.items
             if progress:
                 progress(done, given.items)
         writer.finish(json.dumps(given.contents(), separators=(",", ":")).encode())
@@ -219,8 +218,17 @@ def codec_of(found: Exact, mode: str, settings: Mapping[str, Any]) -> Codec:
     return Direct(found, Settings(coarser, step))
 
 
-def _packed(codec: Codec, block: np.ndarray, verify: bool) -> tuple[int, bytes, bytes]:
-    """The shortest form of a block of items, and what comes back of it."""
+class _Packed(NamedTuple):
+    """What a chunk is made of: see :meth:`Writer.chunk`."""
+
+    items: int
+    how: int
+    payload: bytes
+    digest: bytes
+
+
+def _packed(codec: Codec, block: np.ndarray, verify: bool) -> _Packed:
+    """The shortest form of a block of items, and the digest of what comes back of it."""
     x = block.astype(np.int64)
     payload, kept = codec.encode(x), codec.kept(x)
     raw = kept.astype(np.uint8).tobytes()
@@ -234,4 +242,4 @@ def _packed(codec: Codec, block: np.ndarray, verify: bool) -> tuple[int, bytes, 
     forms = [(CODED, payload)]
     if len(payload) > len(raw) // 2:  # it is slow, and rarely better
         forms += [(XZ, lzma.compress(raw, lzma.FORMAT_XZ, preset=6)), (STORED, raw)]
-    return *min(forms, key=lambda form: len(form[1])), raw
+    return _Packed(len(x), *min(forms, key=lambda form: len(form[1])), digest(raw))

@@ -18,7 +18,7 @@ from ladle.coding.pieces import counted, restored, understood
 from ladle.coding.store import fingerprint, load_exact
 from ladle.data import DataError
 from ladle.tasks.compress import MODES, codec_of, exact
-from ladle.tasks.run import Progress
+from ladle.tasks.run import Progress, side_by_side
 
 
 class Verified(NamedTuple):
@@ -73,7 +73,7 @@ def decompress(
         start, stop = (0, total) if items is None else items
         if not 0 <= start < max(stop, 1) <= max(total, 1):
             raise DataError(f"items must be a range within 0..{total}, got {start}..{stop}")
-        blocks = _blocks(reader, codec, shape, start, stop, progress)
+        blocks = _blocks(reader, codec, shape, start, stop, device, progress)
         if out is None:
             return np.concatenate([np.zeros((0, *shape), np.uint8), *blocks])
         contents = understood(reader.contents())
@@ -105,16 +105,19 @@ def _matching(reader: Reader, model: str | Path, device: str) -> tuple[Codec, tu
 
 
 def _blocks(
-    reader: Reader, codec: Codec, shape: tuple[int, ...], start: int, stop: int, progress: Progress | None
+    reader: Reader, codec: Codec, shape: tuple[int, ...], start: int, stop: int, device: str, progress: Progress | None
 ) -> Iterator[np.ndarray]:
     """The items of a range, as they were."""
-    at, done = 0, 0
-    for number, (_, count) in enumerate(reader.index):
-        first, at = at, at + count
-        if first >= stop or at <= start:
-            continue
-        wanted = slice(max(0, start - first), min(stop - first, count))
-        part = _unpacked(codec, reader.chunk(number), shape, wanted)
+
+    def read() -> Iterator[tuple[Chunk, slice]]:
+        at = 0
+        for number, (_, count) in enumerate(reader.index):
+            first, at = at, at + count
+            if first < stop and at > start:
+                yield reader.chunk(number), slice(max(0, start - first), min(stop - first, count))
+
+    done = 0
+    for part in side_by_side(lambda piece: _unpacked(codec, piece[0], shape, piece[1]), read(), device):
         yield part
         done += len(part)
         if progress:
@@ -183,15 +186,31 @@ def verify(file: str | Path, model: str | Path | None = None, device: str = "cpu
         except (Damaged, DataError) as error:
             damaged.append(str(error))
         codec, shape = (None, ()) if model is None else _matching(reader, model, device)
-        items = 0
-        for number, (_, count) in enumerate(reader.index):
+
+        def chunks() -> Iterator[Chunk | Damaged]:
+            for number in range(len(reader.index)):
+                try:
+                    chunk: Chunk | Damaged = reader.chunk(number)
+                except Damaged as error:
+                    chunk = error
+                yield chunk
+
+        def looked_at(chunk: Chunk | Damaged) -> str:
             try:
-                chunk = reader.chunk(number)
+                if isinstance(chunk, Damaged):
+                    raise chunk
                 if codec is not None:
                     _unpacked(codec, chunk, shape)
-                items += count
             except (Damaged, NumericsError) as error:
-                damaged.append(str(error))
+                return str(error)
+            return ""
+
+        items = 0
+        for number, wrong in enumerate(side_by_side(looked_at, chunks(), device)):
+            if wrong:
+                damaged.append(wrong)
+            else:
+                items += reader.index[number][1]
             if progress:
                 progress(number + 1, len(reader.index))
     return Verified(items, len(reader.index), tuple(damaged))

@@ -17,10 +17,11 @@ from ladle.folder import Model
 Source = str | Path | np.ndarray | Split | Dataset
 Progress = Callable[[int, int], None]
 Telling = Callable[[str], Progress]  # given the name of a piece of work
+Piece = TypeVar("Piece")
 Found = TypeVar("Found")
 BATCH = 256  # items at a time, at most
 NUMBERS = 256 * 784  # of data at a time, about: of larger items fewer are taken, so that memory stays bounded
-WORKERS = 8  # batches at a time, at most
+WORKERS = 8  # pieces of work at a time, at most
 
 
 def silent(what: str) -> Progress:
@@ -89,30 +90,30 @@ def each_batch(
             progress(done, len(split) if turn is None else len(turn))
 
 
-def side_by_side(work: Callable[[Batch], Found], batches: Iterable[Batch], device: str) -> Iterator[Found]:
-    """What is found of each batch, in order. On a processor every core takes a batch of its own: that is faster than
-    all of them at one, where matrices are small and much is done beside them.
+def side_by_side(work: Callable[[Piece], Found], pieces: Iterable[Piece], device: str) -> Iterator[Found]:
+    """What is found of each piece, such as a batch, in order. On a processor every core takes a piece of its own: that
+    is faster than all of them at one, where matrices are small and much is done beside them.
 
     Args:
         work: done in threads, which share the model.
-        batches: taken as they are needed.
-        device: where the batches are.
+        pieces: taken as they are needed.
+        device: where the work is done.
     """
     threads = torch.get_num_threads()
     workers = 1 if device != "cpu" else min(threads, WORKERS)
     if workers == 1:
-        yield from map(work, batches)
+        yield from map(work, pieces)
         return
 
-    def alone(batch: Batch) -> Found:
+    def alone(piece: Piece) -> Found:
         torch.set_num_threads(threads // workers)  # of this thread
-        return work(batch)
+        return work(piece)
 
     waiting: deque[Future[Found]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for batch in batches:
-                waiting.append(pool.submit(alone, batch))
+            for piece in pieces:
+                waiting.append(pool.submit(alone, piece))
                 if len(waiting) > workers:
                     yield waiting.popleft().result()
             while waiting:
