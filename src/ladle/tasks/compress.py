@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -171,14 +171,20 @@ def compress(
             "model": fingerprint(found, decoder=mode == "random-access"),
             "name": Path(model).resolve().name[:200], "writer": f"ladle {__version__}",
         }  # fmt: skip
-        writer, fallback, done = Writer(file, header), 0, 0
+        writer, fallback = Writer(file, header), 0
         each = max(1, int(min(PAYLOAD * 8 / found.bits_per_item, RAW / math.prod(schema.shape))))
-        for packed in side_by_side(lambda block: _packed(codec, block, verify), given.blocks(each), device):
+
+        def coded() -> Iterator[_Packed]:
+            done = 0
+            for packed in side_by_side(lambda block: _packed(codec, block, verify), given.blocks(each), device):
+                done += packed.items
+                if progress:
+                    progress(done, given.items)
+                yield packed
+
+        for packed in _gathered(coded()):
             writer.chunk(*packed)
             fallback += packed.how != CODED
-            done += packed.items
-            if progress:
-                progress(done, given.items)
         writer.finish(json.dumps(given.contents(), separators=(",", ":")).encode())
         size = writer.at
     return Compressed(given.items, given.raw, size, 8 * size / max(given.raw, 1), len(writer.index), fallback)
@@ -243,3 +249,24 @@ def _packed(codec: Codec, block: np.ndarray, verify: bool) -> _Packed:
     if len(payload) > len(raw) // 2:  # it is slow, and rarely better
         forms += [(XZ, lzma.compress(raw, lzma.FORMAT_XZ, preset=6)), (STORED, raw)]
     return _Packed(len(x), *min(forms, key=lambda form: len(form[1])), digest(raw))
+
+
+def _gathered(chunks: Iterable[_Packed]) -> Iterator[_Packed]:
+    """Chunks, of which neighbours that are stored as they are have become one, so that what cannot be compressed costs
+    little more than its own bytes."""
+    stored: list[_Packed] = []
+    for chunk in chunks:
+        if stored and (chunk.how != STORED or sum(len(one.payload) for one in [*stored, chunk]) > RAW):
+            yield _joined(stored)
+            stored = []
+        if chunk.how == STORED:
+            stored.append(chunk)
+        else:
+            yield chunk
+    if stored:
+        yield _joined(stored)
+
+
+def _joined(stored: list[_Packed]) -> _Packed:
+    raw = b"".join(chunk.payload for chunk in stored)
+    return _Packed(sum(chunk.items for chunk in stored), STORED, raw, digest(raw))
