@@ -11,7 +11,9 @@ machine gives to such a layer.
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -56,6 +58,12 @@ def counted(work: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
+
+
+def peak() -> int:
+    """The most memory that this process has held, in bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 def main() -> None:
@@ -109,7 +117,7 @@ def main() -> None:
         f"vdvae {asked.size}, {asked.batch} images of 3 x {asked.side} x {asked.side}: {work[0] / 1e9:.1f} GFLOP a step"
     )
     print(f"the step: {rates[0]:.1f} GFLOP/s; {layer} on {tuple(given.shape)}: {rates[1]:.1f} GFLOP/s")
-    print(f"ratio {rates[0] / rates[1]:.2f}")
+    print(f"ratio {rates[0] / rates[1]:.2f}; peak memory of the process {peak() / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":
