@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--recipes", default="learned_prior,vdvae", help="names, by commas")
     parser.add_argument("--size", default="xs")
     parser.add_argument("--epochs", type=float, default=10.0)
-    parser.add_argument("--samples", type=int, default=50)
+    parser.add_argument("--samples", type=int, default=1, help="of the bound; many take long for ladders")
     asked = parser.parse_args()
     data, machine = ladle.read(asked.data), choose()
     if machine.precision != "bf16-mixed":

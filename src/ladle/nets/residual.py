@@ -160,5 +160,5 @@ class MapUp(Net):
         if self.even is not None:
             return F.relu_(self.even(x))
         for (height, width), grow in zip(self.sizes, self.grow, strict=True):
-            x = F.relu_(grow(x)[..., :height, :width])
+            x = F.relu_(grow(x))[..., :height, :width]
         return x
