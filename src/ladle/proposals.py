@@ -54,8 +54,8 @@ class Defensive(Distribution):
         """``(*sample_shape, *lead, *event)``."""
         z = self.q.sample(sample_shape)
         prior = (torch.rand(z.shape[: z.dim() - len(self.event_shape)]) < SHARE).to(z.device)
-        # no more are drawn from the prior than are taken: a learned one may be slow
-        z[prior] = mapped(self.p, lambda t: t.expand(*sample_shape, *t.shape)[prior]).sample().to(z.dtype)
+        if prior.any():  # no more are drawn from the prior than are taken: a learned one may be slow
+            z[prior] = mapped(self.p, lambda t: t.expand(*sample_shape, *t.shape)[prior]).sample().to(z.dtype)
         return z
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def test_every_task(recipe: str, toy: str) -> None:
     assert x.shape == (12, *shape)
     assert x.dtype == np.float32
     assert in_units(x, schema)
-    np.testing.assert_allclose(ladle.decode(model, z), x, rtol=RTOL, atol=ATOL_Z)
+    np.testing.assert_allclose(ladle.decode(model, z), x, rtol=1e-5, atol=1e-3)  # pixels of up to 255, in float32
 
     drawn = ladle.reconstruct(model, items, draws=2, seed=4)
     assert drawn.shape == (12, 2, *shape)

@@ -160,5 +160,6 @@ class ConvUp(Net):
         channels, height, width = self.smallest
         y = F.relu_(self.start(x.flatten(1))).unflatten(1, (height, width, channels)).permute(0, 3, 1, 2)
         for (height, width), grow, blocks in zip(self.sizes, self.grow, self.blocks, strict=True):
-            y = blocks(F.relu_(grow(y))[..., :height, :width])  # cut after: a view that is changed in place loses its layout
+            # cut after the ReLU: autograd forgets the layout of a view that is changed in place
+            y = blocks(F.relu_(grow(y))[..., :height, :width])
         return y
