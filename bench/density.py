@@ -32,12 +32,12 @@ import ladle  # noqa: E402
 
 
 def tried(
-    data: ladle.Dataset, recipe: str, size: str, seed: int, asked: argparse.Namespace, run: Path
+    data: ladle.Dataset, recipe: str, seed: int, asked: argparse.Namespace, run: Path
 ) -> tuple[dict[str, Any], np.ndarray]:
     """One run: what to remember of it, and the nats of the items that were measured."""
     if not (run / "model.safetensors").exists():
-        assembly = ladle.assemble(data.schema, recipe, size, seed=seed)
-        settings = {"recipe": recipe, "size": size}
+        assembly = ladle.assemble(data.schema, recipe, asked.size, seed=seed)
+        settings = {"recipe": recipe, "size": asked.size}
         deque(
             ladle.fit(assembly, data, minutes=asked.minutes, seed=seed, run=run, settings=settings, force=True),
             maxlen=0,
@@ -107,7 +107,7 @@ def main() -> None:
             for seed in range(asked.seeds):
                 key = f"{name}-{recipe}-{asked.size}-{asked.minutes:g}-{asked.few}-{seed}"
                 if all(row["name"] != key for row in rows):
-                    told, nats = tried(data, recipe, asked.size, seed, asked, kept / key)
+                    told, nats = tried(data, recipe, seed, asked, kept / key)
                     np.save(kept / f"{key}.npy", nats)
                     about = {"data": name, "recipe": recipe, "size": asked.size, "minutes": asked.minutes}
                     rows.append({"name": key, **about, "seed": seed, **told})

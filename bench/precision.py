@@ -9,12 +9,12 @@ the difference comes with its 95 % interval over items. It needs a processor, or
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 from collections import deque
 from datetime import date
 from unittest import mock
 
+from density import spread
 from ladle_command import prepare
 
 prepare()  # as the ``ladle`` command does, before torch is loaded
@@ -52,7 +52,7 @@ def main() -> None:
             pace.append(1000 * last.seconds / last.step)
         single, half = nats
         apart = half - single
-        error = 1.96 * apart.std(ddof=1) / math.sqrt(len(apart))
+        error = 1.96 * spread(apart)
         print(
             f"| `{recipe}`, {asked.size} | {single.mean():.3f} | {half.mean():.3f} "
             f"| **{apart.mean():+.3f} ± {error:.3f}** | {pace[0]:.1f}, {pace[1]:.1f} |",

@@ -58,6 +58,11 @@ def in_units(x: np.ndarray, schema: ladle.Schema) -> bool:
     return bool(np.isfinite(x).all()) and (top is None or bool(x.min() >= 0 and x.max() <= top))
 
 
+def unit_of(items: Split) -> float:
+    """The scale of the data, 255 for pixels: what rounding errors of its numbers are measured in."""
+    return max(1.0, float(np.abs(items.x).max()))
+
+
 @pytest.mark.parametrize("toy", TOYS)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_task(recipe: str, toy: str) -> None:
@@ -72,7 +77,7 @@ def test_every_task(recipe: str, toy: str) -> None:
     assert x.shape == (12, *shape)
     assert x.dtype == np.float32
     assert in_units(x, schema)
-    np.testing.assert_allclose(ladle.decode(model, z), x, rtol=1e-5, atol=1e-3)  # pixels of up to 255, in float32
+    np.testing.assert_allclose(ladle.decode(model, z), x, rtol=RTOL, atol=ATOL_Z * unit_of(items))
 
     drawn = ladle.reconstruct(model, items, draws=2, seed=4)
     assert drawn.shape == (12, 2, *shape)
@@ -127,7 +132,7 @@ def stays_the_same(model: Model, items: Split, changed: Split) -> None:
     z.append(ladle.encode(model, changed))
     x.append(ladle.reconstruct(model, changed, draws=1))
     nats += [ladle.score(model, changed, samples=3)] if density else []
-    unit = max(1.0, float(np.abs(items.x).max()))
+    unit = unit_of(items)
     for values, atol, rtol in ((z, ATOL_Z, RTOL), (x, ATOL_Z * unit, RTOL), (nats, ATOL_NATS, RTOL_NATS)):
         for other in values[1:]:
             np.testing.assert_allclose(other[:5], values[0][:5], atol=atol, rtol=rtol, err_msg="neighbours matter")

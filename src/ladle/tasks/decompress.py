@@ -187,18 +187,18 @@ def verify(file: str | Path, model: str | Path | None = None, device: str = "cpu
             damaged.append(str(error))
         codec, shape = (None, ()) if model is None else _matching(reader, model, device)
 
-        def chunks() -> Iterator[Chunk | Damaged]:
+        def chunks() -> Iterator[Chunk | str]:
+            """Every chunk, or what is wrong with its bytes: a file is read in order, by one thread."""
             for number in range(len(reader.index)):
                 try:
-                    chunk: Chunk | Damaged = reader.chunk(number)
+                    yield reader.chunk(number)
                 except Damaged as error:
-                    chunk = error
-                yield chunk
+                    yield str(error)
 
-        def looked_at(chunk: Chunk | Damaged) -> str:
+        def wrong_with(chunk: Chunk | str) -> str:
+            if isinstance(chunk, str):
+                return chunk
             try:
-                if isinstance(chunk, Damaged):
-                    raise chunk
                 if codec is not None:
                     _unpacked(codec, chunk, shape)
             except (Damaged, NumericsError) as error:
@@ -206,7 +206,7 @@ def verify(file: str | Path, model: str | Path | None = None, device: str = "cpu
             return ""
 
         items = 0
-        for number, wrong in enumerate(side_by_side(looked_at, chunks(), device)):
+        for number, wrong in enumerate(side_by_side(wrong_with, chunks(), device)):
             if wrong:
                 damaged.append(wrong)
             else:
