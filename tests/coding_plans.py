@@ -13,12 +13,16 @@ from toys import narrow
 
 COLOUR = {"part": "family/colour_mixture", "components": 2}
 LOGISTIC = {"part": "family/logistic"}
+CONVOLUTIONS = {
+    "encoder": {"part": "net/conv_down", "width": 4, "blocks": 1},
+    "decoder": {"part": "net/conv_up", "width": 4, "blocks": 1},
+}
 PLANS: dict[str, tuple[str, str, dict[str, Any]]] = {  # data, recipe, what differs from the narrow recipe
     "grey": ("digits", "vae", {}),
     "learned_prior": ("digits", "learned_prior", {}),
     "vampprior": ("digits", "vampprior", {}),
-    "mixture": ("digits", "vae", {"prior": {"part": "prior/mixture", "components": 3}}),
-    "logistic": ("digits", "vae", {"posterior": LOGISTIC}),  # without a ceiling for its scale
+    "mixture": ("digits", "vae", {"latents": {"prior": {"part": "prior/mixture", "components": 3}}}),
+    "logistic": ("digits", "vae", {"latents": {"posterior": LOGISTIC}}),  # without a ceiling for its scale
     "sigma_vae": ("digits", "sigma_vae", {}),
     "fsq": ("digits", "fsq", {}),
     "vq": ("digits", "vq", {}),
@@ -28,6 +32,7 @@ PLANS: dict[str, tuple[str, str, dict[str, Any]]] = {  # data, recipe, what diff
     "dense ladder": ("bits", "lvae", {}),
     "local": ("digits", "pixelvae", {}),
     "local bits": ("bits", "pixelvae", {}),
+    "local convolutions": ("clothes", "pixelvae", CONVOLUTIONS),
     "local colour": ("colour", "pixelvae", {}),
 }
 
@@ -38,7 +43,8 @@ def fitted(name: str, folder: Path) -> np.ndarray:
     x = things(kind)
     data = ladle.read(x)
     plan = narrow(recipe, data.schema)
-    plan["latents"] |= other
+    for key, value in other.items():
+        plan[key] = value if "part" in value else {**plan[key], **value}
     if kind == "colour" and recipe != "pixelvae":
         plan["likelihood"] = COLOUR
     assembly = ladle.assemble(data.schema, plan, seed=1)
@@ -47,7 +53,9 @@ def fitted(name: str, folder: Path) -> np.ndarray:
 
 
 def things(name: str) -> np.ndarray:
-    """Images of uint8: digits in 256 levels, in two, or tinted."""
+    """Images of uint8: digits in 256 levels, in two, or tinted; clothes in two."""
+    if name == "clothes":
+        return (ladle.read("fashion-mnist-mini").train.x[:600] > 127).astype(np.uint8)
     x = ladle.read("digits").all.x.astype(np.uint8)
     if name == "bits":
         return (x > 127).astype(np.uint8)

@@ -13,6 +13,7 @@ import ladle
 from ladle import choice
 from ladle.cli import main
 from ladle.machine import Machine
+from ladle.spec import parts
 
 IDLE = Machine("cpu", "32-true", True, 2, "a processor")
 
@@ -88,3 +89,15 @@ def test_a_run_that_goes_on_keeps_what_it_began_with(
     told = fit("--resume")
     assert "recipe vae, size xs," in told
     assert "finished already" in told
+
+
+@pytest.mark.parametrize("recipe", sorted(set(parts()["recipe"]) - {"linear_vae"}))
+def test_every_size_costs_more_than_the_one_before(recipe: str) -> None:
+    """On grey images and, as their nets are others, on colour."""
+    for shape in ((1, 28, 28), (3, 32, 32)):
+        schema = ladle.Schema("image", shape, "bytes")
+        costs = []
+        for size in ladle.recipes.SIZES:
+            with torch.device("meta"):
+                costs.append(choice.cost(ladle.assemble(schema, recipe, size)))
+        assert costs == sorted(set(costs)), f"{recipe} on {shape}"

@@ -169,10 +169,11 @@ class Coder:
 
     def __init__(self, about: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> None:
         self.about, self.tables = about, tables
+        self.curves: dict[int, Curve] = {}
 
     def curve(self, shift: int) -> Curve:
-        """The curve that was stored."""
-        return Curve(self.tables["curve"], shift)
+        """The curve that was stored, always the same one, as it remembers what it has been asked."""
+        return self.curves.setdefault(shift, Curve(self.tables["curve"], shift))
 
     @abstractmethod
     def read(self, raw: Sequence[np.ndarray]) -> Coded:

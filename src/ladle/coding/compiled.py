@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit  # type: ignore[import-untyped]
 
-from ladle.coding.fixed import FINE, FRACTION, PRECISION, UNIT, Curve
+from ladle.coding.fixed import FINE, FRACTION, GUESS, PRECISION, UNIT, Curve
 
 SLOTS = (1 << PRECISION) - 1
 DOWN = FINE + 1 - UNIT
@@ -16,8 +16,6 @@ FULL = 63 - PRECISION
 LOW = 1 << 31
 WORD = (1 << 32) - 1
 PART = (1 << FRACTION) - 1
-INVERSE = 14  # bits of a slot that a guess does not look at
-HEIGHTS = (np.arange(1 << (PRECISION - INVERSE), dtype=np.int64) << INVERSE) + (1 << (INVERSE - 1))
 
 
 @njit(cache=True, nogil=True)
@@ -85,7 +83,7 @@ def _guess(slot, i, edges, loc, rate, weight, inverse, shift, middle):  # type: 
     for c in range(1, loc.shape[1]):
         if weight[i, c] > weight[i, best]:
             best = c
-    place = np.float64((inverse[slot >> INVERSE] - middle) << shift) / np.float64(max(rate[i, best], 1))
+    place = np.float64((inverse[slot >> GUESS] - middle) << shift) / np.float64(max(rate[i, best], 1))
     apart = np.float64(edges[n - 1] - edges[0]) / np.float64(max(n - 1, 1))
     k = 1 + (np.float64(loc[i, best]) + place - edges[0]) / max(apart, 1.0)
     return np.int64(min(max(k, 1.0), np.float64(n)))
@@ -115,11 +113,6 @@ def _found(slot, i, edges, loc, rate, weight, values, inverse, shift, middle, la
     return low, start, end
 
 
-def _inverse(values: np.ndarray) -> np.ndarray:
-    """The places that a curve reaches parts of its height at, for guesses."""
-    return np.searchsorted(values, HEIGHTS) << FRACTION
-
-
 @njit(cache=True, nogil=True)
 def _find(slots, symbols, edges, loc, rate, weight, values, inverse, shift, middle, last):  # type: ignore[no-untyped-def]
     for i in range(len(slots)):
@@ -130,7 +123,7 @@ def _find(slots, symbols, edges, loc, rate, weight, values, inverse, shift, midd
 def find(slots, edges, loc, rate, weight, curve: Curve) -> np.ndarray:  # type: ignore[no-untyped-def]
     """See :func:`ladle.coding.plain.find`."""
     symbols = np.empty(len(slots), np.int64)
-    of = curve.values, _inverse(curve.values), curve.shift, curve.middle, curve.last
+    of = curve.values, curve.inverse, curve.shift, curve.middle, curve.last
     _find(slots, symbols, edges, loc, rate, weight, *of)
     return symbols
 
@@ -155,7 +148,7 @@ def _pop_bins(heads, words, top, symbols, edges, loc, rate, weight, values, inve
 
 def pop_bins(heads, words, top, symbols, edges, loc, rate, weight, curve: Curve) -> bool:  # type: ignore[no-untyped-def]
     """See :func:`ladle.coding.plain.pop_bins`."""
-    of = curve.values, _inverse(curve.values), curve.shift, curve.middle, curve.last
+    of = curve.values, curve.inverse, curve.shift, curve.middle, curve.last
     return bool(_pop_bins(heads, words, top, symbols, edges, loc, rate, weight, *of))
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -17,10 +18,12 @@ FRACTION = 8  # bits between two entries of a curve
 RAW = 8  # bits after the point of what a net says: raw numbers are multiples of 2 ** -RAW
 FINE = 12  # the same of what says a location
 UNIT = 6  # the same of a place between two bins, of pixels and of latents
+GUESS = 14  # bits of a slot that a guess at its bin does not look at
 REACH = 16  # raw numbers are held within -REACH .. REACH where a table is read
 
 
-class Curve(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Curve:
     """A distribution function that rises from 0 to ``2 ** PRECISION``.
 
     Args:
@@ -40,6 +43,12 @@ class Curve(NamedTuple):
     def last(self) -> int:
         """The last place between two entries."""
         return ((len(self.values) - 1) << FRACTION) - 1
+
+    @cached_property
+    def inverse(self) -> np.ndarray:
+        """About the place that every ``2 ** GUESS``-th slot is reached at, ``(2 ** (PRECISION - GUESS),)`` int64."""
+        slots = (np.arange(1 << (PRECISION - GUESS), dtype=np.int64) << GUESS) + (1 << (GUESS - 1))
+        return np.searchsorted(self.values, slots) << FRACTION
 
 
 def rising(function: Callable[[np.ndarray], np.ndarray], reach: float, entries: int) -> np.ndarray:

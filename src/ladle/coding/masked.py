@@ -63,6 +63,7 @@ class Conditionals:
 
     def __init__(self, program: Program, grid: Grid, components: int, tables: dict[str, np.ndarray]) -> None:
         self.program, self.grid, self.components, self.tables = program, grid, components, tables
+        self.curve = Curve(tables["curve"], STEP)
         (self.size,) = program.inputs[0].size
         self.known = self._known()
 
@@ -96,7 +97,7 @@ class Conditionals:
         )
         weight = weight.reshape(logits.shape)
         bins = self.grid.bins(loc, scale >> coarse, weight, FINE, dimensions, self.tables["rates"])
-        return bins._replace(curve=Curve(self.tables["curve"], STEP))
+        return bins._replace(curve=self.curve)
 
     def all(self, k: np.ndarray) -> Bins:
         """The conditionals of places, ``(N, D)``."""

@@ -97,22 +97,18 @@ class ConvDown(Net):
         inputs: ``(C, H, W)``.
         width: channels at full size.
         blocks: residual blocks per stage; 0 is a plain convolutional net.
-        full: whether there is a stage at full size. Without it the first convolution halves, which is most of the work
-            saved and little of the likelihood lost.
 
     >>> import torch
     >>> ConvDown(inputs=(3, 30, 17), width=8)(torch.zeros(2, 3, 30, 17)).shape
     torch.Size([2, 1280])
     """
 
-    def __init__(self, inputs: list[int], width: int = 32, blocks: int = 0, full: bool = True) -> None:
+    def __init__(self, inputs: list[int], width: int = 32, blocks: int = 0) -> None:
         super().__init__()
         channels, h, w = inputs
         stages = plan(h, w, width)
         layers: list[nn.Module] = []
         for stage, (size, _, _) in enumerate(stages):
-            if not stage and not full and len(stages) > 1:
-                continue
             layers += [conv(channels, size, stride=2 if stage else 1), nn.ReLU(inplace=True)]
             layers += [Block(size) for _ in range(blocks)]
             channels = size
@@ -136,16 +132,13 @@ class ConvUp(Net):
         outputs: ``(H, W)`` of the image.
         width: channels at full size.
         blocks: residual blocks per stage; 0 is a plain convolutional net.
-        full: whether there are blocks at full size too.
 
     >>> import torch
     >>> ConvUp(inputs=(4,), outputs=(30, 17), width=8)(torch.zeros(2, 4)).shape
     torch.Size([2, 8, 30, 17])
     """
 
-    def __init__(
-        self, inputs: list[int], outputs: list[int], width: int = 32, blocks: int = 0, full: bool = True
-    ) -> None:
+    def __init__(self, inputs: list[int], outputs: list[int], width: int = 32, blocks: int = 0) -> None:
         super().__init__()
         h, w = outputs
         stages = plan(h, w, width)[::-1]
@@ -158,8 +151,7 @@ class ConvUp(Net):
         channels = stages[0][0]
         for stage, (size, _, _) in enumerate(stages):
             self.grow.append(UpConv(channels, size) if stage else conv(channels, size))
-            here = blocks if full or stage < len(stages) - 1 else 0
-            self.blocks.append(nn.Sequential(*(Block(size) for _ in range(here))))
+            self.blocks.append(nn.Sequential(*(Block(size) for _ in range(blocks))))
             channels = size
         self.inputs, self.features = tuple(inputs), (width, *outputs)
 
