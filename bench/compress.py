@@ -60,7 +60,7 @@ def main() -> None:
         for size in asked.sizes.split(","):
             run = asked.out / f"{name}-{asked.recipe or 'best'}-{size}"
             if not (run / "model.safetensors").exists():
-                recipe = asked.recipe or ladle.best(data.schema, asked.minutes).recipe
+                recipe = asked.recipe or ladle.best(data, asked.minutes).recipe
                 plan = ladle.assemble(data.schema, recipe, size, seed=0)
                 deque(ladle.fit(plan, data, minutes=asked.minutes, seed=0, run=run), maxlen=1)
             torch.set_num_threads(asked.threads)

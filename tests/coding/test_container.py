@@ -16,6 +16,7 @@ from coding_plans import things
 from ladle.coding.container import END, SIGNATURE, Reader, Writer, digest, inflated
 from ladle.coding.errors import CodingError, Damaged, Newer, NotALadleFile, NumericsError, WrongModel
 from ladle.coding.pieces import understood
+from ladle.tasks.compress import exact
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,7 @@ def test_files_of_other_kinds(packed, coding_runs, tmp_path):
     with pytest.raises(Newer, match=r"format 9\.0"):
         read(folder, None, newer + struct.pack("<I", zlib.crc32(newer)) + data[head + 12 + length :], tmp_path)
     another, _ = coding_runs("learned_prior")
+    exact(another)
     with pytest.raises(WrongModel, match="is another one"):
         read(another, None, data, tmp_path)
 

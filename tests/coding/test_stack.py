@@ -78,6 +78,24 @@ def test_machine_code_gives_the_same_bits():
     assert written[0] == written[1]
 
 
+def test_a_symbol_that_is_certain_costs_nothing():
+    """All slots are its own, in both loops and in streams: 2 ** 24 << 39 has one bit more than a signed number."""
+    pytest.importorskip("numba")
+    rows = np.tile([[0, 1 << PRECISION], [0, 1 << PRECISION]], (50, 1))
+    written = []
+    for numpy in (True, False):
+        stack = Stack(lanes=3, reserve=9, numpy=numpy)
+        before = stack.to_bytes()
+        stack.push_rows(np.zeros(100, np.int64), rows)
+        written.append(stack.to_bytes())
+        assert (stack.pop_rows(rows) == 0).all()
+        stack.finish()
+    assert written == [before, before]
+    streams = Streams(100)
+    streams.push_rows(np.zeros(100, np.int64), rows)
+    streams.finish()
+
+
 @pytest.mark.parametrize("name", CURVES)
 def test_bins_are_the_distribution_and_sum_to_one(name):
     """Counts against the mixture in float64: within the table's 2e-4 of probability, and exactly one in all."""
@@ -148,13 +166,14 @@ def test_streams_stand_by_themselves(items):
     streams.push_rows(classes, rows)
     written = streams.to_bytes()
     for chosen in (np.arange(items), np.array([items // 2])):
-        back = Streams.from_bytes([written[i] for i in chosen])
+        back = Streams.from_bytes([written[i] for i in chosen], 44)
         assert (back.pop_rows(rows[chosen]) == classes[chosen]).all()
         for bins, x in zip(calls[::-1], data[::-1], strict=True):
             assert (back.pop_bins(bins.changed(lambda a, chosen=chosen: a[chosen])) == x[chosen]).all()
         back.finish()
+    back.pop_bins(calls[0].changed(lambda a: a[: len(chosen)]))
     with pytest.raises(Desynchronised):
-        back.finish() or back.pop_bins(calls[0].changed(lambda a: a[: len(chosen)]))
+        back.finish()
 
 
 def test_every_head_is_written_so_that_it_is_read():
@@ -163,7 +182,51 @@ def test_every_head_is_written_so_that_it_is_read():
         streams = Streams(len(heads))
         streams.heads[:], streams.tops[:] = heads, words
         streams.words[:, :words] = np.arange(words)
-        back = Streams.from_bytes(streams.to_bytes())
+        back = Streams.from_bytes(streams.to_bytes(), 5)
         assert back.heads.tolist() == heads
         assert (back.tops == words).all()
         assert (back.words[:, :words] == np.arange(words)).all()
+
+
+def test_one_bin_alone_is_certain(plain):
+    """As the places of a ladder are, at their coarsest."""
+    bins = some(np.random.default_rng(7), (20, 3), 5)
+    bins = bins._replace(edges=bins.edges[:0])
+    stack = Stack(lanes=2, reserve=9, numpy=plain)
+    before = stack.to_bytes()
+    assert (stack.pop_bins(bins) == 0).all()
+    stack.push_bins(np.zeros((20, 3), np.int64), bins)
+    assert stack.to_bytes() == before
+
+
+def test_a_draw_from_a_stream_that_is_nearly_empty_comes_back():
+    """As a mixture draws a component with bits of an item that cost next to none."""
+    rng = np.random.default_rng(6)
+    items = 200
+    few = np.tile([0, (1 << PRECISION) - 1, 1 << PRECISION], (items, 1))
+    even = np.tile(np.arange(5) << (PRECISION - 2), (items, 1))
+    flips = rng.integers(0, 2, items)
+    for rows, last in ((few, 0 * flips), (even, flips), (even[:, [0, 2, 4]], flips)):
+        streams = Streams(items)
+        drawn = streams.pop_rows(even)
+        streams.push_rows(last, rows)
+        back = Streams.from_bytes(streams.to_bytes(), 2)
+        assert (back.heads == streams.heads).all()
+        assert (back.pop_rows(rows) == last).all()
+        back.push_rows(drawn, even)
+        back.finish()
+
+
+def test_a_stream_longer_than_its_symbols_is_refused():
+    """Before room is made for as many words for every item."""
+    streams = Streams(2)
+    rows = np.tile([0, 1, 1 << PRECISION], (2, 1))
+    for _ in range(30):
+        streams.push_rows(np.zeros(2, np.int64), rows)
+    written = streams.to_bytes()
+    Streams.from_bytes(written, 30)
+    with pytest.raises(Desynchronised, match="has at most"):
+        Streams.from_bytes([b"", bytes(1 << 20), *written], 1000)
+    for wrong in (b"", b"\0\0\0", bytes(5), bytes(8)):
+        with pytest.raises(Desynchronised):
+            Streams.from_bytes([wrong], 1000)

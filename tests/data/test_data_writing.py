@@ -1,6 +1,7 @@
 """Writers: what is written is read back, and nothing half-written stays."""
 
 import errno
+import os
 
 import numpy as np
 import pytest
@@ -52,7 +53,15 @@ def test_folder_of_images_comes_back(tmp_path):
     assert read(tmp_path / "named").all.names == ("b.png", "c.d.png", "e.png", "k/a-1.png", "k/a.png")
 
 
-@pytest.mark.parametrize("name", ["../a.png", "/etc/a.png", "", "a/../../b.png", "c:a.png", "a\\b.png", "a\0.png"])
+def test_a_file_does_not_take_the_place_of_a_folder(tmp_path):
+    write(PICTURES[:3], tmp_path / "out", names=["a.jpg", "a.png/b.png", "A.png"])
+    assert sorted(read(tmp_path / "out").all.names) == ["A-2.png", "a-1.png", "a.png/b.png"]
+
+
+ELSEWHERE = ["c:a.png", "a\\b.png"] if os.name == "nt" else []
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/etc/a.png", "", "a/../../b.png", "a\0.png", "\ud800.png", *ELSEWHERE])
 def test_names_stay_inside_the_folder(tmp_path, name):
     with pytest.raises(DataError, match="inside the folder"):
         write(PICTURES[:1], tmp_path / "out", names=[name])

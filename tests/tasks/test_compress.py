@@ -15,7 +15,9 @@ from PIL import Image
 import ladle
 from ladle.cli import main
 from ladle.coding.codec import BitsBack
-from ladle.coding.container import Reader
+from ladle.coding.container import Reader, Writer
+from ladle.coding.stack import Stack
+from ladle.tasks.compress import borrowed, exact
 from toys import narrow
 
 
@@ -33,6 +35,12 @@ def command(*arguments: object) -> int:
     with pytest.raises(SystemExit) as left:
         main([str(a) for a in arguments])
     return int(left.value.code or 0)
+
+
+def small_chunks(monkeypatch: pytest.MonkeyPatch, payload: int = 1 << 11) -> None:
+    """Of so many bytes, however much of them is what the first item borrows."""
+    monkeypatch.setattr("ladle.tasks.compress.PAYLOAD", payload)
+    monkeypatch.setattr("ladle.tasks.compress.INITIAL", 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +102,48 @@ def test_images_of_any_size_and_mode_come_back(run, tmp_path):
     assert sum(p.is_file() for p in (tmp_path / "back").rglob("*")) == len(made)
 
 
+def test_names_come_back_whatever_they_are(run, tmp_path):
+    root = tmp_path / "images"
+    (root / "a.png").mkdir(parents=True)
+    grey = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8))
+    for name in ["shot 12:30.png", "back\\slash.png", "a.bmp", "a.png/b.png"]:
+        grey.save(root / name)
+    assert command("compress", run, root, tmp_path / "x.ladle") == 0
+    assert command("decompress", tmp_path / "x.ladle", tmp_path / "back", "--model", run) == 0
+    back = sorted(str(p.relative_to(tmp_path / "back")) for p in (tmp_path / "back").rglob("*") if p.is_file())
+    assert back == ["a-1.png", "a.png/b.png", "back\\slash.png", "shot 12:30.png"]
+
+
+def test_a_range_of_a_folder_is_images(run, tmp_path):
+    """Whatever the number of tiles that each was cut into."""
+    root = tmp_path / "images"
+    root.mkdir()
+    made = folder_of_images(root)
+    ladle.compress(run, root, tmp_path / "x.ladle", mode="random-access")
+    assert command("decompress", tmp_path / "x.ladle", tmp_path / "back", "--model", run, "--range", "1:3") == 0
+    back = sorted(p for p in (tmp_path / "back").rglob("*") if p.is_file())
+    assert [p.name for p in back] == ["b.png", "c.png"]
+    for path, name in zip(back, ("b.png", "deep/c.png"), strict=True):
+        with Image.open(path) as image:
+            assert (np.asarray(image) == np.asarray(made[name])).all()
+    assert command("decompress", tmp_path / "x.ladle", tmp_path / "no", "--model", run, "--range", "7:9") == 2
+
+
+def test_images_that_break_on_reading_are_named(run, tmp_path, monkeypatch):
+    whole = Image.fromarray(np.zeros((40, 40), np.uint8), "P")
+    whole.putpalette(bytes(range(256)) * 3)
+    whole.save(tmp_path / "whole.png")
+    (tmp_path / "cut").mkdir()
+    data = (tmp_path / "whole.png").read_bytes()
+    for size in range(40, len(data) - 40, 40):
+        (tmp_path / "cut" / "a.png").write_bytes(data[:size])
+        with pytest.raises(ladle.DataError, match=r"'a.png' cannot be read"):
+            ladle.compress(run, tmp_path / "cut", tmp_path / "x.ladle")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ladle.DataError, match=r"'whole.png' cannot be read"):
+        ladle.compress(run, tmp_path / "whole.png", tmp_path / "x.ladle")
+
+
 def test_an_image_alone_comes_back_with_its_own_size(run, tmp_path):
     """A photograph is not scaled to what the model reads; one of several frames would lose all but the first."""
     pixels = np.random.default_rng(0).integers(0, 256, (30, 21, 3), np.uint8)
@@ -113,7 +163,7 @@ def test_an_image_alone_comes_back_with_its_own_size(run, tmp_path):
 @pytest.mark.parametrize("payload", [1 << 19, 1 << 11])
 def test_noise_costs_no_more_than_its_pixels(run, tmp_path, monkeypatch, payload):
     """A model that was not made for them makes nothing larger: 300 bytes at most, however many chunks it fills."""
-    monkeypatch.setattr("ladle.tasks.compress.PAYLOAD", payload)
+    small_chunks(monkeypatch, payload)
     x = np.random.default_rng(0).integers(0, 256, (500, 8, 8), np.uint8)
     made = ladle.compress(run, x, tmp_path / "x.ladle")
     assert made.fallback == made.chunks == 1
@@ -193,6 +243,88 @@ def test_models_that_cannot_be_coded_with_are_named(tmp_path):
     assert not (tmp_path / "x.ladle").exists()
 
 
+def test_a_file_of_levels_is_not_binarised_on_the_way(tmp_path):
+    """A model of bits would make bits of what ``fit`` reads; what is compressed must come back as it was."""
+    data = ladle.read("digits", binarize="threshold")
+    for _ in ladle.fit(ladle.assemble(data.schema, narrow("vae", data.schema)), data, epochs=1, run=tmp_path / "run"):
+        pass
+    grey = ladle.read("digits").all.x[:50, 0].astype(np.uint8)
+    np.savez(tmp_path / "grey.npz", x=grey)
+    with pytest.raises(ladle.DataError, match="binarise the data first"):
+        ladle.compress(tmp_path / "run", tmp_path / "grey.npz", tmp_path / "x.ladle")
+    np.savez(tmp_path / "bits.npz", x=grey // 128)
+    ladle.compress(tmp_path / "run", tmp_path / "bits.npz", tmp_path / "x.ladle")
+    ladle.decompress(tmp_path / "x.ladle", tmp_path / "y.npy", model=tmp_path / "run")
+    assert (np.load(tmp_path / "y.npy") == grey // 128).all()
+    with pytest.raises(ladle.DataError, match="a split must be of a named data set"):
+        ladle.compress(tmp_path / "run", tmp_path / "bits.npz", tmp_path / "z.ladle", split="test")
+
+
+def test_only_the_sender_makes_a_model_in_whole_numbers(run, digits_run, digits, tmp_path):
+    ladle.compress(run, digits[:9], tmp_path / "x.ladle")
+    before = sorted(digits_run.iterdir())
+    for work in (ladle.decompress, ladle.verify):
+        with pytest.raises(ladle.ModelError, match=r"exact\.safetensors"):
+            work(tmp_path / "x.ladle", model=digits_run)
+    assert sorted(digits_run.iterdir()) == before
+
+
+def test_a_device_that_is_not_there(run, digits, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", digits[:9])
+    assert command("compress", run, tmp_path / "x.npy", tmp_path / "x.ladle", "--device", "auto") == 0
+    assert command("compress", run, tmp_path / "x.npy", tmp_path / "y.ladle", "--device", "gpu") == 2
+    assert "device must be auto, cpu or cuda" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert command("decompress", tmp_path / "x.ladle", tmp_path / "y.npy", "--model", run, "--device", "cuda") == 2
+
+
+def test_what_a_stranger_wrote_does_not_reach_the_terminal(run, digits, tmp_path, capsys):
+    header = {"mode": "bitsback", "shape": [1, 8, 8], "model": "\x1b[2J", "name": "\x1b]0;mine\x07"}
+    with (tmp_path / "x.ladle").open("wb") as file:
+        Writer(file, header).finish(b'{"kind":"array","dtype":"|u1","shape":[0,8,8]}')
+    for more in (["info"], ["decompress", tmp_path / "y.npy"], ["decompress", tmp_path / "y.npy", "--model", run]):
+        command(more[0], tmp_path / "x.ladle", *more[1:])
+    told = capsys.readouterr()
+    assert "\x1b" not in told.out + told.err
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        '{"kind":"array","dtype":"|u1","shape":[1e400,8,8]}',
+        '{"kind":"array","dtype":"|u1","shape":[' + "1," * 40_000 + "1]}",
+        '{"kind":"array","dtype":"|O","shape":[0,8,8]}',
+        '{"kind":"array","dtype":"|u1","shape":[0,1000000]}',
+        '{"kind":"images","files":[["a.png","P",8,8,"RGB:zz"]]}',
+        '{"kind":"images","files":[["\\ud800.png","L",8,8,""]]}',
+        '{"kind":"images","files":[["../a.png","L",8,8,""]]}',
+        '{"kind":"images","files":[["a.png","L",100000000,100000000,""]]}',
+        "[" * 100_000,
+    ],
+)
+def test_contents_that_cannot_be_are_refused(run, digits, tmp_path, contents):
+    ladle.compress(run, digits[:1], tmp_path / "x.ladle")
+    header = {key: value for key, value in ladle.info(tmp_path / "x.ladle").items() if key in ("mode", "model")}
+    with (tmp_path / "y.ladle").open("wb") as file:
+        Writer(file, header).finish(contents.encode())
+    for out in ("y.npy", "y"):
+        assert command("decompress", tmp_path / "y.ladle", tmp_path / out, "--model", run) == 2
+        assert not (tmp_path / out).exists()
+    assert command("verify", tmp_path / "y.ladle", "--model", run) == 2
+
+
+def test_a_chunk_is_so_large_that_its_first_item_borrows_little(run, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("ladle.tasks.compress.PAYLOAD", 1 << 11)
+    assert ladle.compress(run, digits, tmp_path / "many.ladle").chunks > 4
+    found = exact(run)
+    x = digits[-200:].astype(np.int64)
+    stack, before = Stack(1, 1 << 12), 1 << 12
+    found.walk(lambda _, q, p: q.pop(stack), len(x), x)
+    assert borrowed(found) == pytest.approx(4 * (before - int(stack.top[0])) / len(x), rel=0.3)
+    monkeypatch.setattr("ladle.tasks.compress.borrowed", lambda found: 1000)
+    assert ladle.compress(run, digits, tmp_path / "x.ladle").chunks == 1
+
+
 def test_a_full_disk_leaves_nothing_behind(run, digits, tmp_path, monkeypatch):
     from ladle.coding.container import Writer
 
@@ -207,7 +339,7 @@ def test_a_full_disk_leaves_nothing_behind(run, digits, tmp_path, monkeypatch):
 
 def test_chunks_are_coded_side_by_side(run, digits, tmp_path, monkeypatch):
     """With two threads the file is the same, byte for byte, and comes back in order."""
-    monkeypatch.setattr("ladle.tasks.compress.PAYLOAD", 1 << 11)
+    small_chunks(monkeypatch)
     before, seen = torch.get_num_threads(), []
     decode = BitsBack.decode
     monkeypatch.setattr(BitsBack, "decode", lambda *given: (seen.append(threading.get_ident()), decode(*given))[1])
@@ -228,7 +360,7 @@ def test_chunks_are_coded_side_by_side(run, digits, tmp_path, monkeypatch):
 
 
 def test_an_interrupt_leaves_nothing_behind(run, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("ladle.tasks.compress.PAYLOAD", 1 << 11)
+    small_chunks(monkeypatch)
     (tmp_path / "y.ladle").write_bytes(b"older")
 
     def interrupted(done: int, total: int) -> None:
@@ -267,9 +399,17 @@ def test_loss_is_told_and_kept(run, digits, tmp_path):
     assert told["mode"] == "random-access"
     assert told["step"] > 1
     back = ladle.decompress(tmp_path / "x.ladle", model=run).astype(float)
-    assert 10 * np.log10(255**2 / np.square(back - digits[:90]).mean()) > 19
+    assert made.decibels == pytest.approx(10 * np.log10(255**2 / np.square(back - digits[:90]).mean()))
+    assert made.decibels > 19.5
+    assert whole.decibels is None
     for wrong in (0, -3, 100):
         with pytest.raises(ladle.DataError, match="dB"):
             ladle.compress(run, digits[:9], tmp_path / "z.ladle", quality=wrong)
     with pytest.raises(ladle.DataError, match="bitsback or random-access"):
         ladle.compress(run, digits[:9], tmp_path / "z.ladle", mode="fast")
+    with pytest.raises(ladle.DataError, match="booleans"):
+        ladle.compress(run, digits[:9] > 9, tmp_path / "z.ladle", quality=20)
+    for mode, what in (("P", "has a palette"), ("1", "is black and white")):
+        Image.new(mode, (8, 8)).save(tmp_path / "a.png")
+        with pytest.raises(ladle.DataError, match=what):
+            ladle.compress(run, tmp_path / "a.png", tmp_path / "z.ladle", quality=20)

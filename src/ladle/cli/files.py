@@ -41,6 +41,8 @@ def compress(
     text = f"{out}: {made.bytes:,} bytes for {made.raw:,}, {ratio:.2f} to 1, {made.bits_per_dim:.4f} bits per number"
     if made.fallback:
         text += f"; {made.fallback} of {made.chunks} parts are smaller without the model, as it was not made for them"
+    if made.decibels is not None:
+        text += f"; with loss, at {made.decibels:.1f} dB"
     tell({"out": str(out), **made._asdict(), "seconds": round(seconds, 3)}, json, text)
 
 
@@ -67,21 +69,22 @@ def decompress(
     out: Annotated[Path, typer.Argument(help="A .npy for an array, a folder for images.", metavar="OUT")],
     model: Model = None,
     items: Annotated[
-        str | None, typer.Option("--range", help="Items A to before B, as an array.", metavar="A:B")
+        str | None, typer.Option("--range", help="Items (of images: images) A to before B.", metavar="A:B")
     ] = None,
     device: Device = "cpu",
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Bring back what was compressed, to the last bit."""
-    start = time.perf_counter()
+    start, told = time.perf_counter(), ladle.info(file)
     if model is None:
-        told = ladle.info(file)
-        raise ladle.CodingError(f"--model must name the folder of the model '{told.get('name')}' ({told.get('model')})")
-    wanted = None if items is None else _range(items)
-    ladle.decompress(file, out, model=model, items=wanted, device=device, force=force, progress=counter("decompress"))
-    seconds = time.perf_counter() - start
-    tell({"out": str(out), "seconds": round(seconds, 3)}, json, f"{out}: as it was")
+        wanted = f"{str(told.get('name'))!r} ({str(told.get('model'))!r})"
+        raise ladle.CodingError(f"--model must name the folder of the model {wanted}")
+    part = None if items is None else _range(items)
+    ladle.decompress(file, out, model=model, items=part, device=device, force=force, progress=counter("decompress"))
+    seconds, loss = time.perf_counter() - start, told.get("step", 1) != 1
+    text = f"{out}: {'as near to what it was as was asked for' if loss else 'as it was'}"
+    tell({"out": str(out), "seconds": round(seconds, 3)}, json, text)
 
 
 def _range(text: str) -> tuple[int, int]:
@@ -95,7 +98,12 @@ def _range(text: str) -> tuple[int, int]:
 def info(file: File, json: Json = False) -> None:
     """What a compressed file says of itself."""
     told = ladle.info(file)
-    tell(told, json, "\n".join(f"{key}: {value}" for key, value in told.items()))
+    tell(told, json, "\n".join(_printable(f"{key}: {value}") for key, value in told.items()))
+
+
+def _printable(text: str) -> str:
+    """What a stranger wrote, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 @app.command()

@@ -14,7 +14,9 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from ladle.coding.bins import Bins
-from ladle.coding.fixed import FRACTION, RAW, REACH, Curve, logistic, normal, rising
+from ladle.coding.errors import CodingError
+from ladle.coding.fixed import FRACTION, PRECISION, RAW, REACH, Curve, logistic, normal, rising
+from ladle.coding.integer import LIMIT, Range
 from ladle.coding.stack import Stack
 from ladle.coding.streams import Streams
 
@@ -22,9 +24,66 @@ ENTRIES = 2048
 RATE = 8  # bits of a pixel's rate beyond the curve's places
 EXPONENTIALS = 20  # bits of an exponential
 REACHES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], int]] = {"normal": (normal, 8), "logistic": (logistic, 16)}
-
+RAW_NUMBERS = 2 * (REACH << RAW) + 1
+SLOTS = 1 << PRECISION
+TABLES: Mapping[str, tuple[int, int, int | None]] = {  # rows: the least and largest of their numbers, and how many
+    "curve": (0, SLOTS, None), "rows": (0, SLOTS, None), "edges": (-LIMIT, LIMIT, None),
+    "middles": (-LIMIT, LIMIT, None), "offset": (-LIMIT, LIMIT, None), "places": (-LIMIT, LIMIT, None),
+    "steps": (-64, 64, None), "exponentials": (0, 1 << EXPONENTIALS, None),
+    "rates": (0, 1 << 62, RAW_NUMBERS), "scales": (0, 1 << 40, RAW_NUMBERS),
+    "logarithms": (0, 1 << 20, 512), "octaves": (0, 1 << 20, PRECISION + 2),
+}  # fmt: skip
 
 C = TypeVar("C", bound="Coder")
+
+
+def sound(tables: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Tables, when they are as their readers need them: the inner loops check nothing.
+
+    Raises:
+        CodingError: naming one that is not.
+    """
+    for name, table in tables.items():
+        low, high, length = TABLES.get(name, (0, 0, None))
+        if name not in TABLES or (name == "edges" and table.shape == (0,)):  # around one place alone there are none
+            continue
+        must = f"table '{name}' must"
+        if table.ndim != 1 or len(table) != (length or max(1, len(table))):
+            raise CodingError(f"{must} be {length or 'some'} numbers in a row, got the shape {table.shape}")
+        if table.min() < low or table.max() > high:
+            raise CodingError(f"{must} lie in {low}..{high}, got {table.min()}..{table.max()}")
+        if name in ("curve", "rows") and (table[0], table[-1]) != (0, SLOTS):
+            raise CodingError(f"{must} go from 0 to {SLOTS}, got {table[0]} to {table[-1]}")
+        if name in ("rows", "edges") and (table[1:] <= table[:-1]).any():
+            raise CodingError(f"{must} rise")
+        if name == "curve" and (table[1:] < table[:-1]).any():
+            raise CodingError(f"{must} not fall")
+        if name == "exponentials" and not table[0]:
+            raise CodingError(f"{must} begin above 0")
+    return tables
+
+
+def alike(*parts: np.ndarray) -> None:
+    """Check that parameters have one shape: the inner loops do not.
+
+    Raises:
+        CodingError: when they do not.
+    """
+    if any(part.shape != parts[0].shape for part in parts):
+        raise CodingError(f"parameters must have one shape, got {', '.join(str(part.shape) for part in parts)}")
+
+
+def put(stack: Stack | Streams, symbols: np.ndarray, bins: Bins) -> None:
+    """Push bins, when there are such: the inner loops do not check.
+
+    Raises:
+        CodingError: when there are not.
+    """
+    n = len(bins.edges) + 1
+    if symbols.shape != bins.shape or (symbols.size and not 0 <= symbols.min() <= symbols.max() < n):
+        told = f"{symbols.min()}..{symbols.max()}" if symbols.size else "none"
+        raise CodingError(f"what is coded must be 0..{n - 1} of the shape {bins.shape}, got {told} of {symbols.shape}")
+    stack.push_bins(symbols, bins)
 
 
 class Coded(ABC):
@@ -45,6 +104,11 @@ class Independent(Coded):
     def __init__(self, bins: Bins) -> None:
         self.bins = bins
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the symbols."""
+        return self.bins.shape
+
     def nearest(self) -> np.ndarray:
         """The places of the centres."""
         return np.searchsorted(self.bins.edges, self.bins.loc[..., 0])
@@ -55,7 +119,7 @@ class Independent(Coded):
 
     def push(self, stack: Stack | Streams, symbols: np.ndarray) -> None:
         """See :meth:`Coded.push`."""
-        stack.push_bins(symbols, self.bins)
+        put(stack, symbols, self.bins)
 
     def pop(self, stack: Stack | Streams) -> np.ndarray:
         """See :meth:`Coded.pop`."""
@@ -70,7 +134,7 @@ class Stepped(Coded):
 
     def push(self, stack: Stack | Streams, symbols: np.ndarray) -> None:
         """See :meth:`Coded.push`."""
-        stack.push_bins(symbols, self.gathered)
+        put(stack, symbols, self.gathered)
 
     def pop(self, stack: Stack | Streams) -> np.ndarray:
         """See :meth:`Coded.pop`."""
@@ -120,7 +184,7 @@ class Visited(Coded):
 
         self.walk(known)
         for some, bins in reversed(made):
-            stack.push_bins(some, bins)
+            put(stack, some, bins)
 
     def pop(self, stack: Stack | Streams) -> np.ndarray:
         """See :meth:`Coded.pop`."""
@@ -162,14 +226,22 @@ class Coder:
     Args:
         about: plain JSON.
         tables: whole numbers, int64.
+
+    Raises:
+        CodingError: for a table that no coder writes.
     """
 
     name: str
     exponents: tuple[int, ...]  # bits after the point of each raw number
 
     def __init__(self, about: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> None:
-        self.about, self.tables = about, tables
+        self.about, self.tables = about, sound(tables)
         self.curves: dict[int, Curve] = {}
+
+    @property
+    def levels(self) -> int:
+        """How many levels a number of an item has."""
+        return int(self.about.get("levels", 2))
 
     def curve(self, shift: int) -> Curve:
         """The curve that was stored, always the same one, as it remembers what it has been asked."""
@@ -190,6 +262,11 @@ class LatentCoder(Coder):
     @abstractmethod
     def latents(self) -> int:
         """The number of places of an item."""
+
+    @property
+    def values_range(self) -> Range:
+        """What values can be, and their shape after N."""
+        return Range(0, self.most, (self.latents,))
 
     @abstractmethod
     def values(self, k: np.ndarray) -> np.ndarray:

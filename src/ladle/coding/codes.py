@@ -10,6 +10,7 @@ import numpy as np
 from ladle.coding import plain
 from ladle.coding.coded import Coded, LatentCoder, exponentials, kind, whole
 from ladle.coding.fixed import RAW
+from ladle.coding.integer import Range
 from ladle.coding.likelihoods import Grey
 from ladle.coding.stack import Stack
 from ladle.coding.streams import Streams
@@ -87,6 +88,11 @@ class ClassCodes(LatentCoder):
         classes = self.about["classes"]
         logits = whole(raw[0]).reshape(-1, classes)
         return Choices(plain.starts(logits, self.tables["exponentials"]).reshape(len(raw[0]), -1, classes + 1))
+
+    @property
+    def values_range(self) -> Range:
+        """See :attr:`LatentCoder.values_range`."""
+        return Range(0, 1, (self.latents * self.about["classes"],))
 
     def values(self, k: np.ndarray) -> np.ndarray:
         """Indicators, ``(N, G K)``."""

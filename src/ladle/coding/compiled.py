@@ -12,7 +12,7 @@ from ladle.coding.fixed import FINE, FRACTION, GUESS, PRECISION, UNIT, Curve
 
 SLOTS = (1 << PRECISION) - 1
 DOWN = FINE + 1 - UNIT
-FULL = 63 - PRECISION
+FULL = np.uint64(63 - PRECISION)
 LOW = 1 << 31
 WORD = (1 << 32) - 1
 PART = (1 << FRACTION) - 1
@@ -26,7 +26,7 @@ def push(heads, words, top, start, count):  # type: ignore[no-untyped-def]
         lane = i % lanes
         x = np.int64(heads[lane])
         c = np.int64(count[i])
-        if x >= c << FULL:
+        if np.uint64(x) >= np.uint64(c) << FULL:  # which all slots make 2 ** 63
             words[n] = np.uint32(x & WORD)
             n += 1
             x >>= 32
@@ -80,6 +80,8 @@ def _guess(slot, i, edges, loc, rate, weight, inverse, shift, middle):  # type: 
     """A bin near the one that a slot lies in: where the likeliest component would have it, if edges were even. A guess
     decides how long the search takes, not what it finds."""
     best, n = 0, len(edges)
+    if n == 0:
+        return np.int64(0)
     for c in range(1, loc.shape[1]):
         if weight[i, c] > weight[i, best]:
             best = c

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import lzma
+import math
 import os
 import struct
 import zlib
@@ -21,10 +22,16 @@ from ladle.coding.errors import Damaged, Newer, NotALadleFile
 SIGNATURE = b"\x89LADLE\r\n\x1a\n"
 MAJOR, MINOR = 1, 0
 LARGEST_HEADER = 1 << 20
-LARGEST_CONTENTS = 1 << 28
-LARGEST_CHUNK = 1 << 30  # bytes of pixels
+LARGEST_CONTENTS = 1 << 25  # bytes of the table of contents
+LARGEST_CHUNK = 1 << 25  # bytes of pixels of a chunk
+SEARCH = 4, 1 << 24  # bytes that are read to find chunks in a damaged file: so many times its own, and as many more
+BLOCK = 1 << 14  # bytes that are searched for a mark at a time
 STORED, XZ, CODED = 0, 1, 2
 DATA, CONTENTS = b"CHNK", b"NAME"
+FORMS = {  # how each may be coded, and the bytes of its payload at most: of what it decodes to, as it is never longer
+    DATA: ((STORED, XZ, CODED), LARGEST_CHUNK),
+    CONTENTS: ((STORED, XZ), LARGEST_CONTENTS),
+}
 
 _HEAD = struct.Struct("<HHI")
 _CHUNK = struct.Struct("<4sIIBQ16s")  # mark, number, items, how, length of the payload, hash of what it decodes to
@@ -47,6 +54,26 @@ class Chunk(NamedTuple):
 def digest(data: bytes | memoryview) -> bytes:
     """The hash of decoded data, 16 bytes."""
     return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def strict(text: bytes | str) -> Any:
+    """JSON whose numbers are finite, and whose whole numbers have at most 64 bits.
+
+    Raises:
+        ValueError: for any other.
+    """
+
+    def finite(number: str) -> float:
+        if not math.isfinite(float(number)):
+            raise ValueError(f"numbers must be finite, got {number[:40]}")
+        return float(number)
+
+    def whole(number: str) -> int:
+        if not -(1 << 63) <= int(number) < 1 << 63:
+            raise ValueError(f"whole numbers must have at most 64 bits, got {number[:40]}")
+        return int(number)
+
+    return json.loads(text, parse_float=finite, parse_int=whole, parse_constant=finite)
 
 
 def inflated(data: bytes, most: int) -> bytes:
@@ -87,7 +114,16 @@ class Writer:
         self._write(_sealed(_CHUNK.pack(DATA, len(self.index) - 1, items, how, len(payload), content) + payload))
 
     def finish(self, contents: bytes) -> None:
-        """Append what the items are, the index and the end."""
+        """Append what the items are, the index and the end.
+
+        Raises:
+            ValueError: for more than a reader would take.
+        """
+        if len(contents) > LARGEST_CONTENTS:
+            raise ValueError(
+                f"a table of contents must be at most {LARGEST_CONTENTS} bytes, this one has {len(contents)}; "
+                "compress the images in several parts"
+            )
         place, packed = self.at, lzma.compress(contents, lzma.FORMAT_XZ, preset=6)
         how, payload = min((STORED, contents), (XZ, packed), key=lambda form: len(form[1]))
         self._write(_sealed(_CHUNK.pack(CONTENTS, 0, 0, how, len(payload), digest(contents)) + payload))
@@ -122,7 +158,7 @@ class Reader:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
-        self.size = file.seek(0, os.SEEK_END)
+        self.size, self._spent = file.seek(0, os.SEEK_END), 0
         file.seek(0)
         self.header, self.start = self._header()
         self.broken = ""
@@ -151,7 +187,7 @@ class Reader:
         if major > MAJOR:
             raise Newer(f"it is of format {major}.{minor}, newer than the {MAJOR}.{MINOR} that is read here")
         try:
-            header = json.loads(text)
+            header = strict(text)
         except (ValueError, RecursionError) as error:
             raise Damaged(f"the header is no JSON: {str(error)[:100]}") from None
         if not isinstance(header, dict):
@@ -179,11 +215,14 @@ class Reader:
         return entries, contents
 
     def _found(self) -> tuple[list[tuple[int, int]], int | None]:
-        """Chunks one after the other from the start, and where one is damaged, from the next mark on."""
+        """Chunks one after the other from the start, and where one is damaged, from the next mark on: as many as are
+        found before too much was read, as every false mark costs what it claims to be."""
         entries: dict[int, tuple[int, int]] = {}
         at: int | None = self.start
         contents = None
-        while at is not None and at + _CHUNK.size + 4 <= self.size:
+        times, more = SEARCH
+        self._spent = 0
+        while at is not None and at + _CHUNK.size + 4 <= self.size and self._spent <= times * self.size + more:
             try:
                 mark, chunk = self._read(at)
             except Damaged:
@@ -201,7 +240,8 @@ class Reader:
         """Where the next mark is."""
         self.file.seek(at)
         kept = b""
-        while block := self.file.read(1 << 20):
+        while block := self.file.read(BLOCK):
+            self._spent += len(block)
             places = [p for p in ((kept + block).find(m) for m in (DATA, CONTENTS)) if p >= 0]
             if places:
                 return at - len(kept) + min(places)
@@ -214,8 +254,10 @@ class Reader:
         if len(head) < _CHUNK.size:
             raise Damaged("the file ends in the head of a chunk")
         mark, number, items, how, length, content = _CHUNK.unpack(head)
-        if mark not in (DATA, CONTENTS) or how not in (STORED, XZ, CODED) or at + _CHUNK.size + length + 4 > self.size:
+        known, most = FORMS.get(mark, ((), 0))
+        if how not in known or length > min(most, self.size - at - _CHUNK.size - 4):
             raise Damaged("the head of a chunk is damaged")
+        self._spent += length
         payload, seal = self.file.read(length), self.file.read(4)
         if zlib.crc32(payload, zlib.crc32(head)) != struct.unpack("<I", seal)[0]:
             raise Damaged("its checksum does not agree")

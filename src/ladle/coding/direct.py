@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ladle.coding.errors import Desynchronised
+from ladle.coding.errors import Damaged, Desynchronised
 from ladle.coding.exact import Exact
 from ladle.coding.streams import Streams
 
 TOGETHER = 256 * 784  # numbers that are computed with at a time, about
 COARSER = (0, 1, 2, 3, 4, 5, 6)  # bits that places are coarser by
-STEPS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 19, 22, 26, 30, 35, 40, 48, 56, 64, 80, 96, 128, 256)  # of levels
+STEPS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 19, 22, 26, 30, 35, 40, 48, 56, 64, 80, 96, 128)  # of levels
 
 
 class Settings(NamedTuple):
@@ -43,9 +43,15 @@ class Direct:
     Args:
         exact: the model.
         settings: how.
+
+    Raises:
+        Damaged: for a step that gathers all levels into one.
     """
 
     def __init__(self, exact: Exact, settings: Settings) -> None:
+        levels = exact.likelihood.levels
+        if not 1 <= settings.step < levels:
+            raise Damaged(f"a step must be below {levels}, the number of levels, got {settings.step}")
         self.exact, self.step = exact.coarser(settings.coarser), settings.step
 
     def encode(self, x: np.ndarray) -> bytes:
@@ -82,7 +88,8 @@ class Direct:
         return streams.to_bytes()
 
     def _items(self, streams: Sequence[bytes]) -> np.ndarray:
-        opened = Streams.from_bytes(streams)
+        most = math.prod(self.exact.shape) + self.exact.latents + 1  # a component of the prior
+        opened = Streams.from_bytes(streams, most)
         _, h = self.exact.walk(lambda _, q, p: p.pop(opened), len(streams))
         p = self.exact.explain(h, self.step)
         symbols = p.pop(opened)
@@ -137,7 +144,7 @@ def chosen(exact: Exact, x: np.ndarray, quality: float | None, top: int) -> Sett
     def found(coarser: int) -> Settings:
         if quality is None:
             return Settings(coarser, 1)
-        good = (s for s in reversed(STEPS) if s <= top + 1)
+        good = (s for s in reversed(STEPS) if s <= top)
         return next(
             settings for settings in (Settings(coarser, step) for step in good)
             if decibels(x, Direct(exact, settings).kept(x), top) >= quality

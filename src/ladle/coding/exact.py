@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from ladle.coding.coded import Coded, Coder, LatentCoder
-from ladle.coding.integer import Program, exactly
-from ladle.coding.latent import Quantiles
+from ladle.coding.errors import InexactError
+from ladle.coding.integer import Program, Range, exactly
+from ladle.coding.latent import FARTHEST, Quantiles
 from ladle.coding.priors import CodedPrior
 
 Draw = Callable[[int, Any, Coded], np.ndarray]  # (level, q: Coded or None, p) -> places
@@ -86,7 +87,32 @@ class Exact(ABC):
     def explain(self, h: Tensor, step: int = 1) -> Any:
         """p(x|h) of items as whole numbers ``(N, *shape)``, Coded; or of ``x // step``."""
         p: Any = self.likelihood.read(self.said("decode", h))
+        if p.shape != (len(h), *self.shape):
+            raise InexactError(f"items must be of the shape {self.shape}, the model explains {p.shape[1:]}")
         return p if step == 1 else p.stepped(step)
+
+    def check(self) -> None:
+        """Check that every program is given what it is proved for.
+
+        Raises:
+            InexactError: when one is not; it is named.
+        """
+        pixels, latents = Range(0, self.likelihood.levels - 1, self.shape), self.grid.values_range
+        for name, given in self.handed(pixels, latents):
+            program = self.programs[name]
+            if len(given) != len(program.inputs):
+                raise InexactError(f"program '{name}' must read {len(given)} values, it reads {len(program.inputs)}")
+            for r, own in zip(given, program.inputs, strict=True):
+                if not own.covers(r):
+                    raise InexactError(f"program '{name}' is given {tuple(r)}, and is proved for {tuple(own)}")
+
+    @abstractmethod
+    def handed(self, pixels: Range, latents: Range) -> Iterator[tuple[str, list[Range]]]:
+        """The names of the programs that are there, and what each is given."""
+
+    def says(self, name: str) -> list[Range]:
+        """What a program says can be."""
+        return [self.programs[name].ranges[j] for j in self.programs[name].outputs]
 
     def coarser(self, bits: int) -> Exact:
         """The same model, for z that are chosen and not drawn, with so many bits less for a place of z."""
@@ -125,6 +151,12 @@ class ExactFlat(Exact):
     def latents(self) -> int:
         """See :attr:`Exact.latents`."""
         return self.grid.latents
+
+    def handed(self, pixels: Range, latents: Range) -> Iterator[tuple[str, list[Range]]]:
+        """See :meth:`Exact.handed`."""
+        if "encode" in self.programs:
+            yield "encode", [pixels]
+        yield "decode", [latents]
 
     def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[Placed], Tensor]:
         """See :meth:`Exact.walk`."""
@@ -170,6 +202,23 @@ class ExactLadder(Exact):
     def levels(self) -> range:
         """The numbers of the levels below the top."""
         return range(1, len(self.reads) + 1)
+
+    def handed(self, pixels: Range, latents: Range) -> Iterator[tuple[str, list[Range]]]:
+        """See :meth:`Exact.handed`."""
+        features: list[Range] = []
+        if "features" in self.programs:
+            yield "features", [pixels]
+            _, _, *features = self.says("features")
+        yield "start", [latents]
+        (state,) = self.says("start")
+        for i, read in zip(self.levels, self.reads, strict=True):
+            yield f"{i}.p", [state]
+            loc, _, state = self.says(f"{i}.p")
+            if features:
+                yield f"{i}.q", [state, features[read]]
+            yield f"{i}.add", [state, Range(-FARTHEST, FARTHEST, loc.size)]
+            (state,) = self.says(f"{i}.add")
+        yield "decode", [state]
 
     def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[Placed], Tensor]:
         """See :meth:`Exact.walk`."""

@@ -43,7 +43,11 @@ from torch.nn import functional as F
 from ladle.coding.errors import InexactError
 
 LIMIT = 1 << 24  # whole numbers up to here are float32 numbers
-SETTLED = ("linear", "conv", "up", "affine", "sum", "clamp")
+LARGEST = 1 << 26  # numbers of a value, of an item
+LAYERS = ("linear", "conv", "up")
+SETTLED = (*LAYERS, "affine", "sum", "clamp")
+NUMBERS = {"low": 1 << 24, "high": 1 << 24, "shift": 62, "i": 24, "j": 24}  # of a step, and how large they may be
+SCALES = 2.0**-100, 2.0**100  # far from where float32 is not exact
 
 
 class Range(NamedTuple):
@@ -57,6 +61,10 @@ class Range(NamedTuple):
     def most(self) -> int:
         """The largest magnitude."""
         return max(-self.low, self.high)
+
+    def covers(self, given: Range) -> bool:
+        """Whether it holds all that another can be, and has its shape."""
+        return self.size == given.size and self.low <= given.low <= given.high <= self.high
 
 
 @contextlib.contextmanager
@@ -122,19 +130,42 @@ class Program:
             InexactError: for a step that is not exact, or is none.
         """
         ranges = list(self.inputs)
+        for r in ranges:
+            if not -LIMIT < r.low <= r.high < LIMIT:
+                raise InexactError(f"inputs in {r.low} .. {r.high} are not whole numbers below 2 ** 24")
         tried = [torch.empty(2, *r.size, device="meta") for r in ranges]  # two items, without memory
         for i, step in enumerate(self.steps):
             try:
+                _plain(step, i + len(self.inputs))
                 spread, result = ranged(
                     step, self.tensors, [ranges[j] for j in step["of"]], [tried[j] for j in step["of"]]
                 )
+                if result.numel() > 2 * LARGEST:
+                    raise InexactError(f"a value must have at most {LARGEST} numbers of an item")
             except InexactError as error:
-                raise InexactError(f"step {i} ({step['op']}): {error}") from None
+                raise InexactError(f"step {i} ({step.get('op')}): {error}") from None
             except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
                 raise InexactError(f"step {i} is none: {type(error).__name__}: {str(error)[:200]}") from None
             ranges.append(spread)
             tried.append(result)
+        if not self.outputs or any(type(j) is not int or not 0 <= j < len(ranges) for j in self.outputs):
+            raise InexactError(f"outputs must be numbers of the {len(ranges)} values, got {str(self.outputs)[:80]}")
+        if any(len(tried[j]) != 2 for j in self.outputs):
+            raise InexactError("a program must say one thing of every item")
         return ranges
+
+
+def _plain(step: Mapping[str, Any], known: int) -> None:
+    """Check the plain numbers of a step, after so many values."""
+    if any(type(j) is not int or not 0 <= j < known for j in step["of"]):
+        raise InexactError(f"it must read some of the {known} values before it, got {str(step['of'])[:80]}")
+    for key in NUMBERS.keys() & step.keys():
+        least = -NUMBERS[key] if key in ("low", "high") else 0
+        if type(step[key]) is not int or not least <= step[key] <= NUMBERS[key]:
+            told = str(step[key])[:40]
+            raise InexactError(f"'{key}' must be a whole number in {least} .. {NUMBERS[key]}, got {told}")
+    if ("scale" in step) != (step["op"] in LAYERS):
+        raise InexactError(f"scales are of {', '.join(LAYERS)}")
 
 
 def ranged(
@@ -153,6 +184,9 @@ def ranged(
     with torch.inference_mode():
         result = _OPS[op](step, own, *tried)
     size, x = tuple(result.shape[1:]), of[0]
+    whole = [tensors[step[key]] for key in ("weight", "bias", "table") if key in step]
+    if any((tensor != tensor.round()).any() or not tensor.isfinite().all() for tensor in whole):
+        raise InexactError("its tensors must hold whole numbers")
     if op in SETTLED:
         sums, most = _sums(step, tensors, of)
         if most >= LIMIT:
@@ -165,6 +199,8 @@ def ranged(
         table = tensors[step["table"]]
         if not step["low"] <= x.low <= x.high < step["low"] + len(table):
             raise InexactError(f"it is read at {x.low} .. {x.high}, and begins at {step['low']}")
+        if float(table.abs().max()) >= LIMIT:
+            raise InexactError(f"results up to {float(table.abs().max()):g} are not whole numbers below 2 ** 24")
         return Range(int(table.min()), int(table.max()), size), result
     return Range(x.low, x.high, size), result
 
@@ -190,8 +226,8 @@ def _sums(step: Mapping[str, Any], tensors: Mapping[str, Tensor], of: Sequence[R
     plus, minus = ((side.clamp(min=0)).transpose(0, axis).flatten(1).sum(1) for side in (weight, -weight))
     reach = (plus + minus) * x.most + bias.abs()
     scale = tensors[step["scale"]].double()
-    if (torch.frexp(scale).mantissa != 0.5).any():
-        raise InexactError("its scales must be powers of two")
+    if (torch.frexp(scale).mantissa != 0.5).any() or scale.min() < SCALES[0] or scale.max() > SCALES[1]:
+        raise InexactError("its scales must be powers of two, not too far from 1")
     high = ((plus * x.high - minus * x.low + bias.abs()) * scale).max()
     low = ((plus * x.low - minus * x.high - bias.abs()) * scale).min()
     return Range(math.floor(float(low)), math.ceil(float(high)), ()), int(reach.max())

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from ladle.coding.bins import Bins
-from ladle.coding.coded import Coded, Coder, Independent, LatentCoder, Uniform, curve, kind, places, whole
-from ladle.coding.errors import NotCodable
+from ladle.coding.coded import Coded, Coder, Independent, LatentCoder, Uniform, alike, curve, kind, places, whole
+from ladle.coding.errors import CodingError, NotCodable
 from ladle.coding.fixed import FINE, PRECISION, RAW, UNIT, at, raw_table
+from ladle.coding.integer import Range
 from ladle.families import Family
 from ladle.families.real import LocationScale, LogisticFamily, NormalFamily
 
@@ -26,6 +27,7 @@ STEP = 16  # bits of a rate beyond the curve's places
 BITS = 12  # of a place between the quantiles of a prior
 EVEN = 8  # scales of the prior that even steps reach
 MOST_BITS = 14  # of a place on a grid
+FARTHEST = 1 << 18  # that a z below the top can be
 CURVES: dict[type[Family], str] = {NormalFamily: "normal", LogisticFamily: "logistic"}
 
 
@@ -76,12 +78,21 @@ class Grid(LatentCoder):
     def __init__(self, about: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> None:
         super().__init__(about, tables)
         self.exponent = int(about["finest"])
-        self.most = (1 << (about["bits"] - 1)) << int(self.exponent - tables["steps"].min())
+        steps = tables["steps"]
+        if about["bits"] < 1 or steps.max() > self.exponent:
+            told = f"{about['bits']} and {steps.max()}"
+            raise CodingError(f"a grid must have bits for a place, and steps up to {self.exponent}, got {told}")
+        self.most = (1 << (about["bits"] - 1)) << int(self.exponent - steps.min())
 
     @property
     def latents(self) -> int:
         """See :attr:`LatentCoder.latents`."""
         return len(self.tables["steps"])
+
+    @property
+    def values_range(self) -> Range:
+        """See :attr:`LatentCoder.values_range`."""
+        return Range(-self.most, self.most, (self.latents,))
 
     def values(self, k: np.ndarray, dimensions: slice = slice(None)) -> np.ndarray:
         """z of the places k, ``(N, D)``, as whole numbers of ``exponent`` bits after the point."""
@@ -98,6 +109,7 @@ class Grid(LatentCoder):
         rate = (rate << np.maximum(-steps, 0)) >> np.maximum(steps, 0)
         if weight is None:
             weight = np.full(loc.shape, self.room)
+        alike(loc, rate, weight)
         return Bins(self.edges, loc, rate, weight, self.curve(STEP))
 
     @property
@@ -114,6 +126,9 @@ class Grid(LatentCoder):
     def read(self, raw: Sequence[np.ndarray]) -> Coded:
         """From locations of ``FINE`` bits and raw scales, ``(N, D)``."""
         loc, scale = (whole(r)[..., None] for r in raw)
+        alike(loc, scale)
+        if loc.shape[1:-1] != (self.latents,):
+            raise CodingError(f"there must be {self.latents} latents, got {loc.shape[1:-1]}")
         return Independent(self.bins(loc, scale, None, FINE))
 
 
@@ -122,6 +137,12 @@ class Quantiles(Coder):
     """A level below the top: z is a step from its prior, in units of its scale."""
 
     exponents = (FINE, RAW)
+
+    def __init__(self, about: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> None:
+        super().__init__(about, tables)
+        found = len(tables["middles"])
+        if found != len(tables["edges"]) + 1 or ("even" not in about and found != 1 << about["bits"]):
+            raise CodingError(f"there must be 2 ** {about['bits']} middles, one more than edges, got {found}")
 
     @classmethod
     def of(cls, family: LocationScale) -> Quantiles:
@@ -163,10 +184,11 @@ class Quantiles(Coder):
     def read(self, raw: Sequence[np.ndarray]) -> Coded:
         """The posterior, from steps of ``FINE`` bits and raw scales."""
         loc, scale = (whole(r)[..., None] for r in raw)
+        alike(loc, scale)
         weight = np.full(loc.shape, (1 << PRECISION) - len(self.tables["middles"]))
         return Independent(Bins(self.tables["edges"], loc, at(self.tables["rates"], scale), weight, self.curve(STEP)))
 
     def values(self, k: np.ndarray, loc: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """z of the places k under a prior of these locations, of ``FINE`` bits, and raw scales: ``FINE`` bits."""
         step = self.tables["middles"][k] * at(self.tables["scales"], whole(scale)) >> FINE
-        return np.clip(whole(loc) + step, -(1 << 18), 1 << 18)
+        return np.clip(whole(loc) + step, -FARTHEST, FARTHEST)

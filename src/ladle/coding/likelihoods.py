@@ -10,7 +10,20 @@ import torch
 
 from ladle.coding import plain
 from ladle.coding.bins import Bins, loops
-from ladle.coding.coded import RATE, Coded, Coder, Independent, Visited, curve, exponentials, kind, places, whole
+from ladle.coding.coded import (
+    RATE,
+    Coded,
+    Coder,
+    Independent,
+    Visited,
+    alike,
+    curve,
+    exponentials,
+    kind,
+    places,
+    whole,
+)
+from ladle.coding.errors import CodingError
 from ladle.coding.fixed import FINE, PRECISION, RAW, UNIT, at, raw_table
 from ladle.families import Family
 from ladle.families.colour import ColourMixtureFamily
@@ -37,8 +50,27 @@ class Bits(Coder):
         return Independent(Bins(np.array([0]), loc, rate * one, ((1 << PRECISION) - 2) * one, self.curve(0)))
 
 
+class Mixed(Coder):
+    """Levels of mixtures of K discretised logistic distributions."""
+
+    def __init__(self, about: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> None:
+        super().__init__(about, tables)
+        if self.levels < 2:
+            raise CodingError(f"there must be at least 2 levels, got {self.levels}")
+
+    def check(self, *raw: np.ndarray) -> None:
+        """Check that raw numbers ``(..., K)`` have one shape, and as many components as the tables.
+
+        Raises:
+            CodingError: when they do not.
+        """
+        alike(*raw)
+        if raw[0].shape[-1] != len(self.tables["offset"]):
+            raise CodingError(f"there must be {len(self.tables['offset'])} components, got {raw[0].shape[-1]}")
+
+
 @kind("grey")
-class Grey(Coder):
+class Grey(Mixed):
     """Levels of a mixture of K discretised logistic distributions: K rows of edges between levels, in ``UNIT`` bits."""
 
     def __init__(self, about: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> None:
@@ -65,6 +97,7 @@ class Grey(Coder):
             given.append(np.full_like(given[1], self.about["scale"]))
         shape = given[1].shape
         t = self.tables
+        self.check(*given)
         made = loops().mixture(
             *(np.ascontiguousarray(g).reshape(-1, shape[-1]) for g in given), t["offset"], levels - 1,
             t["exponentials"], t["rates"], (1 << PRECISION) - levels,
@@ -102,7 +135,7 @@ def between(levels: int) -> np.ndarray:
 
 
 @kind("colours")
-class Colours(Coder):
+class Colours(Mixed):
     """Pixels whose channels move together: one channel after the other, the weights of the components multiplied by
     what the channels so far are worth under each."""
 
@@ -116,6 +149,8 @@ class Colours(Coder):
     def read(self, raw: Sequence[np.ndarray]) -> Coded:
         """From logits ``(N, 1, H, W, K)``, locations and scales ``(N, C, H, W, K)``, and slopes."""
         logits, loc, scale, slopes = map(whole, raw)
+        self.check(loc, scale)
+        self.check(*(r[:, :0] for r in (logits, loc, slopes)))
         loc = (loc + self.tables["offset"]) * (self.about["levels"] - 1) >> plain.DOWN
         one_before = [int(j == c - 1) << RAW for c in range(loc.shape[1]) for j in range(c)]
         slopes = slopes + np.array(one_before, np.int64)[:, None, None, None]

@@ -34,11 +34,13 @@ class Local(Coder):
         super().__init__(about, tables)
         self.base = BASES[about["base"]](about, tables)
         self.exponents = self.base.exponents
-        kernel = tables["kernel"]
+        kernel, levels = tables["kernel"], tables["places"]
         if kernel.ndim != 4 or kernel.shape[3] != 2 * kernel.shape[2] - 1:
             raise ValueError(f"the kernel of a local model cannot be of shape {kernel.shape}")
         if kernel[0].size > MOST_NEIGHBOURS or np.abs(kernel).max() > REACH << KERNEL:
             raise ValueError("the kernel of a local model is too large")
+        if len(levels) != self.levels or np.abs(levels).max() > 1 << FINE:
+            raise ValueError(f"a local model of {self.levels} levels must have their places, within {1 << FINE}")
 
     @classmethod
     def of(cls, family: LocalFamily) -> Local:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ladle.coding import plain
 from ladle.coding.bins import Bins
-from ladle.coding.coded import Coded
+from ladle.coding.coded import Coded, put
+from ladle.coding.errors import CodingError
 from ladle.coding.fixed import FINE, RAW, Curve
 from ladle.coding.integer import Program, exactly, run_step
 from ladle.coding.latent import STEP, Grid
@@ -65,6 +66,11 @@ class Conditionals:
         self.program, self.grid, self.components, self.tables = program, grid, components, tables
         self.curve = Curve(tables["curve"], STEP)
         (self.size,) = program.inputs[0].size
+        said, last = (self.size * 3 * components,), len(program.ranges) - 1
+        if not program.inputs[0].covers(grid.values_range):
+            raise CodingError(f"an autoregressive prior must read {grid.values_range}, it reads {program.inputs[0]}")
+        if program.outputs != [last] or program.ranges[last].size != said:
+            raise CodingError(f"an autoregressive prior must say {said} numbers, with its last step")
         self.known = self._known()
 
     def _known(self) -> list[list[int]]:
@@ -162,7 +168,7 @@ class Chained(Coded):
         """See :meth:`Coded.push`: ``(N, D)``."""
         bins = self.of.all(symbols)
         for i in reversed(range(self.of.size)):
-            stack.push_bins(symbols[:, i], bins.dimension(i))
+            put(stack, symbols[:, i], bins.dimension(i))
 
     def pop(self, stack: Stack | Streams) -> np.ndarray:
         """See :meth:`Coded.pop`."""

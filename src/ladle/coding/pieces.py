@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from ladle.data.images import Images
 from ladle.data.reading import formats, walk
 from ladle.data.write import file_names
 
+PALETTE = re.compile("RGBA?:(?:[0-9a-f]{2}){0,1024}")
+MOST_DIMENSIONS = 8  # of an array
 MODES = {"1": 1, "L": 1, "P": 1, "LA": 2, "RGB": 3, "RGBA": 4}  # those that a PNG keeps, and their planes
 MOST_PIXELS = 1 << 28  # of an image
 
@@ -45,6 +48,14 @@ class Pieces(ABC):
     @abstractmethod
     def blocks(self, size: int) -> Iterator[np.ndarray]:
         """The items in order, ``size`` at a time: ``(n, *shape)`` of uint8."""
+
+    @abstractmethod
+    def some(self, n: int) -> np.ndarray:
+        """About n items from everywhere, ``(n, *shape)`` of uint8."""
+
+    @abstractmethod
+    def exact_alone(self) -> str:
+        """What of it has numbers that are no levels, so that a near one will not do; empty where there is nothing."""
 
 
 class ArrayPieces(Pieces):
@@ -79,8 +90,28 @@ class ArrayPieces(Pieces):
     def blocks(self, size: int) -> Iterator[np.ndarray]:
         """See :meth:`Pieces.blocks`."""
         for start in range(0, self.items, size):
-            block = np.asarray(self.x[start : start + size]).astype(np.uint8)
-            yield (np.moveaxis(block, -1, 1) if self.last else block).reshape(len(block), *self.shape)
+            yield self._items(self.x[start : start + size])
+
+    def some(self, n: int) -> np.ndarray:
+        """See :meth:`Pieces.some`."""
+        return self._items(self.x[spread(self.items, n)])
+
+    def exact_alone(self) -> str:
+        """See :meth:`Pieces.exact_alone`."""
+        return "an array of booleans" if self.x.dtype.kind == "b" else ""
+
+    def _items(self, x: np.ndarray) -> np.ndarray:
+        block = np.asarray(x).astype(np.uint8)
+        return (np.moveaxis(block, -1, 1) if self.last else block).reshape(len(block), *self.shape)
+
+
+def spread(total: int, n: int) -> np.ndarray:
+    """At most n of so many places, evenly spread.
+
+    >>> spread(10, 4).tolist()
+    [0, 3, 6, 9]
+    """
+    return np.unique(np.linspace(0, total - 1, min(n, total)).round().astype(np.int64))
 
 
 class Picture(NamedTuple):
@@ -122,16 +153,14 @@ class FolderPieces(Pieces):
         self.raw = sum(p.width * p.height * MODES[p.mode] for p in self.pictures)
 
     def _head(self, name: str) -> Picture:
-        with self._open(name) as image:
+        with self._open(name) as image, readable(name):
             kind = "RGBA" if "transparency" in image.info else "RGB"
             palette = f"{kind}:{bytes(image.getpalette(kind) or []).hex()}" if image.mode == "P" else ""
             return Picture(name, image.mode, image.width, image.height, palette)
 
     def _open(self, name: str) -> Image.Image:
-        try:
+        with readable(name):
             image = Image.open(self.root / name)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"'{name}' cannot be read as an image: {str(error)[:200]}") from None
         if image.mode not in MODES:
             raise DataError(f"'{name}' is of mode {image.mode}; what can be compressed is 8-bit: {', '.join(MODES)}")
         if image.width * image.height > MOST_PIXELS:
@@ -150,25 +179,33 @@ class FolderPieces(Pieces):
         waiting: list[np.ndarray] = []
         count = 0
         for picture in self.pictures:
-            tiles = self._tiles(picture)
-            waiting.append(tiles)
-            count += len(tiles)
-            while count >= size:
+            waiting.append(self._tiles(picture))
+            count += len(waiting[-1])
+            if count >= size:
                 whole = np.concatenate(waiting)
-                yield whole[:size]
-                waiting, count = [whole[size:]], count - size
+                count = len(whole) % size
+                yield from np.split(whole[: len(whole) - count], len(whole) // size)
+                waiting = [whole[len(whole) - count :]]
         if count:
             yield np.concatenate(waiting)
 
+    def some(self, n: int) -> np.ndarray:
+        """See :meth:`Pieces.some`."""
+        chosen = [self.pictures[i] for i in spread(len(self.pictures), n)]
+        tiles = [self._tiles(picture) for picture in chosen]
+        return np.concatenate([t[spread(len(t), -(-n // len(chosen)))] for t in tiles])
+
+    def exact_alone(self) -> str:
+        """See :meth:`Pieces.exact_alone`."""
+        what = {"P": "has a palette", "1": "is black and white"}
+        return next((f"'{p.name}', which {what[p.mode]}" for p in self.pictures if p.mode in what), "")
+
     def _tiles(self, picture: Picture) -> np.ndarray:
         channels, high, wide = self.shape
-        try:
-            with self._open(picture.name) as image:
-                pixels = np.asarray(image, np.uint8).reshape(picture.height, picture.width, -1)
-                if picture.mode == "1":  # black and white, as the model knows them
-                    pixels = pixels * np.uint8(self.top)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"'{picture.name}' cannot be read as an image: {str(error)[:200]}") from None
+        with readable(picture.name), self._open(picture.name) as image:
+            pixels = np.asarray(image, np.uint8).reshape(picture.height, picture.width, -1)
+            if picture.mode == "1":  # black and white, as the model knows them
+                pixels = pixels * np.uint8(self.top)
         if pixels.max(initial=0) > self.top:
             raise DataError(f"the model explains 0..{self.top}, '{picture.name}' holds {int(pixels.max())}")
         groups, rows, columns = picture.tiles(self.shape)
@@ -177,6 +214,17 @@ class FolderPieces(Pieces):
         pixels = np.pad(pixels, extra, mode="edge")
         cut = pixels.reshape(rows, high, columns, wide, groups, channels)
         return cut.transpose(4, 0, 2, 5, 1, 3).reshape(-1, *self.shape)
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Name the image that something is wrong with."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"'{name}' cannot be read as an image: {str(error)[:200]}") from None
 
 
 # -------------------------------------------------------------------------------------------- and back
@@ -192,31 +240,60 @@ def understood(text: bytes) -> dict[str, Any]:
         contents = json.loads(text)
         if contents["kind"] == "array":
             shape, dtype = [int(size) for size in contents["shape"]], np.dtype(contents["dtype"])
-            if dtype.kind not in "bui" or not shape or min(shape) < 0 or math.prod(shape) > 1 << 50:
+            if dtype.kind not in "bui" or not 1 <= len(shape) <= MOST_DIMENSIONS or min(shape) < 0:
                 raise ValueError("an array that cannot be")
+            if math.prod(shape) > 1 << 50:
+                raise ValueError("an array that is larger than any")
         elif contents["kind"] == "images":
             for picture in pictures(contents):
                 area = picture.width * picture.height
                 if picture.mode not in MODES or not 0 < area <= MOST_PIXELS or min(picture.width, picture.height) < 1:
-                    raise ValueError(f"an image '{picture.name[:80]}' that cannot be")
+                    raise ValueError(f"an image {picture.name[:80]!r} that cannot be")
+                if picture.palette and (picture.mode != "P" or not PALETTE.fullmatch(picture.palette)):
+                    raise ValueError(f"an image {picture.name[:80]!r} whose palette cannot be")
             file_names(len(contents["files"]), [f[0] for f in contents["files"]])
         else:
-            raise ValueError(f"an unknown kind '{str(contents['kind'])[:40]}'")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"an unknown kind {str(contents['kind'])[:40]!r}")
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(f"the table of contents is none: {str(error)[:200]}") from None
     return contents
 
 
 def counted(contents: Mapping[str, Any], shape: Sequence[int]) -> int:
-    """How many items of this shape a table of contents speaks of."""
+    """How many items of this shape a table of contents speaks of.
+
+    Raises:
+        DataError: for an array of other items.
+    """
     if contents["kind"] == "array":
-        return int(contents["shape"][0])
+        total, *each = contents["shape"]
+        if math.prod(each) != math.prod(shape):
+            raise DataError(f"the table of contents speaks of items of shape {each}, the model's are {list(shape)}")
+        return int(total)
     return sum(math.prod(picture.tiles(shape)) for picture in pictures(contents))
 
 
 def pictures(contents: Mapping[str, Any]) -> list[Picture]:
     """The images of a table of contents."""
     return [Picture(str(n), str(m), int(w), int(h), str(p)) for n, m, w, h, p in contents["files"]]
+
+
+def part_of(
+    contents: Mapping[str, Any], shape: Sequence[int], start: int, stop: int
+) -> tuple[dict[str, Any], int, int]:
+    """What a range of an array's items, or of images, is: a table of contents of its own, and which items it takes.
+
+    Raises:
+        DataError: for a range that is not within what there is.
+    """
+    array = contents["kind"] == "array"
+    total, what = (counted(contents, shape), "items") if array else (len(contents["files"]), "images")
+    if not 0 <= start < max(stop, 1) <= max(total, 1):
+        raise DataError(f"a range must be within the {what} 0:{total}, got {start}:{stop}")
+    if array:
+        return {**contents, "shape": [stop - start, *contents["shape"][1:]]}, start, stop
+    sizes = [math.prod(picture.tiles(shape)) for picture in pictures(contents)]
+    return {**contents, "files": contents["files"][start:stop]}, sum(sizes[:start]), sum(sizes[:stop])
 
 
 @contextmanager
@@ -257,18 +334,21 @@ class _FolderSink(_Sink):
         self.shape, self.folder = tuple(shape), folder
         self.pictures = pictures(contents)
         self.names = file_names(len(self.pictures), [p.name for p in self.pictures])
-        self.at, self.waiting = 0, np.zeros((0, *shape), np.uint8)
+        self.needed = [math.prod(p.tiles(shape)) for p in self.pictures]
+        self.at, self.waiting, self.count = 0, list[np.ndarray](), 0
 
     def put(self, items: np.ndarray) -> None:
         """See :meth:`_Sink.put`."""
-        self.waiting = np.concatenate([self.waiting, items])
-        while self.at < len(self.pictures):
-            picture = self.pictures[self.at]
-            needed = math.prod(picture.tiles(self.shape))
-            if len(self.waiting) < needed:
-                return
-            self._write(picture, self.names[self.at], self.waiting[:needed])
-            self.waiting, self.at = self.waiting[needed:], self.at + 1
+        self.waiting.append(items)
+        self.count += len(items)
+        if self.at == len(self.pictures) or self.count < self.needed[self.at]:
+            return
+        whole = np.concatenate(self.waiting)
+        while self.at < len(self.pictures) and len(whole) >= self.needed[self.at]:
+            tiles, whole = np.split(whole, [self.needed[self.at]])
+            self._write(self.pictures[self.at], self.names[self.at], tiles)
+            self.at += 1
+        self.waiting, self.count = [whole], len(whole)
 
     def _write(self, picture: Picture, name: str, tiles: np.ndarray) -> None:
         groups, rows, columns = picture.tiles(self.shape)

@@ -56,6 +56,8 @@ def _pop(heads: np.ndarray, words: np.ndarray, top: np.ndarray, symbols: np.ndar
 def below(k, edges, loc, rate, weight, curve: Curve) -> np.ndarray:  # type: ignore[no-untyped-def]
     """How many slots lie below bin k: ``k`` (M,), the parameters (M, K)."""
     bins = len(edges) + 1
+    if bins == 1:
+        return np.where(k <= 0, 0, 1 << PRECISION)
     inner = np.clip(k, 1, bins - 1)
     t = ((edges[inner - 1][:, None] - loc) * rate >> curve.shift) + curve.middle
     t = np.clip(t, 0, curve.last)

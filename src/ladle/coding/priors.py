@@ -10,7 +10,8 @@ import numpy as np
 
 from ladle.coding import plain
 from ladle.coding.bins import Bins
-from ladle.coding.coded import KINDS, Coded, Independent, LatentCoder
+from ladle.coding.coded import KINDS, Coded, Independent, LatentCoder, put, sound
+from ladle.coding.errors import CodingError
 from ladle.coding.fixed import FINE, PRECISION
 from ladle.coding.integer import Program
 from ladle.coding.latent import Grid
@@ -25,7 +26,7 @@ class CodedPrior(ABC):
     name: str
 
     def __init__(self, about: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> None:
-        self.about, self.tables = about, tables
+        self.about, self.tables = about, sound(tables)
 
     @abstractmethod
     def read(self, n: int, grid: Any) -> Coded:
@@ -39,8 +40,16 @@ class One(CodedPrior):
 
     def read(self, n: int, grid: Grid) -> Coded:
         """See :meth:`CodedPrior.read`."""
-        bins = grid.bins(self.tables["loc"][None, :, None], self.tables["scale"][None, :, None], None, FINE)
-        return Independent(spread(bins, n))
+        loc, scale = _members(self.tables, (grid.latents,))
+        return Independent(spread(grid.bins(loc[None, :, None], scale[None, :, None], None, FINE), n))
+
+
+def _members(tables: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Locations and scales, when they have this shape."""
+    loc, scale = tables["loc"], tables["scale"]
+    if loc.shape != shape or scale.shape != shape:
+        raise CodingError(f"a prior's parameters must be of shape {shape}, got {loc.shape} and {scale.shape}")
+    return loc, scale
 
 
 def spread(bins: Bins, n: int) -> Bins:
@@ -58,6 +67,10 @@ class Codes(CodedPrior):
         """See :meth:`CodedPrior.read`."""
         raw = [self.tables[f"raw {i}"] for i in range(sum(key.startswith("raw ") for key in self.tables))]
         coder = KINDS[self.about["kind"]](self.about, self.tables)
+        if not isinstance(coder, LatentCoder) or any(
+            getattr(coder, what) != getattr(grid, what) for what in ("name", "latents", "values_range")
+        ):
+            raise CodingError(f"a prior over codes must be of the posterior's codes, '{grid.name}', got '{coder.name}'")
         return coder.read([np.repeat(r[None], n, 0) for r in raw])
 
 
@@ -69,7 +82,8 @@ class Several(CodedPrior):
 
     def read(self, n: int, grid: Grid) -> Coded:
         """See :meth:`CodedPrior.read`."""
-        bins = grid.bins(self.tables["loc"][..., None], self.tables["scale"][..., None], None, FINE)
+        loc, scale = _members(self.tables, (len(self.tables["rows"]) - 1, grid.latents))
+        bins = grid.bins(loc[..., None], scale[..., None], None, FINE)
         return _Components(bins, self.tables, n)
 
 
@@ -103,7 +117,7 @@ class _Components(Coded):
     def push(self, stack: Stack | Streams, symbols: np.ndarray) -> None:
         """See :meth:`Coded.push`."""
         component = stack.pop_rows(self._responsibilities(symbols))
-        stack.push_bins(symbols, self._of(component))
+        put(stack, symbols, self._of(component))
         stack.push_rows(component, np.repeat(self.tables["rows"][None], self.n, 0))
 
     def pop(self, stack: Stack | Streams) -> np.ndarray:

@@ -22,19 +22,23 @@ from torch import Tensor
 from ladle.checkpoint import ModelError
 from ladle.coding.codec import BitsBack
 from ladle.coding.coded import KINDS, Coder, LatentCoder
-from ladle.coding.errors import Desynchronised, InexactError, NumericsError
+from ladle.coding.container import strict
+from ladle.coding.errors import Desynchronised, NumericsError
 from ladle.coding.exact import Exact, ExactFlat, ExactLadder
+from ladle.coding.fixed import PRECISION
 from ladle.coding.integer import Program, Range
 from ladle.coding.latent import MOST_BITS, Quantiles
 from ladle.coding.priors import CodedPrior, Codes, One, Sequential, Several
-from ladle.coding.stack import known
+from ladle.coding.stack import Stack, known
 from ladle.data import atomic_file
 
 FORMAT = 1
 LARGEST = 4 << 30  # bytes of a file
+LARGEST_ITEM = 1 << 24  # numbers
 PROBES = 3  # items that the machine is tried on
 UPWARD = ("encode", "features", "q")  # programs that read x
 SMALLEST = (torch.int8, torch.int16, torch.int32, torch.int64)
+HOSTILE = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
 
 
 def save_exact(exact: Exact, path: Path, decoder: bool = False) -> None:
@@ -46,6 +50,8 @@ def save_exact(exact: Exact, path: Path, decoder: bool = False) -> None:
         decoder: leave out what reads x: files of the mode ``random-access`` can be decompressed with the rest.
     """
     about, tensors = _parts(exact, decoder)
+    if decoder:
+        about["decoded"] = decoded(exact)
     with atomic_file(path, force=True) as temporary:
         Path(temporary).write_bytes(save(tensors, metadata={"ladle": _canonical(about)}))
 
@@ -58,7 +64,7 @@ def fingerprint(exact: Exact, decoder: bool = False) -> str:
         decoder: of what decodes alone.
     """
     about, tensors = _parts(exact, decoder)
-    hashed = hashlib.sha256(_canonical({k: v for k, v in about.items() if k != "probe"}).encode())
+    hashed = hashlib.sha256(_canonical({k: v for k, v in about.items() if k not in ("probe", "decoded")}).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         hashed.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
@@ -122,11 +128,13 @@ def load_exact(path: Path, device: str = "cpu") -> Exact:
     about, tensors = _read(path)
     try:
         exact = _built(about, tensors, device)
-    except (InexactError, KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        exact.check()
+        check(exact, device, about.get("decoded"))
+    except NumericsError:
+        raise
+    except HOSTILE as error:
         told = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         raise ModelError(f"'{path}' does not describe a model in whole numbers: {told}") from None
-    if exact.probe is not None:
-        check(exact, device)
     return exact
 
 
@@ -138,7 +146,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            about = json.loads(metadata.get("ladle", "null"))
+            about = strict(metadata.get("ladle", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ModelError(f"'{path}' cannot be read: {str(error)[:200]}") from None
@@ -167,7 +175,9 @@ def _built(about: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str)
         found = {k.removeprefix(f"{owner}/"): t for k, t in tensors.items() if k.startswith(f"{owner}/")}
         return {k: t.numpy().astype(np.int64) for k, t in found.items()}
 
-    shape = tuple(int(size) for size in about["shape"])
+    shape = tuple(about["shape"])
+    if any(type(size) is not int or size < 1 for size in shape) or not 1 <= math.prod(shape) <= LARGEST_ITEM:
+        raise ValueError(f"an item must have up to {LARGEST_ITEM} numbers, got the shape {str(shape)[:80]}")
     programs = {name: program(name, described) for name, described in about["programs"].items()}
     kind = KINDS[about["likelihood"]["kind"]]
     likelihood: Coder = kind(_plain(about["likelihood"]["about"]), tables("likelihood"))
@@ -191,30 +201,32 @@ def _built(about: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str)
         raise ValueError(f"unknown structure '{str(about['structure'])[:40]}'")
     exact.growth, exact.bits_per_item = int(about["growth"]), float(about["bits_per_item"])
     exact.probe = about["probe"]
-    if not (exact.growth >= 1 and exact.bits_per_item > 0 and math.prod(shape) <= 1 << 24):
+    if not (1 <= exact.growth < 1 << 16 and exact.bits_per_item > 0):
         raise ValueError("its numbers are out of their range")
+    if any(type(hashed) not in (str, type(None)) for hashed in (exact.probe, about.get("decoded"))):
+        raise ValueError("what its probes are compressed to must be a hash")
     return exact
 
 
 def _plain(about: Mapping[str, Any]) -> Mapping[str, Any]:
     """Settings of a coder, within their limits."""
     limits = {
-        "bits": MOST_BITS,
-        "levels": 1 << 16,
-        "components": 1 << 10,
-        "finest": 22,
-        "classes": 1 << 16,
-        "latents": 1 << 20,
+        "bits": (1, MOST_BITS),
+        "levels": (2, 1 << 16),
+        "components": (1, 1 << 10),
+        "finest": (0, 22),
+        "classes": (1, 1 << 16),
+        "latents": (1, 1 << 20),
     }
-    for key, most in limits.items():
-        if key in about and not (type(about[key]) is int and 0 <= about[key] <= most):
-            raise ValueError(f"'{key}' must be a whole number up to {most}, got {str(about[key])[:40]}")
+    for key, (least, most) in limits.items():
+        if key in about and not (type(about[key]) is int and least <= about[key] <= most):
+            raise ValueError(f"'{key}' must be a whole number in {least}..{most}, got {str(about[key])[:40]}")
     return about
 
 
 def probe(exact: Exact) -> str:
     """The hash of what some noise is compressed to: another number anywhere makes it another."""
-    levels = exact.likelihood.about.get("levels", 2)
+    levels = exact.likelihood.levels
     noise = known(PROBES * math.prod(exact.shape), 1 << 40).astype(np.int64) >> 8
     x = (noise % levels).reshape(PROBES, *exact.shape)
     data = BitsBack(exact).encode(x)
@@ -223,18 +235,31 @@ def probe(exact: Exact) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
-def check(exact: Exact, device: str) -> None:
-    """Compress and decompress the probe on this machine.
+def decoded(exact: Exact) -> str:
+    """The hash of what some known bits are decompressed to: places of latents, and items."""
+    words = PROBES * (exact.latents + math.prod(exact.shape) + 1) * PRECISION // 32 + 64  # as many as can be popped
+    stack = Stack(1, words)
+    levels, h = exact.walk(lambda _, q, p: p.pop(stack), PROBES)
+    found = [*(level.k for level in levels), exact.explain(h).pop(stack)]
+    return hashlib.sha256(b"".join(some.astype("<i8").tobytes() for some in found)).hexdigest()[:32]
+
+
+def check(exact: Exact, device: str, hashed: str | None = None) -> None:
+    """Compress and decompress the probe on this machine; with a decoder alone, decompress known bits.
+
+    Args:
+        exact: the model.
+        device: where it computes.
+        hashed: what :func:`decoded` must be, of a decoder.
 
     Raises:
         NumericsError: when anything is not as it was where the file was made.
     """
+    wanted = hashed if exact.probe is None else exact.probe
     try:
-        found = probe(exact)
+        found = decoded(exact) if exact.probe is None else probe(exact)
     except Desynchronised:
         found = "something that does not come back"
-    if found != exact.probe:
+    if wanted is not None and found != wanted:
         other = "try device cpu" if device != "cpu" else "please report this, with your processor and torch's version"
-        raise NumericsError(
-            f"device {device} computes {found} for the model's probe, which must be {exact.probe}; {other}"
-        )
+        raise NumericsError(f"device {device} computes {found} for the model's probe, which must be {wanted}; {other}")

@@ -1,7 +1,9 @@
 """Many small stacks side by side, one for each item: what random access needs.
 
 Each is a stack with one head and no known words below, so an item's stream is a few bytes longer than its information:
-the head begins at its smallest, and of its bytes only those that are not zero are written, four to seven.
+the head begins at its smallest, and of its bytes only those that are not zero are written, four to seven. Where there
+are no words below it, a pop leaves a head that is smaller still: it is the whole number then, and pushing the same back
+restores it.
 """
 
 from __future__ import annotations
@@ -51,9 +53,7 @@ class Streams:
         """Take a symbol of every stack off, by its slots."""
         x = self.heads
         x[:] = count.astype(np.uint64) * (x >> np.uint64(PRECISION)) + slot - start.astype(np.uint64)
-        short = np.flatnonzero(x < LOW)
-        if (self.tops[short] == 0).any():
-            raise Desynchronised("the stream of an item is exhausted before everything has been popped")
+        short = np.flatnonzero((x < LOW) & (self.tops > 0))
         self.tops[short] -= 1
         x[short] = (x[short] << WORD) | self.words[short, self.tops[short]].astype(np.uint64)
 
@@ -115,14 +115,21 @@ class Streams:
         return found
 
     @classmethod
-    def from_bytes(cls, streams: Sequence[bytes]) -> Streams:
+    def from_bytes(cls, streams: Sequence[bytes], symbols: int) -> Streams:
         """The stacks that were written.
+
+        Args:
+            streams: of the items.
+            symbols: how many were pushed on each, at most: none is longer than so many can make it.
 
         Raises:
             Desynchronised: for bytes that cannot be one.
         """
+        longest, most = max(map(len, streams), default=0), 12 + -(-symbols * PRECISION // 8)
+        if longest > most:
+            raise Desynchronised(f"the stream of {symbols} symbols has at most {most} bytes, this one has {longest}")
         made = cls(len(streams))
-        made.words = np.zeros((len(streams), max((len(data) // 4 for data in streams), default=0) + 1), np.uint32)
+        made.words = np.zeros((len(streams), longest // 4 + 1), np.uint32)
         for i, data in enumerate(streams):
             size = 4 + len(data) % 4
             if len(data) < size:
@@ -131,7 +138,7 @@ class Streams:
             words = np.frombuffer(data, "<u4", (len(data) - size) // 4, size)
             if head < 1 << 31 and len(words):
                 head, words = head << 32 | int(words[0]), words[1:]
-            if not 1 << 31 <= head < 1 << 63:
+            if head >= 1 << 63 or (head < 1 << 31 and len(data) > 4):
                 raise Desynchronised("the head of an item's stream is out of its range")
             made.heads[i], made.tops[i] = head, len(words)
             made.words[i, : len(words)] = words[::-1]

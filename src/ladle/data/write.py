@@ -6,6 +6,7 @@ import math
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -137,12 +138,12 @@ def atomic_folder(path: str | os.PathLike[str], *, force: bool = False) -> Itera
     old = temporary.with_name(temporary.name + ".old")
     try:
         yield temporary
-        if path.exists():
-            path.rename(old)
         try:
+            if path.exists():
+                path.rename(old)
             temporary.rename(path)
-        except OSError:
-            if old.exists():
+        except BaseException:  # an interruption too
+            if old.exists() and not path.exists():
                 old.rename(path)
             raise
     finally:
@@ -286,16 +287,28 @@ def file_names(n: int, names: Sequence[str] | None) -> list[str]:
         return [f"{i:0{_DIGITS}d}.png" for i in range(n)]
     if len(names) != n:
         raise DataError(f"there must be a name for each of {n} images, got {len(names)}")
-    taken: set[str] = set()
+    paths = [_inside(name) for name in names]
+    taken = {str(folder).lower() for path in paths for folder in path.parents}
+    copies: Counter[str] = Counter()
     found = []
-    for name in names:
-        pure = PurePosixPath(name)
-        if not pure.name or pure.is_absolute() or ".." in pure.parts or set("\\:\0") & set(name):
-            raise DataError(f"a name must be a path inside the folder, got {name!r}")
-        stem = pure.with_suffix("")
-        unique, i = f"{stem}.png", 1
-        while unique.lower() in taken:  # a.jpg beside a.png
-            unique, i = f"{stem}-{i}.png", i + 1
+    for path in paths:
+        stem = str(path.with_suffix(""))
+        unique = f"{stem}.png"
+        while unique.lower() in taken:  # a.jpg beside a.png, be that a file or a folder
+            copies[stem.lower()] += 1
+            unique = f"{stem}-{copies[stem.lower()]}.png"
         taken.add(unique.lower())
         found.append(unique)
     return found
+
+
+def _inside(name: str) -> PurePosixPath:
+    """A name as a path inside a folder, on this system."""
+    path, apart = PurePosixPath(name), set("\\:\0" if os.name == "nt" else "\0")
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        apart.update(name)
+    if not path.name or path.is_absolute() or ".." in path.parts or apart & set(name):
+        raise DataError(f"a name must be a path inside the folder, got {name!r}")
+    return path

@@ -14,24 +14,25 @@ import torch
 
 from ladle import __version__
 from ladle.coding.codec import BitsBack, Codec
-from ladle.coding.container import CODED, STORED, XZ, Writer, digest
+from ladle.coding.container import CODED, LARGEST_CHUNK, LARGEST_CONTENTS, STORED, XZ, Reader, Writer, digest
 from ladle.coding.convert import exact as rewritten
 from ladle.coding.direct import COARSER, STEPS, Direct, Settings, chosen
 from ladle.coding.errors import Damaged, Desynchronised, NotCodable, NumericsError
 from ladle.coding.exact import Exact
-from ladle.coding.pieces import ArrayPieces, FolderPieces, Pieces
+from ladle.coding.pieces import ArrayPieces, FolderPieces, Pieces, counted, understood
 from ladle.coding.store import LARGEST, fingerprint, load_exact, probe, save_exact
-from ladle.data import DataError, Dataset, atomic_file, is_name
+from ladle.data import DataError, Dataset, atomic_file, is_name, read
 from ladle.data.images import Images
 from ladle.folder import Model, load
 from ladle.hub import EXACT, Repository, is_hub
+from ladle.machine import choose
 from ladle.tasks.run import Progress, explained, items, side_by_side
 from ladle.tasks.sample import sample
 
 MODES = ("bitsback", "random-access")
 PAYLOAD = 1 << 19  # bytes of a chunk, about
-RAW = 1 << 25  # bytes of pixels of a chunk, at most
-LOOK = 256  # items that a model is rewritten by
+INITIAL = 0.003  # of a chunk's bytes may be what its first item borrows; a chunk is made larger where it is more
+LOOK = 256  # items that a model is rewritten by, and that settings are chosen by
 
 
 class Compressed(NamedTuple):
@@ -44,6 +45,7 @@ class Compressed(NamedTuple):
         bits_per_dim: of the file, for each of the user's numbers.
         chunks: how many.
         fallback: how many of them xz made smaller than the model, or nothing did.
+        decibels: the peak signal-to-noise ratio of all that comes back; None where nothing is lost.
     """
 
     items: int
@@ -52,14 +54,16 @@ class Compressed(NamedTuple):
     bits_per_dim: float
     chunks: int
     fallback: int
+    decibels: float | None
 
 
-def exact(model: str | Path, device: str = "cpu") -> Exact:
+def exact(model: str | Path, device: str = "cpu", make: bool = True) -> Exact:
     """The model of a folder in whole numbers: made the first time, from samples of the model itself, and kept there.
 
     Args:
         model: the folder; or ``hub:user/name``, where that was pushed.
         device: where to compute.
+        make: whether it may be made. Whoever decompresses must have the one that was compressed with.
 
     Raises:
         ModelError: when the folder cannot be read.
@@ -69,7 +73,7 @@ def exact(model: str | Path, device: str = "cpu") -> Exact:
     if is_hub(model):
         return load_exact(Repository(str(model)).fetch(EXACT, LARGEST), device)
     path = Path(model) / EXACT
-    if not path.exists():
+    if make and not path.exists():
         opened = load(model, "cpu")
         check_codable(opened)
         x = torch.from_numpy(sample(opened, LOOK, noise=True))
@@ -142,28 +146,32 @@ def compress(
         split: of a name: train, valid, test or all.
         verify: decode every chunk again before it is written.
         force: replace an existing file.
-        device: where the nets are computed.
+        device: where the nets are computed: ``cpu``, ``cuda`` or ``auto``.
         progress: told of items done, of all.
 
     Raises:
         DataError: for data that is not as the model's.
+        MachineError: for a device that is not there.
         NotCodable, InexactError: for a model that cannot be coded with; the part is named.
         NumericsError: when a chunk does not decode to what was encoded.
     """
+    device = choose(device).device
     opened = load(model, "cpu")
     schema, top = opened.schema, check_codable(opened)
     given = _pieces(opened, data, split, top)
-    found = exact(model, device)
+    contents = _told(given)
     if quality is not None and (top == 1 or not 0 < quality < 100):
         raise DataError(f"a quality must be between 0 and 100 dB, of data of more than two levels, got {quality}")
+    if quality is not None and given.exact_alone():
+        raise DataError(f"what is compressed with loss must be grey levels or colours, got {given.exact_alone()}")
     if mode not in MODES:
         raise DataError(f"a mode must be {' or '.join(MODES)}, got '{mode}'")
+    found = exact(model, device)
     settings: dict[str, Any] = {}
     if mode == "random-access" or quality is not None:
-        mode, some = "random-access", next(given.blocks(LOOK), np.zeros((0, *schema.shape), np.uint8))
-        settings = (
-            chosen(found, some.astype(np.int64), quality, top)._asdict() if len(some) else {"coarser": 0, "step": 1}
-        )
+        mode, settings = "random-access", {"coarser": 0, "step": 1}
+        if given.items:
+            settings = chosen(found, given.some(LOOK).astype(np.int64), quality, top)._asdict()
     codec = codec_of(found, mode, settings)
     with atomic_file(out, force=force) as temporary, temporary.open("wb") as file:
         header = {
@@ -171,8 +179,9 @@ def compress(
             "model": fingerprint(found, decoder=mode == "random-access"),
             "name": Path(model).resolve().name[:200], "writer": f"ladle {__version__}",
         }  # fmt: skip
-        writer, fallback = Writer(file, header), 0
-        each = max(1, int(min(PAYLOAD * 8 / found.bits_per_item, RAW / math.prod(schema.shape))))
+        writer, fallback, error = Writer(file, header), 0, 0.0
+        payload = max(PAYLOAD, borrowed(found) / INITIAL if mode == "bitsback" else 0)
+        each = max(1, int(min(payload * 8 / found.bits_per_item, LARGEST_CHUNK / math.prod(schema.shape))))
 
         def coded() -> Iterator[_Packed]:
             done = 0
@@ -183,11 +192,52 @@ def compress(
                 yield packed
 
         for packed in _gathered(coded()):
-            writer.chunk(*packed)
+            writer.chunk(packed.items, packed.how, packed.payload, packed.digest)
             fallback += packed.how != CODED
-        writer.finish(json.dumps(given.contents(), separators=(",", ":")).encode())
+            error += packed.error
+        writer.finish(contents)
         size = writer.at
-    return Compressed(given.items, given.raw, size, 8 * size / max(given.raw, 1), len(writer.index), fallback)
+        file.flush()
+        _check(temporary, given, schema.shape)
+    decibels = 10 * math.log10(top * top * given.items * math.prod(schema.shape) / error) if error else None
+    bits = 8 * size / max(given.raw, 1)
+    return Compressed(given.items, given.raw, size, bits, len(writer.index), fallback, decibels)
+
+
+def borrowed(found: Exact) -> float:
+    """About how many bytes the first item of a stack borrows: ``growth`` was made of what an item takes and leaves."""
+    return 0.8 * 256 * found.bits_per_item / found.growth / 8
+
+
+def _told(given: Pieces) -> bytes:
+    """The table of contents, which whoever reads the file will understand.
+
+    Raises:
+        DataError: for names that cannot be, or too many.
+    """
+    text = json.dumps(given.contents(), separators=(",", ":")).encode()
+    understood(text)
+    if len(text) > LARGEST_CONTENTS:
+        raise DataError(
+            f"the names (and palettes) must take at most {LARGEST_CONTENTS:,} bytes, these take {len(text):,}; "
+            "compress them in several parts"
+        )
+    return text
+
+
+def _check(path: Path, given: Pieces, shape: tuple[int, ...]) -> None:
+    """Read what was written as its receiver will.
+
+    Raises:
+        NumericsError: where that finds something else.
+    """
+    with path.open("rb") as file:
+        reader = Reader(file)
+        total = counted(understood(reader.contents()), shape)
+        if reader.broken or not total == given.items == sum(n for _, n in reader.index):
+            raise NumericsError(
+                f"the file cannot be read again on this machine: {reader.broken or 'items are missing'}"
+            )
 
 
 def _pieces(model: Model, data: str | Path | np.ndarray | Dataset, split: str | None, top: int) -> Pieces:
@@ -195,14 +245,19 @@ def _pieces(model: Model, data: str | Path | np.ndarray | Dataset, split: str | 
     shape = model.schema.shape
     if isinstance(data, np.ndarray):
         return ArrayPieces(data, shape, top)
-    if not isinstance(data, Dataset):
+    if not isinstance(data, Dataset) and not is_name(data):
         path = Path(data)
+        if not path.exists():
+            raise DataError(f"no such file or folder, and no data set of that name: '{data}'")
+        if split not in (None, "all"):
+            raise DataError(f"a split must be of a named data set; '{path}' is compressed as a whole")
         if path.is_dir() or path.suffix.lower() in Images.suffixes:
             return FolderPieces(path, shape, top)
-        if path.suffix == ".npy" and path.is_file():
+        if path.suffix == ".npy":
             return ArrayPieces(_npy(path), shape, top)
-        if not path.exists() and not is_name(str(data)):
-            raise DataError(f"no such file or folder, and no data set of that name: '{data}'")
+        x = np.concatenate([x for x, _ in read(data).all.blocks()])
+        x = x.astype(np.int64) if x.dtype.kind == "f" and (x == np.round(x)).all() else x  # of a table
+        return ArrayPieces(x.reshape(len(x), *x.shape[1 + (x.shape[1] == 1) :]), shape, top)
     values = explained(model, items(model, data, split))
     return ArrayPieces(values.astype(np.uint8).reshape(len(values), *shape[shape[0] == 1 :]), shape, top)
 
@@ -225,12 +280,13 @@ def codec_of(found: Exact, mode: str, settings: Mapping[str, Any]) -> Codec:
 
 
 class _Packed(NamedTuple):
-    """What a chunk is made of: see :meth:`Writer.chunk`."""
+    """What a chunk is made of: see :meth:`Writer.chunk`; and the sum of the squared errors of what comes back."""
 
     items: int
     how: int
     payload: bytes
     digest: bytes
+    error: float
 
 
 def _packed(codec: Codec, block: np.ndarray, verify: bool) -> _Packed:
@@ -248,7 +304,7 @@ def _packed(codec: Codec, block: np.ndarray, verify: bool) -> _Packed:
     forms = [(CODED, payload)]
     if len(payload) > len(raw) // 2:  # it is slow, and rarely better
         forms += [(XZ, lzma.compress(raw, lzma.FORMAT_XZ, preset=6)), (STORED, raw)]
-    return _Packed(len(x), *min(forms, key=lambda form: len(form[1])), digest(raw))
+    return _Packed(len(x), *min(forms, key=lambda form: len(form[1])), digest(raw), float(np.square(x - kept).sum()))
 
 
 def _gathered(chunks: Iterable[_Packed]) -> Iterator[_Packed]:
@@ -256,7 +312,7 @@ def _gathered(chunks: Iterable[_Packed]) -> Iterator[_Packed]:
     little more than its own bytes."""
     stored: list[_Packed] = []
     for chunk in chunks:
-        if stored and (chunk.how != STORED or sum(len(one.payload) for one in [*stored, chunk]) > RAW):
+        if stored and (chunk.how != STORED or sum(len(one.payload) for one in [*stored, chunk]) > LARGEST_CHUNK):
             yield _joined(stored)
             stored = []
         if chunk.how == STORED:
@@ -269,4 +325,5 @@ def _gathered(chunks: Iterable[_Packed]) -> Iterator[_Packed]:
 
 def _joined(stored: list[_Packed]) -> _Packed:
     raw = b"".join(chunk.payload for chunk in stored)
-    return _Packed(sum(chunk.items for chunk in stored), STORED, raw, digest(raw))
+    items, error = sum(chunk.items for chunk in stored), sum(chunk.error for chunk in stored)
+    return _Packed(items, STORED, raw, digest(raw), error)

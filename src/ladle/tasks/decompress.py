@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +14,11 @@ import numpy as np
 from ladle.coding.codec import Codec
 from ladle.coding.container import CODED, LARGEST_CHUNK, STORED, Chunk, Reader, digest, inflated
 from ladle.coding.direct import Direct
-from ladle.coding.errors import Damaged, Desynchronised, NumericsError, WrongModel
-from ladle.coding.pieces import counted, restored, understood
+from ladle.coding.errors import Damaged, Desynchronised, Newer, NotALadleFile, NumericsError, WrongModel
+from ladle.coding.pieces import counted, part_of, restored, understood
 from ladle.coding.store import fingerprint, load_exact
 from ladle.data import DataError
+from ladle.machine import choose
 from ladle.tasks.compress import MODES, codec_of, exact
 from ladle.tasks.run import Progress, side_by_side
 
@@ -51,56 +53,66 @@ def decompress(
         file: what :func:`compress` wrote.
         out: a ``.npy`` for an array, a folder for images; without it the items are given back.
         model: the folder of the model that it was compressed with.
-        items: only these, from the first to before the second.
+        items: only these, from the first to before the second: items of an array, or images.
         force: replace an existing output.
         device: where the nets are computed.
         progress: told of items done, of all.
 
     Returns:
-        ``(N, *shape)`` of uint8, when there is no ``out``.
+        ``(N, *shape)`` of uint8, when there is no ``out``: the items, or the tiles that images were cut into.
 
     Raises:
         NotALadleFile, Newer, Damaged: for a file that cannot be read; a chunk is named by its number.
         WrongModel: for another model.
         NumericsError: when this machine computes something else than the model's file says.
     """
-    with Path(file).open("rb") as opened:
-        reader = Reader(opened)
+    device = choose(device).device
+    with opened(file) as reader:
         if reader.broken:
             raise Damaged(reader.broken)
         codec, shape = _matching(reader, model, device)
-        total = sum(n for _, n in reader.index)
-        start, stop = (0, total) if items is None else items
-        if not 0 <= start < max(stop, 1) <= max(total, 1):
-            raise DataError(f"items must be a range within 0..{total}, got {start}..{stop}")
+        start, stop = 0, sum(n for _, n in reader.index)
+        contents = understood(reader.contents())
+        if counted(contents, shape) != stop:
+            raise Damaged(f"the table of contents speaks of {counted(contents, shape)} items, there are {stop}")
+        if items is not None:
+            contents, start, stop = part_of(contents, shape, *items)
         blocks = _blocks(reader, codec, shape, start, stop, device, progress)
         if out is None:
             return np.concatenate([np.zeros((0, *shape), np.uint8), *blocks])
-        contents = understood(reader.contents())
-        if counted(contents, shape) != total:
-            raise Damaged(f"the table of contents speaks of {counted(contents, shape)} items, there are {total}")
-        if items is not None:
-            contents = {"kind": "array", "dtype": "|u1", "shape": [stop - start, *shape[shape[0] == 1 :]]}
         with restored(contents, shape, Path(out), force) as sink:
             for block in blocks:
                 sink.put(block)
     return None
 
 
+@contextmanager
+def opened(file: str | Path) -> Iterator[Reader]:
+    """A compressed file, named where something is wrong with it."""
+    try:
+        with Path(file).open("rb") as bytes_of:
+            yield Reader(bytes_of)
+    except (NotALadleFile, Newer, Damaged) as error:
+        error.args = (f"'{file}': {error}",)
+        raise
+
+
 def _matching(reader: Reader, model: str | Path, device: str) -> tuple[Codec, tuple[int, ...]]:
     """What decodes a file, when the model is the one that it was compressed with; and the shape of an item."""
     mode = reader.header.get("mode")
     if mode not in MODES:
-        raise Damaged(f"the header names a mode that is not known here: '{str(mode)[:40]}'")
-    found = load_exact(Path(model), device) if Path(model).is_file() else exact(model, device)
+        raise Damaged(f"the header names a mode that is not known here: {str(mode)[:40]!r}")
+    found = load_exact(Path(model), device) if Path(model).is_file() else exact(model, device, make=False)
     if found.probe is None and mode == "bitsback":
         raise WrongModel(
             f"it was compressed with bits back, which needs the whole model, and '{model}' is a decoder alone"
         )
-    wanted, have = str(reader.header.get("model")), fingerprint(found, decoder=mode == "random-access")
+    wanted, have = str(reader.header.get("model"))[:80], fingerprint(found, decoder=mode == "random-access")
     if wanted != have:
         name = str(reader.header.get("name", ""))[:80]
-        raise WrongModel(f"it was compressed with the model '{name}' ({wanted}), and '{model}' is another one ({have})")
+        raise WrongModel(
+            f"it was compressed with the model {name!r} ({wanted!r}), and '{model}' is another one ({have})"
+        )
     return codec_of(found, mode, reader.header), found.shape
 
 
@@ -157,8 +169,7 @@ def info(file: str | Path) -> dict[str, Any]:
     Raises:
         NotALadleFile, Newer, Damaged: for a file that cannot be read.
     """
-    with Path(file).open("rb") as opened:
-        reader = Reader(opened)
+    with opened(file) as reader:
         if reader.broken:
             raise Damaged(reader.broken)
         contents = understood(reader.contents())
@@ -178,14 +189,16 @@ def verify(file: str | Path, model: str | Path | None = None, device: str = "cpu
         NotALadleFile, Newer, Damaged: for a header that cannot be read.
         WrongModel: for another model.
     """
-    with Path(file).open("rb") as opened:
-        reader = Reader(opened)
+    device = choose(device).device
+    with opened(file) as reader:
         damaged = [reader.broken] if reader.broken else []
+        codec, shape = (None, ()) if model is None else _matching(reader, model, device)
         try:
-            understood(reader.contents())
+            contents, total = understood(reader.contents()), sum(n for _, n in reader.index)
+            if codec is not None and not reader.broken and counted(contents, shape) != total:
+                damaged.append(f"the table of contents speaks of {counted(contents, shape)} items, there are {total}")
         except (Damaged, DataError) as error:
             damaged.append(str(error))
-        codec, shape = (None, ()) if model is None else _matching(reader, model, device)
 
         def chunks() -> Iterator[Chunk | str]:
             """Every chunk, or what is wrong with its bytes: a file is read in order, by one thread."""

@@ -1,0 +1,297 @@
+"""Compressed files, and models in whole numbers, that must be refused: in words, soon, and before memory is taken."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import ladle
+from ladle.coding.codec import BitsBack
+from ladle.coding.container import CODED, CONTENTS, DATA, LARGEST_CONTENTS, SIGNATURE, STORED, Reader, Writer, digest
+from ladle.coding.direct import STEPS, Direct, Settings, _length
+from ladle.coding.errors import CodingError, Damaged, Desynchronised, NumericsError
+from ladle.coding.store import fingerprint, load_exact, save_exact
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "ladle-v1"
+About = dict[str, Any]
+Tensors = dict[str, torch.Tensor]
+
+
+# ----------------------------------------------------------------------------------------------- models
+
+
+def opened(name: str) -> tuple[About, Tensors]:
+    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
+        return json.loads(file.metadata()["ladle"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+def loaded(about: About | str, tensors: Tensors, path: Path) -> Any:
+    text = about if isinstance(about, str) else json.dumps(about)
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, {"ladle": text})
+    return load_exact(path)
+
+
+def step(about: About, program: str, op: str, last: bool = False) -> About:
+    return [s for s in about["programs"][program]["steps"] if s["op"] == op][-1 if last else 0]
+
+
+def changed(key: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[About, Tensors], None]:
+    """A change of one tensor."""
+
+    def mutate(about: About, tensors: Tensors) -> None:
+        tensors[key] = change(tensors[key].long())
+
+    return mutate
+
+
+def put(tensor: torch.Tensor, place: int, number: int) -> torch.Tensor:
+    tensor[place] = number
+    return tensor
+
+
+def doubled(about: About, tensors: Tensors) -> None:
+    decode = about["programs"]["decode"]
+    decode["steps"].append({"op": "view", "of": [decode["outputs"][0]], "size": [1, 8, 8]})
+    decode["steps"].append({"op": "double", "of": [len(decode["steps"])], "times": 10**4})
+
+
+def viewed(about: About, tensors: Tensors) -> None:
+    """Items that become one row: what comes of one would depend on the other."""
+    decode = about["programs"]["decode"]
+    decode["steps"].append({"op": "view", "of": [0], "size": [6]})
+    decode["outputs"] = [len(decode["steps"])] * 3
+
+
+def scaled(about: About, tensors: Tensors) -> None:
+    """A scale where the proof reads a shift."""
+    step(about, "encode", "affine")["scale"] = "8.scale"
+
+
+def fractions(about: About, tensors: Tensors) -> None:
+    """Exponents where whole numbers are read."""
+    linear = step(about, "decode", "linear")
+    linear["bias"] = linear["scale"]
+
+
+def narrower(about: About, tensors: Tensors) -> None:
+    """A posterior of fewer latents than the prior has."""
+    encode = about["programs"]["encode"]
+    for i in range(2):
+        encode["steps"].append({"op": "slice", "of": [encode["outputs"][i]], "dimension": 1, "start": 0, "stop": 1})
+    encode["outputs"] = [len(encode["steps"]) - 1, len(encode["steps"])]
+
+
+def mixed(about: About, tensors: Tensors) -> None:
+    """Scales of fewer components than locations."""
+    decode = about["programs"]["decode"]
+    decode["steps"].append({"op": "slice", "of": [decode["outputs"][2]], "dimension": 4, "start": 0, "stop": 1})
+    decode["outputs"][2] = len(decode["steps"])
+
+
+MODELS: dict[str, tuple[str, Callable[[About, Tensors], Any]]] = {
+    "a program is missing": ("vq", lambda a, t: a["programs"].pop("encode")),
+    "a tensor is missing": ("vq", lambda a, t: t.pop("likelihood/curve")),
+    "a large shift": ("vq", lambda a, t: step(a, "encode", "clamp").update(shift=5000)),
+    "a shift that is no number": ("vq", lambda a, t: step(a, "encode", "clamp").update(shift=0.5)),
+    "limits between whole numbers": ("vq", lambda a, t: step(a, "encode", "clamp").update(high=0.5)),
+    "large factors": ("local_colour", lambda a, t: step(a, "1.add", "sum").update(i=5000)),
+    "a value before the first": ("vq", lambda a, t: step(a, "encode", "clamp").update(of=[-1])),
+    "an output that is none": ("vq", lambda a, t: a["programs"]["decode"].update(outputs=[0, 1, 99])),
+    "scales where there are none": ("vq", scaled),
+    "fractions in a program": ("learned_prior", fractions),
+    "a value of gigabytes": ("vq", doubled),
+    "items in one row": ("vq", viewed),
+    "inputs beyond float32": ("vq", lambda a, t: a["programs"]["decode"]["inputs"][0].__setitem__(1, 1 << 30)),
+    "one level": ("learned_prior", lambda a, t: a["likelihood"]["about"].update(levels=1)),
+    "more levels than are proved": ("learned_prior", lambda a, t: a["likelihood"]["about"].update(levels=4000)),
+    "latents further than is proved": ("learned_prior", lambda a, t: a["grid"]["about"].update(bits=12)),
+    "a ladder whose programs do not fit": (
+        "local_colour", lambda a, t: a["programs"]["1.p"]["inputs"][0].__setitem__(1, 9),
+    ),
+    "features that are none": ("local_colour", lambda a, t: a.update(reads=[1, 7])),
+    "another shape of an item": ("vq", lambda a, t: a.update(shape=[1, 4, 16])),
+    "a shape below zero": ("vq", lambda a, t: a.update(shape=[-1, -1])),
+    "groups without end": ("vq", lambda a, t: a.update(growth=1 << 40)),
+    "a probe that is none": ("vq", lambda a, t: a.update(probe=7)),
+    "fewer latents": ("learned_prior", narrower),
+    "components that do not match": ("learned_prior", mixed),
+    "fewer offsets": ("learned_prior", changed("likelihood/offset", lambda t: t[:1])),
+    "a curve from elsewhere": ("learned_prior", changed("likelihood/curve", lambda t: t + 1)),
+    "a curve that falls": ("learned_prior", changed("grid/curve", lambda t: put(t, 1000, 1 << 24))),
+    "a curve of one number": ("learned_prior", changed("prior/curve", lambda t: t[-1:])),
+    "short rates": ("learned_prior", changed("likelihood/rates", lambda t: t[:-1])),
+    "short rates of a grid": ("learned_prior", changed("grid/rates", lambda t: t[:9])),
+    "steps beyond the finest": ("learned_prior", changed("grid/steps", lambda t: t + 60)),
+    "no exponentials": ("learned_prior", changed("likelihood/exponentials", lambda t: t[:0])),
+    "exponentials of zero": ("learned_prior", changed("likelihood/exponentials", lambda t: t * 0)),
+    "rows that end early": ("vampprior", changed("prior/rows", lambda t: put(t, -1, (1 << 24) - 1))),
+    "rows that fall": ("vampprior", changed("prior/rows", lambda t: put(t, 3, 1 << 24))),
+    "fewer components": ("vampprior", changed("prior/loc", lambda t: t[:-1])),
+    "fewer latents of a prior": ("vampprior", changed("prior/scale", lambda t: t[:, :1])),
+    "short logarithms": ("vampprior", changed("prior/logarithms", lambda t: t[:256])),
+    "short octaves": ("vampprior", changed("prior/octaves", lambda t: t[:20])),
+    "edges that fall": ("local_colour", changed("quantiles/edges", lambda t: t.flip(0))),
+    "fewer middles": ("local_colour", changed("quantiles/middles", lambda t: t[:-1])),
+    "fewer places": ("local_colour", changed("likelihood/places", lambda t: t[:-1])),
+    "a prior of other codes": ("vq", lambda a, t: a["prior"]["about"].update(classes=3, latents=4)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MODELS)
+def test_models_are_refused(what: str, tmp_path: Path) -> None:
+    name, mutate = MODELS[what]
+    about, tensors = opened(name)
+    mutate(about, tensors)
+    start = time.perf_counter()
+    with pytest.raises(ladle.ModelError, match="does not describe a model"):
+        loaded(about, tensors, tmp_path / "exact.safetensors")
+    assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize("wrong", ["NaN", "Infinity", "1e400", "1" + "0" * 400])
+def test_numbers_of_a_model_are_finite(wrong: str, tmp_path: Path) -> None:
+    about, tensors = opened("vq")
+    text = json.dumps({**about, "bits_per_item": "here"}).replace('"here"', wrong)
+    with pytest.raises(ladle.ModelError, match="numbers must"):
+        loaded(text, tensors, tmp_path / "exact.safetensors")
+
+
+def test_a_model_that_was_not_changed_is_opened(tmp_path: Path) -> None:
+    for name in ("vq", "vampprior"):
+        about, tensors = opened(name)
+        exact = loaded(about, tensors, tmp_path / "exact.safetensors")
+        assert fingerprint(exact) == fingerprint(load_exact(GOLDEN / f"{name}.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["learned_prior", "local_colour"])
+def test_a_decoder_alone_is_tried_on_this_machine(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no posterior, so it decodes known bits: with a net or a loop that differs it is refused."""
+    whole, path = load_exact(GOLDEN / f"{name}.safetensors"), tmp_path / "decoder.safetensors"
+    save_exact(whole, path, decoder=True)
+    alone = load_exact(path)
+    assert alone.probe is None
+    assert fingerprint(alone, decoder=True) == fingerprint(whole, decoder=True)
+    settings = Settings(3, 1)
+    x = np.zeros((2, *whole.shape), np.int64)
+    assert (Direct(alone, settings).decode(Direct(whole, settings).encode(x), 2) == x).all()
+    before = type(whole.grid).values
+    monkeypatch.setattr(type(whole.grid), "values", lambda self, k, *some: before(self, k, *some) // 2)
+    with pytest.raises(NumericsError, match="must be"):
+        load_exact(path)
+    monkeypatch.undo()
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["ladle"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    del about["decoded"]  # as older ones are
+    assert fingerprint(loaded(about, tensors, path), decoder=True) == fingerprint(whole, decoder=True)
+
+
+def test_items_of_other_levels_are_refused() -> None:
+    """The loops would read beyond the last edge."""
+    exact = load_exact(GOLDEN / "learned_prior.safetensors")
+    for codec in (BitsBack(exact), Direct(exact, Settings(3, 1))):
+        with pytest.raises(CodingError, match=r"0\.\.255"):
+            codec.encode(np.full((1, 1, 8, 8), 256))
+
+
+def test_a_step_leaves_two_symbols() -> None:
+    exact = load_exact(GOLDEN / "learned_prior.safetensors")
+    x = np.arange(64).reshape(1, 1, 8, 8) * 4
+    codec = Direct(exact, Settings(3, STEPS[-1]))
+    assert (codec.decode(codec.encode(x), 1) == codec.kept(x)).all()
+    for step in (0, 256, 1000):
+        with pytest.raises(Damaged, match="below 256"):
+            Direct(exact, Settings(3, step))
+
+
+def test_long_streams_are_refused() -> None:
+    """One of 64 MiB among many short ones would take room for all to be as long."""
+    exact = load_exact(GOLDEN / "vq.safetensors")
+    lengths, n = [1 << 26, *[4] * 3000], 3001
+    payload = b"".join(map(_length, lengths)) + bytes(sum(lengths))
+    with pytest.raises(Desynchronised, match="has at most"):
+        Direct(exact, Settings(0, 1)).decode(payload, n)
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def sealed(data: bytes) -> bytes:
+    return data + struct.pack("<I", zlib.crc32(data))
+
+
+def headed(text: str) -> bytes:
+    return sealed(SIGNATURE + struct.pack("<HHI", 1, 0, len(text)) + text.encode())
+
+
+@pytest.mark.parametrize("wrong", ["NaN", "-Infinity", "1e400", "1" + "0" * 400, "[[" * 100_000])
+def test_numbers_of_a_header_are_finite(wrong: str) -> None:
+    with pytest.raises(Damaged, match="the header is no JSON"):
+        Reader(io.BytesIO(headed(f'{{"step": {wrong}}}')))
+
+
+def head(mark: bytes, how: int, length: int) -> bytes:
+    return struct.pack("<4sIIBQ16s", mark, 0, 1, how, length, bytes(16))
+
+
+@pytest.mark.parametrize("mark", ["plain", "claims", "contents"])
+def test_a_file_full_of_marks_is_given_up_on(mark: str) -> None:
+    """What each claims to hold is not read without end."""
+    one = {"plain": DATA, "claims": head(DATA, STORED, 300_000), "contents": head(CONTENTS, STORED, 300_000)}[mark]
+    data = headed("{}") + one * (400_000 // len(one)) + bytes(400_000)
+    start = time.perf_counter()
+    reader = Reader(io.BytesIO(data))
+    assert time.perf_counter() - start < 1
+    assert reader.broken
+    assert reader.index == []
+
+
+def test_what_lies_behind_false_marks_is_found() -> None:
+    """As many as a sound chunk may hold by chance, and far more."""
+    out = io.BytesIO()
+    writer = Writer(out, {})
+    false = (DATA + head(DATA, CODED, 200)) * 200
+    for payload in (b"first", false, b"last"):
+        writer.chunk(1, STORED, payload, digest(payload))
+    writer.finish(b"{}")
+    data = bytearray(out.getvalue()[:-1])
+    data[writer.index[1][0] + 60] ^= 1
+    reader = Reader(io.BytesIO(data))
+    assert reader.index == [writer.index[0], (0, 0), writer.index[2]]
+    assert reader.contents() == b"{}"
+
+
+def test_contents_are_not_coded_by_a_model() -> None:
+    contents = b'{"kind": "array"}'
+    for how in (STORED, CODED):
+        out = io.BytesIO()
+        writer = Writer(out, {})
+        at = writer.at
+        body = sealed(struct.pack("<4sIIBQ16s", CONTENTS, 0, 0, how, len(contents), digest(contents)) + contents)
+        index = struct.pack("<QI", at, 0)
+        tail = struct.pack("<QI", at + len(body), len(index))
+        end = struct.pack("<I", zlib.crc32(index + tail)) + b"LADLEEND"
+        reader = Reader(io.BytesIO(out.getvalue() + body + index + tail + end))
+        assert not reader.broken
+        if how == STORED:
+            assert reader.contents() == contents
+        else:
+            with pytest.raises(Damaged, match="the table of contents is damaged"):
+                reader.contents()
+
+
+def test_contents_that_no_reader_takes_are_not_written() -> None:
+    with pytest.raises(ValueError, match="at most"):
+        Writer(io.BytesIO(), {}).finish(bytes(LARGEST_CONTENTS + 1))
