@@ -325,6 +325,31 @@ def test_a_chunk_is_so_large_that_its_first_item_borrows_little(run, digits, tmp
     assert ladle.compress(run, digits, tmp_path / "x.ladle").chunks == 1
 
 
+def test_what_is_whole_of_a_damaged_file_comes_back(run, digits, tmp_path, monkeypatch):
+    small_chunks(monkeypatch)
+    np.save(tmp_path / "x.npy", digits[:600])
+    whole = tmp_path / "x.ladle"
+    ladle.compress(run, tmp_path / "x.npy", whole)
+    data = whole.read_bytes()
+    with whole.open("rb") as file:
+        (_, first), (second, count), (third, _), *_ = Reader(file).index
+    cut, hit, end = (tmp_path / f"{name}.ladle" for name in ("cut", "hit", "end"))
+    cut.write_bytes(data[: third + 40])
+    hit.write_bytes(data[: second + 60] + bytes([data[second + 60] ^ 1]) + data[second + 61 :])
+    end.write_bytes(data[:-3])
+    back = tmp_path / "y.npy"
+    for file, start, stop in (
+        (cut, 0, first + count), (hit, 0, first), (hit, first + count, 600), (end, 0, 600), (end, 300, 400),
+    ):  # fmt: skip
+        with pytest.raises(ladle.CodingError):
+            ladle.decompress(file, tmp_path / "no.npy", model=run)
+        assert command("decompress", file, back, "--model", run, "--range", f"{start}:{stop}", "--force") == 0
+        assert (np.load(back) == digits[start:stop]).all()
+    for file, start, stop in ((cut, 0, first + count + 1), (hit, 0, first + 1), (hit, 0, 600)):
+        assert command("decompress", file, tmp_path / "no.npy", "--model", run, "--range", f"{start}:{stop}") == 2
+    assert not (tmp_path / "no.npy").exists()
+
+
 def test_a_full_disk_leaves_nothing_behind(run, digits, tmp_path, monkeypatch):
     from ladle.coding.container import Writer
 

@@ -11,6 +11,7 @@ import typer
 import ladle
 from ladle.cli.app import Data, Device, Force, Json, Part, Run, app, tell
 from ladle.console import counter
+from ladle.tasks.decompress import opened
 
 File = Annotated[Path, typer.Argument(help="A compressed file.", metavar="FILE")]
 Model = Annotated[str | None, typer.Option("--model", help="The model's folder, or what `ladle export` wrote of it.")]
@@ -76,7 +77,9 @@ def decompress(
     json: Json = False,
 ) -> None:
     """Bring back what was compressed, to the last bit."""
-    start, told = time.perf_counter(), ladle.info(file)
+    start = time.perf_counter()
+    with opened(file) as reader:
+        told = reader.header
     if model is None:
         wanted = f"{str(told.get('name'))!r} ({str(told.get('model'))!r})"
         raise ladle.CodingError(f"--model must name the folder of the model {wanted}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -68,15 +69,15 @@ def decompress(
     """
     device = choose(device).device
     with opened(file) as reader:
-        if reader.broken:
-            raise Damaged(reader.broken)
+        if reader.broken and items is None:
+            raise Damaged(f"{reader.broken}; a range of items may still be whole (--range)")
         codec, shape = _matching(reader, model, device)
-        start, stop = 0, sum(n for _, n in reader.index)
-        contents = understood(reader.contents())
-        if counted(contents, shape) != stop:
-            raise Damaged(f"the table of contents speaks of {counted(contents, shape)} items, there are {stop}")
+        contents, there = _held(reader, shape)
+        start, stop = 0, there
         if items is not None:
             contents, start, stop = part_of(contents, shape, *items)
+        if stop > there:
+            raise Damaged(f"only what the first {there} items make can be found: {reader.broken}")
         blocks = _blocks(reader, codec, shape, start, stop, device, progress)
         if out is None:
             return np.concatenate([np.zeros((0, *shape), np.uint8), *blocks])
@@ -114,6 +115,18 @@ def _matching(reader: Reader, model: str | Path, device: str) -> tuple[Codec, tu
             f"it was compressed with the model {name!r} ({wanted!r}), and '{model}' is another one ({have})"
         )
     return codec_of(found, mode, reader.header), found.shape
+
+
+def _held(reader: Reader, shape: tuple[int, ...]) -> tuple[dict[str, Any], int]:
+    """What the items are, and how many can be found, from the first on. A file whose end is missing does not say what
+    they were: they are an array as the model has it."""
+    there = sum(n for _, n in itertools.takewhile(lambda entry: entry[0], reader.index))
+    if reader.broken and reader.contents_at is None:
+        return {"kind": "array", "dtype": "|u1", "shape": [there, *shape]}, there
+    contents = understood(reader.contents())
+    if not reader.broken and counted(contents, shape) != there:
+        raise Damaged(f"the table of contents speaks of {counted(contents, shape)} items, there are {there}")
+    return contents, there
 
 
 def _blocks(
