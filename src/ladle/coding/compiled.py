@@ -80,8 +80,6 @@ def _guess(slot, i, edges, loc, rate, weight, inverse, shift, middle):  # type: 
     """A bin near the one that a slot lies in: where the likeliest component would have it, if edges were even. A guess
     decides how long the search takes, not what it finds."""
     best, n = 0, len(edges)
-    if n == 0:
-        return np.int64(0)
     for c in range(1, loc.shape[1]):
         if weight[i, c] > weight[i, best]:
             best = c
@@ -124,7 +122,9 @@ def _find(slots, symbols, edges, loc, rate, weight, values, inverse, shift, midd
 
 def find(slots, edges, loc, rate, weight, curve: Curve) -> np.ndarray:  # type: ignore[no-untyped-def]
     """See :func:`ladle.coding.plain.find`."""
-    symbols = np.empty(len(slots), np.int64)
+    symbols = np.zeros(len(slots), np.int64)
+    if not len(edges):  # a single bin
+        return symbols
     of = curve.values, curve.inverse, curve.shift, curve.middle, curve.last
     _find(slots, symbols, edges, loc, rate, weight, *of)
     return symbols
@@ -150,6 +150,9 @@ def _pop_bins(heads, words, top, symbols, edges, loc, rate, weight, values, inve
 
 def pop_bins(heads, words, top, symbols, edges, loc, rate, weight, curve: Curve) -> bool:  # type: ignore[no-untyped-def]
     """See :func:`ladle.coding.plain.pop_bins`."""
+    if not len(edges):  # a single bin has all slots: nothing is taken off
+        symbols[:] = 0
+        return True
     of = curve.values, curve.inverse, curve.shift, curve.middle, curve.last
     return bool(_pop_bins(heads, words, top, symbols, edges, loc, rate, weight, *of))
 
