@@ -56,8 +56,9 @@ def finest(reach: float, bits: int) -> int:
 
 
 def narrow_bits(inputs: int) -> int:
-    """How many bits what is multiplied should have, where so many are summed: as many as the weights will have."""
-    return min(12, max(8, 1 + round((24 - math.log2(inputs)) / 2)))
+    """How many bits what is multiplied should have, where so many are summed: about as many as the weights will have,
+    of which a sum of magnitudes takes a bit or two less than if all were as large as the largest."""
+    return min(12, max(8, 2 + round((24 - math.log2(inputs)) / 2)))
 
 
 class Rewriter:

@@ -257,7 +257,7 @@ def _pieces(model: Model, data: str | Path | np.ndarray | Dataset, split: str | 
             return ArrayPieces(_npy(path), shape, top)
         x = np.concatenate([x for x, _ in read(data).all.blocks()])
         x = x.astype(np.int64) if x.dtype.kind == "f" and (x == np.round(x)).all() else x  # of a table
-        return ArrayPieces(x.reshape(len(x), *x.shape[1 + (x.shape[1] == 1) :]), shape, top)
+        return ArrayPieces(x[:, 0] if x.ndim == 4 and x.shape[1] == 1 else x, shape, top)
     values = explained(model, items(model, data, split))
     return ArrayPieces(values.astype(np.uint8).reshape(len(values), *shape[shape[0] == 1 :]), shape, top)
 
