@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
@@ -134,8 +133,11 @@ def main() -> None:
         print(f"{name:10} " + "  ".join(f"{p}: {s:.2f} s" for p, s in zip(points, seconds, strict=True)), end="  ")
         print(f"exponent {slope:.2f}", flush=True)
         axis.loglog(points, seconds, "o-", color=INK, label=f"measured, exponent {slope:.2f}")
-        ideal = [seconds[-1] * (g / grown[-1]) ** math.copysign(1, slope) for g in grown]
-        axis.loglog(points, ideal, "--", color=LINE, label="linear")
+        if name == "processes":
+            ideal, what = [seconds[0] / point for point in points], "the time of one, shared"
+        else:
+            ideal, what = [seconds[-1] * g / grown[-1] for g in grown], "linear"
+        axis.loglog(points, ideal, "--", color=LINE, label=what)
         axis.set(xlabel=label, title=name)
         axis.set_xticks(points, [str(p) for p in points])
         axis.minorticks_off()
