@@ -12,8 +12,9 @@ import torch
 
 import ladle
 from coding_plans import PLANS
+from ladle.coding import bins, plain, streams
 from ladle.coding.codec import BitsBack, groups
-from ladle.coding.direct import Direct, chosen, decibels
+from ladle.coding.direct import COARSER, Direct, Settings, chosen, decibels
 from ladle.coding.store import fingerprint, load_exact, save_exact
 from ladle.data import Batch
 from ladle.tasks.compress import exact
@@ -152,3 +153,16 @@ def test_loss_keeps_the_quality_that_was_asked_for(coding_runs, name):
         assert quality <= decibels(x, kept, 255) < quality + 12
         sizes.append(len(payload))
     assert sizes[0] > sizes[1] > sizes[2]
+
+
+@pytest.mark.parametrize("coarser", COARSER)
+def test_places_can_be_as_coarse_as_one(coding_runs, monkeypatch, coarser):
+    """Then a level of a ladder has a single bin, and both loops make the same bytes of it."""
+    folder, data = coding_runs("local colour")
+    x, direct = data[:8].astype(np.int64), Direct(exact(folder), Settings(coarser, 1))
+    payload = direct.encode(x)
+    assert (direct.decode(payload, len(x)) == x).all()
+    for module in (bins, streams):
+        monkeypatch.setattr(module, "loops", lambda: plain)
+    assert direct.encode(x) == payload
+    assert (direct.decode(payload, len(x)) == x).all()
