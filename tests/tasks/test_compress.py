@@ -144,6 +144,18 @@ def test_images_that_break_on_reading_are_named(run, tmp_path, monkeypatch):
         ladle.compress(run, tmp_path / "whole.png", tmp_path / "x.ladle")
 
 
+@pytest.mark.parametrize(("mode", "colour"), [("L", 7), ("RGB", (7, 8, 9))])
+def test_a_transparent_colour_stays_transparent(run, tmp_path, mode, colour):
+    image = Image.new(mode, (8, 8), colour)
+    image.putpixel((3, 2), 200 if mode == "L" else (200, 0, 0))
+    image.save(tmp_path / "a.png", transparency=colour)
+    ladle.compress(run, tmp_path / "a.png", tmp_path / "x.ladle")
+    ladle.decompress(tmp_path / "x.ladle", tmp_path / "back", model=run)
+    with Image.open(tmp_path / "back" / "a.png") as back, Image.open(tmp_path / "a.png") as before:
+        assert (np.asarray(back.convert("RGBA")) == np.asarray(before.convert("RGBA"))).all()
+        assert np.asarray(back.convert("RGBA"))[..., 3].sum() == 255
+
+
 def test_an_image_alone_comes_back_with_its_own_size(run, tmp_path):
     """A photograph is not scaled to what the model reads; one of several frames would lose all but the first."""
     pixels = np.random.default_rng(0).integers(0, 256, (30, 21, 3), np.uint8)

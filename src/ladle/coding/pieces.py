@@ -168,6 +168,9 @@ class FolderPieces(Pieces):
         frames = getattr(image, "n_frames", 1)
         if frames > 1:
             raise DataError(f"'{name}' has {frames} frames; what can be compressed are single images")
+        if image.mode in ("L", "RGB") and "transparency" in image.info:  # one grey or colour is: so said by opacity
+            with image, readable(name):
+                return image.convert({"L": "LA", "RGB": "RGBA"}[image.mode])
         return image
 
     def contents(self) -> dict[str, Any]:
