@@ -7,7 +7,6 @@ are taken as many at a time as the model has channels, the last plane repeated.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from abc import ABC, abstractmethod
@@ -19,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ladle.coding.container import strict
 from ladle.data import DataError, atomic_file, atomic_folder
 from ladle.data.images import Images
 from ladle.data.reading import formats, walk
@@ -240,7 +240,7 @@ def understood(text: bytes) -> dict[str, Any]:
         DataError: for one that no sound file has.
     """
     try:
-        contents = json.loads(text)
+        contents = strict(text)
         if contents["kind"] == "array":
             shape, dtype = [int(size) for size in contents["shape"]], np.dtype(contents["dtype"])
             if dtype.kind not in "bui" or not 1 <= len(shape) <= MOST_DIMENSIONS or min(shape) < 0:
