@@ -33,6 +33,9 @@ def prepare() -> None:
 def main() -> None:
     """Run the command line."""
     prepare()
-    from ladle.cli import main as run
-
+    try:
+        from ladle.cli import main as run  # torch takes a second or two
+    except KeyboardInterrupt:
+        print("ladle: interrupted", file=sys.stderr)
+        sys.exit(130)
     run()

@@ -11,6 +11,8 @@ import torch
 
 import ladle
 from coding_plans import fitted
+from commands import Ladle, Left
+from ladle.cli import main
 from toys import narrow, toy_data
 
 
@@ -51,3 +53,17 @@ def nothing_global_is_changed() -> Iterator[None]:
     """No test, and nothing that it calls, leaves gradients off."""
     yield
     assert torch.is_grad_enabled(), "gradients were left off"
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ladle:
+    """Runs the command line in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Left:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([str(a) for a in arguments])
+        return Left(int(left.value.code or 0), *capsys.readouterr())
+
+    return run

@@ -1,18 +1,10 @@
-"""The command line, end to end: every verb, what it prints, and how it leaves."""
+"""The command line, end to end: every verb, what it prints, and what it refuses."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.csv
@@ -20,60 +12,9 @@ import pytest
 from PIL import Image
 
 import ladle
-from ladle.checkpoint import Checkpoints
+from commands import TINY, Ladle, nothing_left, refused
 from ladle.cli import main
 from toys import toy_data
-
-
-class Left(NamedTuple):
-    """How a command left."""
-
-    status: int
-    out: str
-    err: str
-
-    def json(self) -> dict[str, Any]:
-        """The one JSON object on stdout."""
-        assert self.status == 0, self.err
-        assert self.out.endswith("\n")
-        assert self.out.count("\n") == 1
-        return json.loads(self.out)
-
-
-Ladle = Callable[..., Left]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ladle:
-    """Runs the command line in this process, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> Left:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main([str(a) for a in arguments])
-        return Left(int(left.value.code or 0), *capsys.readouterr())
-
-    return run
-
-
-def refused(left: Left, told: str, status: int = 2) -> None:
-    """One clear line, no traceback, nothing on stdout."""
-    assert left.status == status, left
-    assert left.out == ""
-    last = [line for line in left.err.splitlines() if not line.startswith("note:")][-1]
-    assert last.startswith("ladle: ")
-    assert told in last
-    assert "Traceback" not in left.err
-
-
-def nothing_left(folder: Path) -> None:
-    """No temporary file or folder is left behind."""
-    strange = [p for p in folder.rglob("*") if p.name.startswith(".") or "tmp" in p.name.lower()]
-    assert not strange
-
-
-TINY = ("--size", "xs", "--epochs", 0.3)
 
 
 @pytest.fixture(scope="module")
@@ -360,140 +301,6 @@ def test_paths_with_brackets_are_no_markup(call: Ladle) -> None:
     assert left.status == 0
     assert "[red]x.npy" in left.err
     assert "[bold]" in left.err
-
-
-# ------------------------------------------------------------------------------------------------- how it is left
-
-FIT = ("fit", "digits", "--out", "run", "--size", "xs", "--recipe", "vae", "--resume")
-
-
-def test_sigterm_in_the_middle_saves_the_run(call: Ladle, tmp_path: Path) -> None:
-    """In a process of its own, as a batch system would: status 143, a run to go on with, and no trace."""
-    ladle_ = [sys.executable, "-m", "ladle", *FIT, "--epochs", "10000"]
-    process = subprocess.Popen(ladle_, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    started = time.monotonic()
-    while not list(tmp_path.glob("run/log.jsonl")) and time.monotonic() - started < 60:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
-    assert out == ""
-    assert "go on with --resume" in err
-    assert "Traceback" not in err
-    assert "arning" not in err
-    assert len(err.splitlines()) < 30
-    tensors, state = Checkpoints(tmp_path / "run").latest()
-    assert tensors
-    assert f"saved at step {state['step']}" in err
-    assert not (tmp_path / "run/model.safetensors").exists()
-    nothing_left(tmp_path)
-    refused(call("sample", "run", "o.npy"), "training has not ended")
-    refused(call(*FIT, "--epochs", 9999), "other settings")
-
-
-def test_a_signal_between_steps_and_going_on(call: Ladle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ladle.cli import learn
-
-    class Interrupting(learn.Show):
-        def __call__(self, step: ladle.Step) -> None:
-            if step.step == 3 and step.kind == "train":
-                os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(learn, "Show", Interrupting)
-    left = call(*FIT, "--epochs", 0.6)
-    assert left.status == 130
-    assert "saved at step 3" in left.err
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    steps = call(*FIT, "--epochs", 0.6, "--json").json()["steps"]
-    assert steps > 3
-    assert call(*FIT, "--epochs", 0.6, "--json").json()["steps"] == steps
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "the handlers are put back"
-
-
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_while_writing_leaves_nothing(
-    call: Ladle, digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, status: int
-) -> None:
-    kept = ladle.write
-
-    def interrupted(*arguments: Any, **options: Any) -> Path:
-        monkeypatch.setattr("numpy.lib.format.write_array_header_1_0", lambda *_, **__: os.kill(os.getpid(), number))
-        return kept(*arguments, **options)
-
-    monkeypatch.setattr("ladle.write", interrupted)
-    assert call("sample", digits_run, "o.npy").status == status
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]).returncode:
-        pytest.skip("mounting a small file system needs rights that are not there")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
-
-
-def test_a_disk_that_is_really_full(call: Ladle, digits_run: Path, small_disk: Path) -> None:
-    refused(call("sample", digits_run, small_disk / "o.npy", "-n", 10_000), "no space left", 1)
-    assert list(small_disk.iterdir()) == []
-    refused(call("fit", "digits", "--out", small_disk / "run", *TINY), "no space left", 1)
-    nothing_left(small_disk)
-
-
-def test_a_disk_that_fills_up(call: Ladle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint that cannot be written leaves the one before it as it was, and the run can be gone on with."""
-    full = [False]
-    real = Path.write_bytes
-
-    def write_bytes(path: Path, content: bytes) -> int:
-        if not full[0]:
-            return real(path, content)
-        real(path, content[: len(content) // 2])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
-    monkeypatch.setattr("ladle.train.CHECKPOINT_SECONDS", 0.0)
-    from ladle.cli import learn
-
-    class Filling(learn.Show):
-        def __call__(self, step: ladle.Step) -> None:
-            full[0] = step.step >= 3
-
-    monkeypatch.setattr(learn, "Show", Filling)
-    refused(call(*FIT, "--epochs", 0.6), "no space left", 1)
-    tensors, state = Checkpoints(tmp_path / "run").latest()
-    assert state["step"] == 3
-    assert tensors
-    nothing_left(tmp_path)
-    full[0] = False
-    monkeypatch.setattr(learn, "Show", lambda: lambda step: None)
-    assert call(*FIT, "--epochs", 0.6, "--json").json()["steps"] > 3
-
-
-def test_a_log_line_is_whole_or_not_there(tmp_path: Path) -> None:
-    """A small file system holds some lines; the one that does not fit is taken back."""
-    import resource
-
-    from ladle.records import Log, Step
-
-    record = Step("note", *[1] * 11, message="x" * 1000)  # type: ignore[arg-type]
-    log, before = Log(tmp_path / "log.jsonl"), resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
-    try:
-        log.write(record)
-        log.write(record)
-        with pytest.raises(OSError, match="No space left"):
-            log.write(record)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
-    assert [len(json.loads(line)["message"]) for line in log.path.read_text().splitlines()] == [1000, 1000]
 
 
 def test_an_estimator_leaves_an_interval_that_evidence_tells(call: Ladle, tmp_path: Path) -> None:

@@ -207,9 +207,10 @@ def verify(file: str | Path, model: str | Path | None = None, device: str = "cpu
         damaged = [reader.broken] if reader.broken else []
         codec, shape = (None, ()) if model is None else _matching(reader, model, device)
         try:
-            contents, total = understood(reader.contents()), sum(n for _, n in reader.index)
-            if codec is not None and not reader.broken and counted(contents, shape) != total:
-                damaged.append(f"the table of contents speaks of {counted(contents, shape)} items, there are {total}")
+            if codec is None:
+                understood(reader.contents())
+            else:
+                _held(reader, shape)
         except (Damaged, DataError) as error:
             damaged.append(str(error))
 
