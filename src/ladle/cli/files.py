@@ -41,7 +41,7 @@ def compress(
     ratio = made.raw / max(made.bytes, 1)
     text = f"{out}: {made.bytes:,} bytes for {made.raw:,}, {ratio:.2f} to 1, {made.bits_per_dim:.4f} bits per number"
     if made.fallback:
-        text += f"; {made.fallback} of {made.chunks} parts are smaller without the model: it has seen too little like them"
+        text += f"; {made.fallback} of {made.chunks} parts are smaller by xz: the model knows little of such data"
     if made.decibels is not None:
         text += f"; with loss, at {made.decibels:.1f} dB"
     tell({"out": str(out), **made._asdict(), "seconds": round(seconds, 3)}, json, text)
