@@ -139,7 +139,7 @@ def test_every_item_can_be_read_alone(coding_runs, name):
         codec.decode(payload[:-1], len(x))
 
 
-@pytest.mark.parametrize("name", ["grey", "learned_prior", "colour"])
+@pytest.mark.parametrize("name", ["grey", "learned_prior", "colour", "local colour"])
 def test_loss_keeps_the_quality_that_was_asked_for(coding_runs, name):
     folder, data = coding_runs(name)
     x = data[-40:].astype(np.int64)
@@ -153,6 +153,23 @@ def test_loss_keeps_the_quality_that_was_asked_for(coding_runs, name):
         assert quality <= decibels(x, kept, 255) < quality + 12
         sizes.append(len(payload))
     assert sizes[0] > sizes[1] > sizes[2]
+
+
+def test_pixels_that_follow_others_are_coded_with_wider_curves_when_those_have_lost_something(coding_runs):
+    """Then files are smaller and what comes back is nearer."""
+    folder, data = coding_runs("local colour")
+    x, model = data[:40].astype(np.int64), exact(folder)
+    found = []
+    for sharpest in (model.likelihood.sharpest(96), 0):
+        codec = Direct(model, Settings(4, 96, sharpest))
+        payload = codec.encode(x)
+        kept = codec.decode(payload, len(x))
+        assert (kept == codec.kept(x)).all()
+        found.append((len(payload), decibels(x, kept, 255)))
+    (size, near), (size_before, near_before) = found
+    assert size < 0.97 * size_before
+    assert near > near_before
+    assert model.likelihood.sharpest(1) == 0
 
 
 @pytest.mark.parametrize("coarser", COARSER)

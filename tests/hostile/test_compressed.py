@@ -23,6 +23,7 @@ from ladle.coding.container import CODED, CONTENTS, DATA, LARGEST_CONTENTS, SIGN
 from ladle.coding.direct import STEPS, Direct, Settings, _length
 from ladle.coding.errors import CodingError, Damaged, Desynchronised, NumericsError
 from ladle.coding.store import fingerprint, load_exact, save_exact
+from ladle.tasks.compress import codec_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ladle-v1"
 About = dict[str, Any]
@@ -240,6 +241,17 @@ def headed(text: str) -> bytes:
 def test_numbers_of_a_header_are_finite(wrong: str) -> None:
     with pytest.raises(Damaged, match="the header is no JSON"):
         Reader(io.BytesIO(headed(f'{{"step": {wrong}}}')))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"coarser": 7}, {"coarser": True}, {"step": 5}, {"step": 8.0}, {"sharpest": -1}, {"sharpest": 1 << 31},
+              {"sharpest": "1"}, {"sharpest": [1]}, {"coarser": None}],
+)  # fmt: skip
+def test_settings_of_a_header_are_known_ones(wrong: dict[str, Any]) -> None:
+    whole = load_exact(GOLDEN / "colour.safetensors")
+    with pytest.raises(Damaged, match="settings that are not known"):
+        codec_of(whole, "random-access", {"coarser": 0, "step": 8, "sharpest": 0, **wrong})
+    assert isinstance(codec_of(whole, "random-access", {"coarser": 0, "step": 8}), Direct)
 
 
 def head(mark: bytes, how: int, length: int) -> bytes:

@@ -113,9 +113,9 @@ class Independent(Coded):
         """The places of the centres."""
         return np.searchsorted(self.bins.edges, self.bins.loc[..., 0])
 
-    def stepped(self, step: int) -> Stepped:
-        """The distribution of ``symbols // step``."""
-        return Stepped(self.bins, step)
+    def stepped(self, step: int, sharpest: int) -> Stepped:
+        """The distribution of ``symbols // step``, see :meth:`Bins.blunted`."""
+        return Stepped(self.bins.blunted(sharpest), step)
 
     def push(self, stack: Stack | Streams, symbols: np.ndarray) -> None:
         """See :meth:`Coded.push`."""
@@ -154,14 +154,16 @@ class Visited(Coded):
     """
 
     step = 1
+    sharpest = 0
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
 
-    def stepped(self, step: int) -> Self:
-        """The distribution of ``symbols // step``, each element given what comes back of those before."""
+    def stepped(self, step: int, sharpest: int) -> Self:
+        """The distribution of ``symbols // step``, each element given what comes back of those before; see
+        :meth:`Bins.blunted`."""
         changed = copy.copy(self)
-        changed.step = step
+        changed.step, changed.sharpest = step, sharpest
         return changed
 
     @abstractmethod
@@ -171,6 +173,7 @@ class Visited(Coded):
 
     def chosen(self, choose: Callable[[Any, Bins], np.ndarray], where: Any, bins: Bins) -> np.ndarray:
         """The levels of the symbols that are chosen somewhere."""
+        bins = bins.blunted(self.sharpest)
         symbols = choose(where, bins.gathered(self.step))
         return symbols if self.step == 1 else bins.middle(symbols * self.step, (symbols + 1) * self.step)
 
@@ -242,6 +245,10 @@ class Coder:
     def levels(self) -> int:
         """How many levels a number of an item has."""
         return int(self.about.get("levels", 2))
+
+    def sharpest(self, step: int) -> int:
+        """The rate to blunt distributions by where ``step`` levels are not told apart, see :meth:`Bins.blunted`."""
+        return 0
 
     def curve(self, shift: int) -> Curve:
         """The curve that was stored, always the same one, as it remembers what it has been asked."""

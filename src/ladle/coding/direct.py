@@ -5,7 +5,8 @@ under p(x|z). So an item costs -log p(z) - log p(x|z), more than with bits back,
 half of the model.
 
 With loss, the levels of x are gathered into steps, and the step that holds a level is pushed; what comes back is the
-median of p(x|z) within it. All of that is in whole numbers too, so the pixels that come back are the same everywhere.
+median of p(x|z) within it. Where pixels follow others, what is lost of those misleads their distributions, which are
+made wider for it. All of that is in whole numbers too, so the pixels that come back are the same everywhere.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ladle.coding.streams import Streams
 
 TOGETHER = 256 * 784  # numbers that are computed with at a time, about
 COARSER = (0, 1, 2, 3, 4, 5, 6)  # bits that places are coarser by
+SHARPEST = 1 << 31  # above all rates
 STEPS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 19, 22, 26, 30, 35, 40, 48, 56, 64, 80, 96, 128)  # of levels
 
 
@@ -31,10 +33,12 @@ class Settings(NamedTuple):
     Attributes:
         coarser: how many bits the places of z are coarser by.
         step: levels that are not told apart; 1 is without loss.
+        sharpest: the rate to blunt what levels are coded with by, see :meth:`Bins.blunted`; 0 is none.
     """
 
     coarser: int
     step: int
+    sharpest: int = 0
 
 
 class Direct:
@@ -52,7 +56,7 @@ class Direct:
         levels = exact.likelihood.levels
         if not 1 <= settings.step < levels:
             raise Damaged(f"a step must be below {levels}, the number of levels, got {settings.step}")
-        self.exact, self.step = exact.coarser(settings.coarser), settings.step
+        self.exact, self.step, self.sharpest = exact.coarser(settings.coarser), settings.step, settings.sharpest
 
     def encode(self, x: np.ndarray) -> bytes:
         """``(N, *shape)`` of whole numbers to bytes: the lengths of the items' streams, and the streams."""
@@ -82,7 +86,7 @@ class Direct:
     def _streams(self, x: np.ndarray) -> list[bytes]:
         levels, h = self.exact.walk(lambda _, q, p: q.nearest(), len(x), x)
         streams = Streams(len(x))
-        self.exact.explain(h, self.step).push(streams, x // self.step)
+        self.exact.explain(h, self.step, self.sharpest).push(streams, x // self.step)
         for level in reversed(levels):
             level.p.push(streams, level.k)
         return streams.to_bytes()
@@ -91,7 +95,7 @@ class Direct:
         most = math.prod(self.exact.shape) + self.exact.latents + 1  # a component of the prior
         opened = Streams.from_bytes(streams, most)
         _, h = self.exact.walk(lambda _, q, p: p.pop(opened), len(streams))
-        p = self.exact.explain(h, self.step)
+        p = self.exact.explain(h, self.step, self.sharpest)
         symbols = p.pop(opened)
         opened.finish()
         return symbols if self.step == 1 else p.restored(symbols)
@@ -103,7 +107,7 @@ class Direct:
         kept = np.empty_like(x)
         for some in self._some(len(x)):
             _, h = self.exact.walk(lambda _, q, p: q.nearest(), some.stop - some.start, x[some])
-            kept[some] = self.exact.explain(h, self.step).restored(x[some] // self.step)
+            kept[some] = self.exact.explain(h, self.step, self.sharpest).restored(x[some] // self.step)
         return kept
 
 
@@ -146,7 +150,7 @@ def chosen(exact: Exact, x: np.ndarray, quality: float | None, top: int) -> Sett
             return Settings(coarser, 1)
         good = (s for s in reversed(STEPS) if s <= top)
         return next(
-            settings for settings in (Settings(coarser, step) for step in good)
+            settings for settings in (Settings(coarser, step, exact.likelihood.sharpest(step)) for step in good)
             if decibels(x, Direct(exact, settings).kept(x), top) >= quality
         )  # fmt: skip
 

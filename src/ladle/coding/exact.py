@@ -84,12 +84,12 @@ class Exact(ABC):
             The levels, and what the likelihood reads.
         """
 
-    def explain(self, h: Tensor, step: int = 1) -> Any:
-        """p(x|h) of items as whole numbers ``(N, *shape)``, Coded; or of ``x // step``."""
+    def explain(self, h: Tensor, step: int = 1, sharpest: int = 0) -> Any:
+        """p(x|h) of items as whole numbers ``(N, *shape)``, Coded; or of ``x // step``, see :meth:`Bins.blunted`."""
         p: Any = self.likelihood.read(self.said("decode", h))
         if p.shape != (len(h), *self.shape):
             raise InexactError(f"items must be of the shape {self.shape}, the model explains {p.shape[1:]}")
-        return p if step == 1 else p.stepped(step)
+        return p if step == 1 else p.stepped(step, sharpest)
 
     def check(self) -> None:
         """Check that every program is given what it is proved for.

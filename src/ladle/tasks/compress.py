@@ -16,7 +16,7 @@ from ladle import __version__
 from ladle.coding.codec import BitsBack, Codec
 from ladle.coding.container import CODED, LARGEST_CHUNK, LARGEST_CONTENTS, STORED, XZ, Reader, Writer, digest
 from ladle.coding.convert import exact as rewritten
-from ladle.coding.direct import COARSER, STEPS, Direct, Settings, chosen
+from ladle.coding.direct import COARSER, SHARPEST, STEPS, Direct, Settings, chosen
 from ladle.coding.errors import Damaged, Desynchronised, NotCodable, NumericsError
 from ladle.coding.exact import Exact
 from ladle.coding.pieces import ArrayPieces, FolderPieces, Pieces, counted, understood
@@ -273,10 +273,11 @@ def codec_of(found: Exact, mode: str, settings: Mapping[str, Any]) -> Codec:
     """What codes in a mode."""
     if mode == "bitsback":
         return BitsBack(found)
-    coarser, step = settings.get("coarser"), settings.get("step")
-    if type(coarser) is not int or type(step) is not int or coarser not in COARSER or step not in STEPS:
+    told = Settings(settings.get("coarser"), settings.get("step"), settings.get("sharpest", 0))  # type: ignore[arg-type]
+    known = told.coarser in COARSER and told.step in STEPS and told.sharpest in range(SHARPEST)
+    if not known or any(type(number) is not int for number in told):
         raise Damaged(f"the header names settings that are not known here: {str(settings)[:100]}")
-    return Direct(found, Settings(coarser, step))
+    return Direct(found, told)
 
 
 class _Packed(NamedTuple):
