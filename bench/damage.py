@@ -138,7 +138,7 @@ def fuzz(run: str, x: np.ndarray, minutes: float) -> None:
             one((Path(corpus) / str(i)).read_bytes())
         noise = np.random.default_rng(0).integers(0, 256, (2, *x.shape[1:]), dtype=np.uint8)
         ladle.compress(run, noise, Path(corpus) / "noise")
-        # of all memory there is no limit: code that atheris has instrumented keeps 10 kB a run, the same code alone nothing
+        # all memory has no limit: code that atheris has instrumented keeps 10 kB a run, the same code alone nothing
         limits = [f"-max_total_time={int(60 * minutes)}", "-timeout=10", "-rss_limit_mb=0", "-malloc_limit_mb=512"]
         atheris.Setup([sys.argv[0], *limits, "-max_len=200000", "-print_final_stats=1", corpus], one)
         atheris.Fuzz()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json as jsonlib
+import logging
 import sys
 import warnings
 from pathlib import Path
@@ -49,6 +50,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and leave; bad input ends with one line on stderr and status 2."""
     with warnings.catch_warnings(), ending():
         warnings.simplefilter("ignore")  # torch and Lightning speak of what their users can do nothing about
+        logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
         try:
             arguments = sys.argv[1:] if arguments is None else arguments
             status = app(arguments or ["--help"], prog_name="ladle", standalone_mode=False, obj=arguments)
