@@ -29,9 +29,11 @@ def head(subject: Subject) -> tuple[Markup, dict[str, Any]]:
     found = None if subject.plain else tighter(subject)
     boxes = [_box(nats, schema.size, _meaning(subject), "first")] if nats is not None else []
     if found is not None:
+        (_, one), *_ = found.curve
         said = (
             f"Tighter: importance-weighted bound with {found.samples} samples on {found.items} held-out items, "
-            f"± {number(found.se, 2)} nats of standard error. `ladle evidence` measures it on all."
+            f"± {number(found.se, 2)} nats of standard error. The same items have {_nats(one)} nats with one sample. "
+            "`ladle evidence` measures it on all."
         )
         boxes.append(_box(found.nats, schema.size, said, ""))
     seconds = subject.figure("result", "seconds")
@@ -86,13 +88,15 @@ def _meaning(subject: Subject) -> str:
     return "Bound on −log p(x) per item on the validation split: the true value is lower. Less is better."
 
 
+def _nats(nats: float) -> str:
+    return number(nats, 5) if abs(nats) < 1000 else f"{nats:,.1f}"
+
+
 def _box(nats: float, dims: int, said: str, look: str) -> Markup:
     bits = nats / (dims * math.log(2))
     return element(
         "div",
-        element(
-            "div", number(nats, 5) if abs(nats) < 1000 else f"{nats:,.1f}", " ", element("small", "nats"), class_="big"
-        ),
+        element("div", _nats(nats), " ", element("small", "nats"), class_="big"),
         element("div", f"{number(bits)} bits per dimension"),
         element("p", prose(said)),
         class_=look or None,
