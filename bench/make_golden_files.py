@@ -3,7 +3,8 @@
     python bench/make_golden_files.py tests/golden/ladle-v1
 
 Made once for each version of the container or of the models' file and then kept as they are: every later version must
-bring the same numbers back from them.
+bring the same numbers back from them. In ladle-v1 the files with loss are older than ``sharpest``;
+``local_colour.wider.ladle``, made later with the model that lies there, has it.
 """
 
 from __future__ import annotations

@@ -11,8 +11,7 @@ import torch
 
 import ladle
 from coding_plans import fitted
-from commands import Ladle, Left
-from ladle.cli import main
+from commands import Ladle, Left, command
 from toys import narrow, toy_data
 
 
@@ -62,8 +61,6 @@ def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
 
     def run(*arguments: object) -> Left:
         capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main([str(a) for a in arguments])
-        return Left(int(left.value.code or 0), *capsys.readouterr())
+        return Left(command(*arguments), *capsys.readouterr())
 
     return run

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 import ladle
-from commands import TINY, Ladle, nothing_left, refused
-from ladle.cli import main
+from commands import TINY, Ladle, command, nothing_left, refused
 from toys import toy_data
 
 
@@ -26,9 +25,7 @@ def table_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for row, seen in zip(data.x, data.observed, strict=True):
         lines.append(",".join(f"{v:.6g}" if s else "" for v, s in zip(row, seen, strict=True)))
     (folder / "rows.csv").write_text("\n".join(lines) + "\n")
-    with pytest.raises(SystemExit) as left:
-        main(["fit", str(folder / "rows.csv"), "--out", str(folder / "run"), *map(str, TINY)])
-    assert not left.value.code
+    assert command("fit", folder / "rows.csv", "--out", folder / "run", *TINY) == 0
     return folder / "run"
 
 

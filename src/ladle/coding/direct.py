@@ -23,7 +23,7 @@ from ladle.coding.streams import Streams
 
 TOGETHER = 256 * 784  # numbers that are computed with at a time, about
 COARSER = (0, 1, 2, 3, 4, 5, 6)  # bits that places are coarser by
-SHARPEST = 1 << 31  # above all rates
+SHARPEST = 1 << 31  # what `sharpest` must be below
 STEPS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 19, 22, 26, 30, 35, 40, 48, 56, 64, 80, 96, 128)  # of levels
 
 

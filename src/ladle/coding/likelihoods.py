@@ -124,9 +124,12 @@ def offsets(components: int) -> np.ndarray:
 
 def rates(family: Any) -> np.ndarray:
     """The table from raw scales to rates."""
-    return raw_table(
-        lambda raw: places("logistic") * (1 << RATE) / (1 << UNIT) / family.units.scale(torch.from_numpy(raw)).numpy()
-    )
+    return raw_table(lambda raw: rate_of(family.units.scale(torch.from_numpy(raw)).numpy()))
+
+
+def rate_of(scale: Any) -> Any:
+    """The rate of a scale of so many levels."""
+    return places("logistic") * (1 << RATE) / (1 << UNIT) / scale
 
 
 def between(levels: int) -> np.ndarray:

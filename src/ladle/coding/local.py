@@ -13,9 +13,9 @@ import numpy as np
 from torch import Tensor
 
 from ladle.coding.bins import Bins
-from ladle.coding.coded import RATE, Coder, Visited, kind, places, whole
-from ladle.coding.fixed import FINE, REACH, UNIT
-from ladle.coding.likelihoods import ALONE, Bits, Grey
+from ladle.coding.coded import Coder, Visited, kind, whole
+from ladle.coding.fixed import FINE, REACH
+from ladle.coding.likelihoods import ALONE, Bits, Grey, rate_of
 from ladle.families import Family
 from ladle.families.discrete import BernoulliFamily
 from ladle.families.local import LocalFamily, waves
@@ -62,7 +62,7 @@ class Local(Coder):
 
     def sharpest(self, step: int) -> int:
         """The rate of a scale of an eighth of a step: what is lost of pixels misleads those that follow them."""
-        return 0 if step == 1 else round(8 * places("logistic") * (1 << RATE) / (1 << UNIT) / step)
+        return 0 if step == 1 else round(rate_of(step / 8))
 
     def neighbours(self, extras: Sequence[int], channels: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Of every channel: which neighbours its pixels follow, by channel and by place in a window, and the weights
