@@ -20,13 +20,13 @@ import torch
 from torch.distributions import MultivariateNormal
 
 import ladle
-from ladle.annealed import annealed
 from ladle.data import Batch, Schema
-from ladle.evidence import importance
-from ladle.exact import exact
 from ladle.families import positive
+from ladle.inference.annealed import annealed
+from ladle.inference.importance import importance
+from ladle.inference.quadrature import exact
+from ladle.model.vae import VAE
 from ladle.seeds import seeded
-from ladle.vae import VAE
 
 ITEMS = 20
 

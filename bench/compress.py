@@ -26,11 +26,11 @@ prepare()  # as the ``ladle`` command does, before torch is loaded
 import torch  # noqa: E402
 
 import ladle  # noqa: E402
-from ladle.coding.codec import measured  # noqa: E402
+from ladle.coding.bits_back import measured  # noqa: E402
 from ladle.machine import processor  # noqa: E402
-from ladle.report.compression import rivals  # noqa: E402
+from ladle.reporting.compression import rivals  # noqa: E402
+from ladle.tasks.common import explained, items  # noqa: E402
 from ladle.tasks.compress import exact  # noqa: E402
-from ladle.tasks.run import explained, items  # noqa: E402
 
 
 def timed(work, *arguments, **options):  # type: ignore[no-untyped-def]

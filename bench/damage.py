@@ -24,7 +24,7 @@ import numpy as np
 import ladle
 from ladle.coding import CodingError
 from ladle.coding.container import Reader
-from ladle.tasks import compress as task
+from ladle.tasks import compress
 
 ITEMS = 20  # of a file to be changed
 
@@ -65,7 +65,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.ladle"
-        task.PAYLOAD = 1 << 13
+        compress.PAYLOAD = 1 << 13
         ladle.compress(asked.run, x, path)
         whole = path.read_bytes()
         reader = Reader(io.BytesIO(whole))
@@ -111,26 +111,27 @@ def fuzz(run: str, x: np.ndarray, minutes: float) -> None:
 
     import atheris
 
-    from ladle.coding import codec, container, direct, pieces, stack, streams
+    from ladle.coding import bits_back, container, items, random_access
+    from ladle.coding.ans import stack, streams
     from ladle.tasks import decompress
 
-    for module in (stack, streams, codec, direct, container, pieces, decompress):
+    for module in (stack, streams, bits_back, random_access, container, items, decompress):
         with atheris.instrument_imports():
             importlib.reload(module)
     container.zlib = types.SimpleNamespace(crc32=lambda *_: 0)  # type: ignore[attr-defined]
-    container.digest = decompress.digest = task.digest = lambda _: bytes(16)  # type: ignore[attr-defined]
-    task.Writer, task.BitsBack, task.Direct = container.Writer, codec.BitsBack, direct.Direct  # type: ignore[attr-defined]
-    exact = task.exact(run)
+    container.digest = decompress.digest = compress.digest = lambda _: bytes(16)  # type: ignore[attr-defined]
+    compress.Writer, compress.BitsBack, compress.Direct = container.Writer, bits_back.BitsBack, random_access.Direct  # type: ignore[attr-defined]
+    exact = compress.exact(run)
 
     def one(data: bytes) -> None:
         with contextlib.suppress(CodingError, ladle.DataError):
             reader = container.Reader(io.BytesIO(data))
             mode = reader.header.get("mode")
-            coder = task.codec_of(exact, mode if mode in task.MODES else "bitsback", reader.header)
+            coder = compress.codec_of(exact, mode if mode in compress.MODES else "bitsback", reader.header)
             for number in range(min(8, len(reader.index))):
                 with contextlib.suppress(CodingError):
                     decompress._unpacked(coder, reader.chunk(number), exact.shape)
-            pieces.counted(pieces.understood(reader.contents()), exact.shape)
+            items.counted(items.understood(reader.contents()), exact.shape)
 
     with tempfile.TemporaryDirectory() as corpus:
         for i, options in enumerate(({}, {"mode": "random-access"}, {"quality": 25.0})):

@@ -25,8 +25,8 @@ WORK = """
 import hashlib, json, sys
 from pathlib import Path
 import numpy as np, torch
-from ladle.coding.codec import BitsBack
-from ladle.coding.store import load_exact
+from ladle.coding.bits_back import BitsBack
+from ladle.coding.model_file import load_exact
 import ladle
 run, x, folder, name, batch, threads, numpy = json.loads(sys.argv[1])
 torch.set_num_threads(threads)
@@ -67,8 +67,8 @@ def main() -> None:
     import numpy as np
 
     import ladle
+    from ladle.tasks.common import explained, items
     from ladle.tasks.compress import exact
-    from ladle.tasks.run import explained, items
 
     exact(asked.run)
     model = ladle.load(asked.run, "cpu")

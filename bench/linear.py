@@ -17,7 +17,7 @@ import torch
 
 import ladle
 from ladle.data import make_batch
-from ladle.linear import em, gaussian, ppca
+from ladle.inference.linear_gaussian import em, gaussian, ppca
 from ladle.seeds import seeded
 
 ROWS, NOISE = 2000, 0.7

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 import ladle
-from ladle.coding.direct import decibels
-from ladle.tasks.run import explained, items
+from ladle.coding.random_access import decibels
+from ladle.tasks.common import explained, items
 
 
 def coded(x: np.ndarray, form: str, quality: int) -> tuple[float, float]:

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 
 import ladle
+from ladle.comparison.candidates import candidate
+from ladle.comparison.compare import LEVEL, difference, holm
 from ladle.data import Dataset, Schema, Split
-from ladle.select.candidates import candidate
-from ladle.select.compare import LEVEL, difference, holm
 from planted_worlds import HIDDEN, WORLDS, World, best_normal, gap, simulate, truth
 
 TRUE = {

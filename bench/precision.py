@@ -46,7 +46,9 @@ def main() -> None:
         for precision in PRECISIONS:
             plan = ladle.assemble(data.schema, recipe, asked.size, seed=0)
             with tempfile.TemporaryDirectory() as run:
-                with mock.patch("ladle.ranks.choose", return_value=machine._replace(precision=precision)):
+                with mock.patch(
+                    "ladle.training.distributed.choose", return_value=machine._replace(precision=precision)
+                ):
                     (last,) = deque(ladle.fit(plan, data, epochs=asked.epochs, seed=0, run=f"{run}/run"), maxlen=1)
                 nats.append(ladle.measure(ladle.load(f"{run}/run"), data, split="test", samples=asked.samples).nats)
             pace.append(1000 * last.seconds / last.step)

@@ -16,9 +16,9 @@ import tempfile
 import numpy as np
 
 import ladle
-from ladle.measures import two_sample
-from ladle.report.companion import drawn, random_codes
-from ladle.tasks.run import items
+from ladle.health.measures import two_sample
+from ladle.reporting.autoencoder_baseline import drawn, random_codes
+from ladle.tasks.common import items
 
 ITEMS = 1000
 

@@ -18,7 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 import ladle
-from ladle.tasks.run import explained
+from ladle.tasks.common import explained
 
 
 def neighbours(train: np.ndarray, y: np.ndarray, test: np.ndarray, truth: np.ndarray) -> float:

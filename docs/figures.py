@@ -30,9 +30,9 @@ from PIL import Image
 from torch.distributions import Normal
 
 import ladle
-from ladle import linear
-from ladle.report.graph import drawing, name_of
-from ladle.report.style import CSS
+from ladle.html.style import CSS
+from ladle.inference import linear_gaussian as linear
+from ladle.reporting.graph import drawing, name_of
 from ladle.seeds import seeded
 
 DOCS = Path(__file__).parent

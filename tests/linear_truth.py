@@ -10,7 +10,7 @@ from scipy.linalg import hadamard
 
 import ladle
 from ladle.data import Batch, make_batch
-from ladle.linear import LinearGaussian, gaussian
+from ladle.inference.linear_gaussian import LinearGaussian, gaussian
 from ladle.seeds import seeded
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import ladle
-from ladle import choice
 from ladle.cli import main
 from ladle.machine import Machine
+from ladle.recipes import default
 from ladle.spec import parts
 
 IDLE = Machine("cpu", "32-true", True, 2, "a processor")
@@ -22,7 +22,7 @@ IDLE = Machine("cpu", "32-true", True, 2, "a processor")
 def machine(monkeypatch: pytest.MonkeyPatch) -> list[Machine]:
     """The machine that is found; a test may put another one in its place."""
     found = [IDLE]
-    monkeypatch.setattr(choice, "choose", lambda device: found[0])
+    monkeypatch.setattr(default, "choose", lambda device: found[0])
     return found
 
 
@@ -69,7 +69,7 @@ def test_the_cost_is_that_of_the_products(toys: dict[str, ladle.Dataset]) -> Non
     with torch.device("meta"):
         assembly = ladle.assemble(schema, plan)
     products = [m for m in assembly.model.modules() if isinstance(m, torch.nn.Linear)]
-    assert choice.cost(assembly) == 3 * sum(2 * m.in_features * m.out_features for m in products)
+    assert default.cost(assembly) == 3 * sum(2 * m.in_features * m.out_features for m in products)
 
 
 def test_a_run_that_goes_on_keeps_what_it_began_with(
@@ -99,5 +99,5 @@ def test_every_size_costs_more_than_the_one_before(recipe: str) -> None:
         costs = []
         for size in ladle.recipes.SIZES:
             with torch.device("meta"):
-                costs.append(choice.cost(ladle.assemble(schema, recipe, size)))
+                costs.append(default.cost(ladle.assemble(schema, recipe, size)))
         assert costs == sorted(set(costs)), f"{recipe} on {shape}"

@@ -20,12 +20,12 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 import ladle
-from ladle.checkpoint import read_tensors, write_tensors
 from ladle.cli import main
 from ladle.data import Dataset
 from ladle.families.pixels import DiscretisedLogistic
 from ladle.health import predicted_units
-from ladle.health.ladder import rungs
+from ladle.health.check import rungs
+from ladle.store.files import read_tensors, write_tensors
 
 Fitted = tuple[ladle.Model, Dataset]
 

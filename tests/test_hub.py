@@ -15,9 +15,9 @@ import pytest
 
 import ladle
 from hub_stand_in import TOKEN, StandIn, running
-from ladle import hub as rooms
 from ladle.cli import main
-from ladle.extras import MissingPackage
+from ladle.machine import MissingPackage
+from ladle.store.hub import is_hub
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 constants = pytest.importorskip("huggingface_hub.constants")
@@ -223,5 +223,5 @@ def test_the_card_is_one_the_hub_reads(digits_run: Path, hub: StandIn) -> None:
     assert card.data.library_name == "ladle"
     assert card.data.pipeline_tag == "unconditional-image-generation"
     assert {"vae", "generative-model", "representation-learning"} <= set(card.data.tags)
-    assert rooms.is_hub("hub:x/y")
+    assert is_hub("hub:x/y")
     assert 'ladle.load("hub:' in card.content

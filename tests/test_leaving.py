@@ -20,7 +20,7 @@ from PIL import Image
 
 import ladle
 from commands import TINY, Ladle, nothing_left, refused
-from ladle.checkpoint import Checkpoints
+from ladle.store.checkpoints import Checkpoints
 
 FIT = ("fit", "digits", "--out", "run", "--size", "xs", "--recipe", "vae", "--resume")
 
@@ -51,14 +51,14 @@ def test_sigterm_in_the_middle_saves_the_run(call: Ladle, tmp_path: Path) -> Non
 
 
 def test_a_signal_between_steps_and_going_on(call: Ladle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ladle.cli import learn
+    from ladle.cli import fit
 
-    class Interrupting(learn.Show):
+    class Interrupting(fit.Show):
         def __call__(self, step: ladle.Step) -> None:
             if step.step == 3 and step.kind == "train":
                 os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(learn, "Show", Interrupting)
+    monkeypatch.setattr(fit, "Show", Interrupting)
     left = call(*FIT, "--epochs", 0.6)
     assert left.status == 130
     assert "saved at step 3" in left.err
@@ -148,21 +148,21 @@ def test_a_disk_that_fills_up(call: Ladle, tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
-    monkeypatch.setattr("ladle.train.CHECKPOINT_SECONDS", 0.0)
-    from ladle.cli import learn
+    monkeypatch.setattr("ladle.training.fit.CHECKPOINT_SECONDS", 0.0)
+    from ladle.cli import fit
 
-    class Filling(learn.Show):
+    class Filling(fit.Show):
         def __call__(self, step: ladle.Step) -> None:
             full[0] = step.step >= 3
 
-    monkeypatch.setattr(learn, "Show", Filling)
+    monkeypatch.setattr(fit, "Show", Filling)
     refused(call(*FIT, "--epochs", 0.6), "no space left", 1)
     tensors, state = Checkpoints(tmp_path / "run").latest()
     assert state["step"] == 3
     assert tensors
     nothing_left(tmp_path)
     full[0] = False
-    monkeypatch.setattr(learn, "Show", lambda: lambda step: None)
+    monkeypatch.setattr(fit, "Show", lambda: lambda step: None)
     assert call(*FIT, "--epochs", 0.6, "--json").json()["steps"] > 3
 
 
@@ -170,7 +170,7 @@ def test_a_log_line_is_whole_or_not_there(tmp_path: Path) -> None:
     """A small file system holds some lines; the one that does not fit is taken back."""
     import resource
 
-    from ladle.records import Log, Step
+    from ladle.training.records import Log, Step
 
     record = Step("note", *[1] * 11, message="x" * 1000)  # type: ignore[arg-type]
     log, before = Log(tmp_path / "log.jsonl"), resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 
 import ladle
-from ladle.checkpoint import Checkpoints
-from ladle.records import Step, read_log
-from ladle.report import companion
-from ladle.report.charts import Marks, limits, plot, ticks
-from ladle.report.compression import compression, mosaic, rivals
-from ladle.report.page import Absent, element
-from ladle.report.report import PANELS
-from ladle.report.shown import fits
-from ladle.report.subject import Subject
+from ladle.html.charts import Marks, limits, plot, ticks
+from ladle.html.elements import Absent, element
+from ladle.html.items import fits
+from ladle.reporting import autoencoder_baseline
+from ladle.reporting.compression import compression, mosaic, rivals
+from ladle.reporting.report import PANELS
+from ladle.reporting.subject import Subject
 from ladle.spec import to_spec
+from ladle.store.checkpoints import Checkpoints
+from ladle.training.records import Step, read_log
 from toys import narrow
 
 LOADS = {"src", "href", "srcset", "data", "action", "poster", "background"}
@@ -146,7 +146,7 @@ def test_a_run_of_images(run: Path) -> None:
 def test_the_companion_has_the_same_nets(run: Path, tmp_path: Path) -> None:
     model = ladle.load(run)
     subject = Subject(run, model, ladle.read("digits"))
-    companion_model = companion.autoencoder(subject)
+    companion_model = autoencoder_baseline.autoencoder(subject)
     for part in ("likelihood",):
         assert to_spec(companion_model.vae)[part] == to_spec(model.vae)[part]
     ours, its = to_spec(model.vae.latents), to_spec(companion_model.vae.latents)
@@ -155,7 +155,7 @@ def test_the_companion_has_the_same_nets(run: Path, tmp_path: Path) -> None:
     assert its["posterior"]["event"] == ours["posterior"]["event"]
     assert companion_model.config["fit"]["minutes"] <= model.config["result"]["seconds"] / 60 + 1e-9
     with pytest.raises(Absent, match="ladle report"):
-        companion.autoencoder(Subject(tmp_path, model, subject.data, quick=True))
+        autoencoder_baseline.autoencoder(Subject(tmp_path, model, subject.data, quick=True))
 
 
 def test_a_quick_report_trains_nothing(run: Path, toys: dict[str, ladle.Dataset]) -> None:
@@ -252,7 +252,7 @@ def test_a_run_that_goes_on(tmp_path: Path, toys: dict[str, ladle.Dataset]) -> N
     assert "In training, step 15" in page
     assert numbers["step"] == 15
 
-    model, step = ladle.folder.load_unfinished(tmp_path / "run", "cpu")
+    model, step = ladle.store.folder.load_unfinished(tmp_path / "run", "cpu")
     tensors = Checkpoints(tmp_path / "run").latest()[0]  # type: ignore[index]
     for i, parameter in enumerate(model.vae.parameters()):
         assert (parameter == tensors[f"average.{i}"]).all(), "the averaged weights, not the last ones"
@@ -292,7 +292,7 @@ def test_a_config_that_says_strange_things(run: Path, part: str, value: Any) -> 
     model = ladle.load(run)
     strange = MappingProxyType({**model.config, part: value})
     subject = Subject(run, ladle.Model(model.vae, model.schema, strange, "cpu"), None, "no data")
-    from ladle.report.head import head, use
+    from ladle.reporting.summary import head, use
 
     assert "<h1>digits</h1>" in head(subject)[0]
     assert use(subject).title == "How to use it"

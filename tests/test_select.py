@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 
 import ladle
 from ladle.cli import app
-from ladle.select import choice
-from ladle.select.candidates import candidate, candidates, usual
-from ladle.select.compare import LEVEL, compare, difference
-from ladle.select.pace import Pace, pace
-from ladle.select.race import Race, corrected, rungs
-from ladle.select.selection import Row, Selection, verdict
+from ladle.comparison import select as choice
+from ladle.comparison.budget import Pace, pace
+from ladle.comparison.candidates import candidate, candidates, usual
+from ladle.comparison.compare import LEVEL, compare, difference
+from ladle.comparison.race import Race, corrected, rungs
+from ladle.comparison.selection import Row, Selection, verdict
 from ladle.spec import parts
 from toys import narrow
 
@@ -260,7 +260,7 @@ def test_who_fails_is_reported_and_the_others_go_on(
     data: ladle.Dataset, plan: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that cannot be made, and one that diverges."""
-    from ladle.select import race
+    from ladle.comparison import race
 
     fit = race.fit
 
@@ -318,7 +318,7 @@ def test_a_closer_look_that_cannot_be_had_leaves_the_bound(
     data: ladle.Dataset, plan: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where k forbids to trust the bound, what a closer method gains on some items corrects the mean of all."""
-    from ladle.select import race as race_module
+    from ladle.comparison import race as race_module
 
     race = Race(data, plan, tmp_path, "cpu", lambda what: lambda done, total: None)
     model = race.trained(candidate("normal", 2), 24, 0)
@@ -413,7 +413,7 @@ def test_a_signal_is_no_failure_of_a_candidate(
     tmp_path: Path, data: ladle.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGTERM in the first training: nobody failed, and --resume ends as if nothing had been."""
-    from ladle.cli import choose
+    from ladle.cli import select
 
     asked: list[None] = []
 
@@ -431,7 +431,7 @@ def test_a_signal_is_no_failure_of_a_candidate(
     ask = ["select", str(table), "--out", str(out), "--families", "normal,laplace", "--latents", "2", "--steps", "20",
            "--seeds", "1", "--samples", "5", "--json"]  # fmt: skip
     with monkeypatch.context() as patched:
-        patched.setattr(choose, "interruptible", after_ten_steps)
+        patched.setattr(select, "interruptible", after_ten_steps)
         stopped = CliRunner().invoke(app, ask)
     assert stopped.exit_code == 128 + signal.SIGTERM
     assert "--resume" in stopped.stderr

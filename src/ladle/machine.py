@@ -1,14 +1,16 @@
-"""What the processor can do: precision, memory layout and threads are chosen from it, and recorded."""
+"""What this machine has: devices, precision, threads and optional packages. What is chosen is recorded."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import os
 import platform
 import sys
 import time
 from contextlib import suppress
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -116,3 +118,30 @@ def spent() -> tuple[float, float, float] | None:
         return None
     work = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
     return time.monotonic(), work, time.process_time()
+
+
+class MissingPackage(ImportError):
+    """An optional package that is not installed; the message says how to install it."""
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """Import a module of an optional package.
+
+    Args:
+        module: its name.
+        extra: the extra of ladle that installs it.
+
+    Raises:
+        MissingPackage: when it cannot be imported.
+
+    >>> need("no_such_module", "hub")
+    Traceback (most recent call last):
+    ladle.machine.MissingPackage: the package 'no_such_module' is needed for this: pip install 'ladle[hub]'
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        lacking = getattr(error, "name", None) or package
+        why = "" if lacking.partition(".")[0] == package else f" ({error})"
+        raise MissingPackage(f"the package '{package}' is needed for this{why}: pip install 'ladle[{extra}]'") from None

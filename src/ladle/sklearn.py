@@ -16,24 +16,25 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Density
 from sklearn.utils import Tags, check_array, check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ladle.assemble import Training, assemble
-from ladle.console import Show
 from ladle.data import Batch, DataError, Dataset, Schema, read
 from ladle.data.arrays import arrange
 from ladle.data.conform import moments
 from ladle.data.content import Content, Request
 from ladle.data.schema import SUPPORTS
-from ladle.evidence import importance, joined, rows
-from ladle.folder import Model, describe
+from ladle.inference.evidence import joined
+from ladle.inference.importance import importance, rows
 from ladle.machine import choose
 from ladle.recipes import recipe as recipe_spec
+from ladle.recipes.assemble import Training, assemble
 from ladle.seeds import key
 from ladle.shapes import numel
 from ladle.spec import SpecError
+from ladle.store.folder import Model, describe
+from ladle.tasks.common import each_batch, items
 from ladle.tasks.encode import decode, encode
-from ladle.tasks.run import each_batch, items
 from ladle.tasks.sample import sample
-from ladle.train import fit
+from ladle.training.fit import fit
+from ladle.training.progress import Show
 
 MISSING = (None, "nan")
 SMALLEST_BATCH = 16

@@ -12,17 +12,32 @@ name up in the registry; nothing in a spec is ever imported.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# The rooms that hold parts. A new file in one of them is found without being named anywhere.
-ROOMS = ("families", "priors", "nets", "latents", "objectives", "recipes", "data", "tasks", "health", "select")
+# The package that holds the parts of each kind. A new file in it is found without being named anywhere.
+PACKAGES = {
+    "family": "families",
+    "net": "nets",
+    "model": "model",
+    "conditional": "model",
+    "latents": "model.latents",
+    "prior": "model.priors",
+    "objective": "objectives",
+    "recipe": "recipes",
+    "dataset": "data",
+    "format": "data",
+    "writer": "data",
+    "check": "health",
+    "candidate": "comparison",
+}
 
 _REGISTRY: dict[str, dict[str, Any]] = {}
 
@@ -34,13 +49,21 @@ class SpecError(ValueError):
 def part(kind: str, name: str) -> Callable[[T], T]:
     """Register a class or function as the part ``kind/name``.
 
-    A class also gets its constructor wrapped, so that every instance remembers its spec.
+    A class also gets its constructor wrapped, so that every instance remembers its spec. Running the same definition
+    again, as in a notebook, replaces the part.
+
+    Raises:
+        SpecError: for an unknown kind, or a name that another class or function has already.
     """
+    _package(kind)
 
     def register(thing: T) -> T:
-        known = _REGISTRY.setdefault(kind, {})
-        if name in known and known[name].__qualname__ != thing.__qualname__:  # type: ignore[attr-defined]
-            raise SpecError(f"part '{kind}/{name}' is registered twice")
+        known, here = _REGISTRY.setdefault(kind, {}), _origin(thing)
+        if name in known and _origin(known[name]) != here:
+            raise SpecError(
+                f"part '{kind}/{name}' is registered twice: by {_origin(known[name])} and by {here}; "
+                "give one of them another name"
+            )
         known[name] = thing
         if inspect.isclass(thing):
             _remember_arguments(thing, f"{kind}/{name}")
@@ -121,20 +144,51 @@ def build(spec: Any) -> Any:
 
 
 def lookup(full_name: Any) -> Any:
-    """The class or function registered as ``kind/name``."""
+    """The class or function registered as ``kind/name``.
+
+    Raises:
+        SpecError: for an unknown kind or name; the nearest known one and the list are given.
+    """
     kind, _, name = str(full_name).partition("/")
-    if kind not in parts():
-        raise SpecError(f"unknown kind of part '{kind}'; known: {', '.join(sorted(_REGISTRY))}")
-    if name not in _REGISTRY[kind]:
-        raise SpecError(f"unknown {kind} '{name}'; known: {', '.join(sorted(_REGISTRY[kind]))}")
-    return _REGISTRY[kind][name]
+    known = registered(kind)
+    if name not in known:
+        raise SpecError(f"unknown {kind} '{name}'{nearest(name, known)}; known: {', '.join(sorted(known))}")
+    return known[name]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that is most like an unknown one, as words for an error message; empty where none is alike.
+
+    >>> nearest("learnt_prior", ["vae", "learned_prior"]), nearest("x", ["vae"])
+    (" (did you mean 'learned_prior'?)", '')
+    """
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean '{found[0]}'?)" if found else ""
 
 
 @functools.cache
+def registered(kind: str) -> Mapping[str, Any]:
+    """The parts of one kind, by name. The first call imports the package that holds them, and no other.
+
+    Raises:
+        SpecError: for an unknown kind.
+    """
+    name = f"ladle.{_package(kind)}"
+    for module in pkgutil.iter_modules(importlib.import_module(name).__path__):
+        importlib.import_module(f"{name}.{module.name}")
+    return _REGISTRY.setdefault(kind, {})
+
+
 def parts() -> Mapping[str, Mapping[str, Any]]:
-    """Every registered part, by kind and name. The first call imports the rooms."""
-    for room in ROOMS:
-        package = importlib.import_module(f"ladle.{room}")
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"ladle.{room}.{module.name}")
-    return _REGISTRY
+    """Every registered part, by kind and name."""
+    return {kind: registered(kind) for kind in PACKAGES}
+
+
+def _package(kind: str) -> str:
+    if kind not in PACKAGES:
+        raise SpecError(f"unknown kind of part '{kind}'{nearest(kind, PACKAGES)}; known: {', '.join(sorted(PACKAGES))}")
+    return PACKAGES[kind]
+
+
+def _origin(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"

@@ -15,7 +15,7 @@ import ladle
 from coding_plans import things
 from ladle.coding.container import END, SIGNATURE, Reader, Writer, digest, inflated
 from ladle.coding.errors import CodingError, Damaged, Newer, NotALadleFile, NumericsError, WrongModel
-from ladle.coding.pieces import understood
+from ladle.coding.items import understood
 from ladle.tasks.compress import exact
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from ladle.coding.errors import InexactError
-from ladle.coding.integer import LIMIT, Program, Range, exactly
-from ladle.coding.rewrite import Rewriter
+from ladle.coding.integer.program import LIMIT, Program, Range, exactly
+from ladle.coding.integer.rewriter import Rewriter
 from ladle.nets.conv import Block, ConvDown, ConvUp
 from ladle.nets.mlp import MLP
 from ladle.nets.residual import MapUp, Pyramid
@@ -70,7 +70,7 @@ def test_float32_gives_what_whole_numbers_of_64_bits_give(name):
         (y,) = program(x[:20])
     values: list[torch.Tensor] = [x[:20].double()]
     wide = {k: t.double() for k, t in program.tensors.items()}
-    from ladle.coding.integer import _OPS
+    from ladle.coding.integer.program import _OPS
 
     with torch.inference_mode():
         for step in program.steps:

@@ -12,10 +12,10 @@ import torch
 
 import ladle
 from coding_plans import PLANS
-from ladle.coding import bins, plain, streams
-from ladle.coding.codec import BitsBack, groups
-from ladle.coding.direct import COARSER, Direct, Settings, chosen, decibels
-from ladle.coding.store import fingerprint, load_exact, save_exact
+from ladle.coding.ans import bins, loops_numpy, streams
+from ladle.coding.bits_back import BitsBack, groups
+from ladle.coding.model_file import fingerprint, load_exact, save_exact
+from ladle.coding.random_access import COARSER, Direct, Settings, chosen, decibels
 from ladle.data import Batch
 from ladle.tasks.compress import exact
 
@@ -66,8 +66,8 @@ def test_nothing_but_the_items_matters(coding_runs, name):
 OTHER = """
 import sys, numpy as np, torch
 from pathlib import Path
-from ladle.coding.codec import BitsBack
-from ladle.coding.store import load_exact
+from ladle.coding.bits_back import BitsBack
+from ladle.coding.model_file import load_exact
 torch.set_num_threads(1)
 model = load_exact(Path(sys.argv[1]) / "exact.safetensors")
 x = np.load(sys.argv[2])
@@ -180,6 +180,6 @@ def test_places_can_be_as_coarse_as_one(coding_runs, monkeypatch, coarser):
     payload = direct.encode(x)
     assert (direct.decode(payload, len(x)) == x).all()
     for module in (bins, streams):
-        monkeypatch.setattr(module, "loops", lambda: plain)
+        monkeypatch.setattr(module, "loops", lambda: loops_numpy)
     assert direct.encode(x) == payload
     assert (direct.decode(payload, len(x)) == x).all()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ladle.coding import plain as plain_loops
-from ladle.coding.bins import Bins
+from ladle.coding.ans import loops_numpy
+from ladle.coding.ans.bins import Bins
+from ladle.coding.ans.fixed_point import FRACTION, PRECISION, Curve, logistic, normal, rising
+from ladle.coding.ans.stack import Stack, loops
+from ladle.coding.ans.streams import Streams
 from ladle.coding.errors import Desynchronised
-from ladle.coding.fixed import FRACTION, PRECISION, Curve, logistic, normal, rising
-from ladle.coding.stack import Stack, loops
-from ladle.coding.streams import Streams
 
 CURVES = {"logistic": (logistic, 16, 2048), "normal": (normal, 8, 2048)}
 
@@ -142,12 +142,12 @@ def test_a_stack_that_was_cut_or_is_read_with_other_numbers_does_not_finish():
     for length in range(0, len(data), 7):
         with pytest.raises(Desynchronised):
             read(data[:length], bins)
-    masses = np.stack(plain_loops.masses(x, *bins.flat))
+    masses = np.stack(loops_numpy.masses(x, *bins.flat))
     for i in range(20):
         loc = bins.loc.copy()
         loc[25 * i] += 1 << 10
         other = bins._replace(loc=loc)
-        if (np.stack(plain_loops.masses(x, *other.flat)) != masses).any():
+        if (np.stack(loops_numpy.masses(x, *other.flat)) != masses).any():
             with pytest.raises(Desynchronised):
                 read(data, other)
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ladle.assemble import Assembly
-from ladle.conditional import Conditional
 from ladle.data import Batch
-from ladle.latents import Level
+from ladle.model.conditional import Conditional
+from ladle.model.latents import Level
+from ladle.model.priors import Prior
 from ladle.objectives import Progress
-from ladle.priors import Prior
+from ladle.recipes.assemble import Assembly
 from ladle.seeds import seeded
 from ladle.shapes import sum_event
 from ladle.spec import build, to_spec

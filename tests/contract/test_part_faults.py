@@ -112,7 +112,7 @@ def test_a_gradient_that_is_zero() -> None:
 def test_a_wrong_kl(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    latents = sys.modules["ladle.latents.latents"]
+    latents = sys.modules["ladle.model.latents.latents"]
     kept = latents.kl
     monkeypatch.setattr(latents, "kl", lambda *a: 1.05 * kept(*a) + 0.05)
     model = checks.stirred(vae().model)

@@ -13,7 +13,7 @@ import torch
 
 import ladle
 from ladle.data import Batch, make_batch
-from ladle.latents import from_posterior
+from ladle.model.latents import from_posterior
 from ladle.objectives import Progress
 from ladle.seeds import seeded
 from ladle.spec import build, parts
@@ -91,7 +91,7 @@ def test_priors_are_densities(spec: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("spec", [*priors(1), *priors(2)])
 def test_priors_at_a_temperature_are_densities(spec: dict[str, Any]) -> None:
-    class Cooled(ladle.priors.Prior):
+    class Cooled(ladle.model.priors.Prior):
         def __init__(self) -> None:
             super().__init__()
             self.inner, self.event, self.support = made(spec), tuple(spec["event"]), None

@@ -17,8 +17,8 @@ from PIL import Image
 
 import ladle.data as data
 from ladle.data import DataError, Dataset, cache, content, images, read
-from ladle.folder import Model
-from ladle.tasks.run import items
+from ladle.store.folder import Model
+from ladle.tasks.common import items
 
 RNG = np.random.default_rng(0)
 FORK = multiprocessing.get_context("fork")

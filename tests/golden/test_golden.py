@@ -12,8 +12,8 @@ import pytest
 
 import ladle
 from ladle.coding.container import MAJOR
-from ladle.coding.store import FORMAT as EXACT
-from ladle.folder import FORMAT
+from ladle.coding.model_file import FORMAT as EXACT
+from ladle.store.folder import FORMAT
 
 FOLDERS = sorted(Path(__file__).parent.glob("v*"))
 # Another processor sums in another order. Pixels (0..255) and nats (about 180) are good to float32; a score and a

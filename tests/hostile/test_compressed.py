@@ -18,11 +18,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import ladle
-from ladle.coding.codec import BitsBack
+from ladle.coding.bits_back import BitsBack
 from ladle.coding.container import CODED, CONTENTS, DATA, LARGEST_CONTENTS, SIGNATURE, STORED, Reader, Writer, digest
-from ladle.coding.direct import STEPS, Direct, Settings, _length
 from ladle.coding.errors import CodingError, Damaged, Desynchronised, NumericsError
-from ladle.coding.store import fingerprint, load_exact, save_exact
+from ladle.coding.model_file import fingerprint, load_exact, save_exact
+from ladle.coding.random_access import STEPS, Direct, Settings, _length
 from ladle.tasks.compress import codec_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ladle-v1"

@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ladle
-from ladle.folder import skeleton
 from ladle.spec import build, parts, to_spec
+from ladle.store.folder import skeleton
 from toys import narrow
 
 Config = dict[str, Any]
@@ -335,7 +335,7 @@ SCHEMAS = {
 @pytest.mark.parametrize("name", sorted(parts()["family"]))
 def test_every_family_passes_the_door(digits_run: Path, name: str) -> None:
     """As posterior with its standard and learned priors, and as likelihood where a schema has its support."""
-    from ladle.assemble import explained
+    from ladle.recipes.assemble import explained
 
     config = json.loads((digits_run / "config.json").read_text())
     family = {"part": f"family/{name}", **ARGUMENTS.get(name, {})}

@@ -11,9 +11,9 @@ import torch
 
 import ladle
 from commands import command, small_chunks
-from ladle.coding.codec import BitsBack
+from ladle.coding.ans.stack import Stack
+from ladle.coding.bits_back import BitsBack
 from ladle.coding.container import Reader, Writer
-from ladle.coding.stack import Stack
 from ladle.tasks.compress import borrowed, exact
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import ladle
-from ladle.evidence import Items
-from ladle.tasks import run
+from ladle.inference.evidence import Items
+from ladle.tasks import common
 from ladle.tasks.score import measure
 from toys import narrow
 
@@ -62,7 +62,7 @@ def test_batches_side_by_side_are_the_same_in_the_same_order(
     try:
         torch.set_num_threads(3)
         many = measure(model, data, samples=30, batch=16, progress=lambda done, total: seen.append((done, total)))
-        monkeypatch.setattr(run, "WORKERS", 1)
+        monkeypatch.setattr(common, "WORKERS", 1)
         one = measure(model, data, samples=30, batch=16)
         assert torch.get_num_threads() == 3, "workers set threads of their own only"
     finally:
@@ -89,7 +89,7 @@ def test_side_by_side_takes_no_more_than_it_needs_and_tells_of_errors() -> None:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        found = run.side_by_side(work, numbers(), "cpu")
+        found = common.side_by_side(work, numbers(), "cpu")
         assert next(found) == 0
         assert len(taken) == 3
         with pytest.raises(ValueError, match="seven"):

@@ -15,11 +15,11 @@ import torch
 import ladle
 from ladle.data import make_batch
 from ladle.families import NotAvailable
-from ladle.folder import Model
-from ladle.latents import replay
-from ladle.measures import units
+from ladle.health.measures import units
+from ladle.model.latents import replay
 from ladle.shapes import sum_event
 from ladle.spec import SpecError
+from ladle.store.folder import Model
 from toys import narrow
 
 NORMAL = {"part": "family/normal"}

@@ -11,8 +11,8 @@ import torch
 
 import ladle
 from ladle.data import make_batch
-from ladle.latents import from_posterior
-from ladle.report.graph import name_of, parts_of
+from ladle.model.latents import from_posterior
+from ladle.reporting.graph import name_of, parts_of
 from toys import narrow
 
 NORMAL = {"part": "family/normal"}

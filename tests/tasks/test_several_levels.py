@@ -12,7 +12,7 @@ import ladle
 from ladle.cli import main
 from ladle.data import DataError
 from ladle.families import NotAvailable
-from ladle.measures import units
+from ladle.health.measures import units
 from ladle.shapes import numel
 from toys import narrow
 
@@ -99,7 +99,7 @@ def test_what_knows_one_level_says_so(model: ladle.Model) -> None:
 
 
 def test_the_kl_of_latents_sums_to_that_of_the_bound(model: ladle.Model) -> None:
-    test = ladle.tasks.run.items(model, "digits")
+    test = ladle.tasks.common.items(model, "digits")
     found = units(model, test)
     assert found.kl.shape == found.spread.shape == (58,)
     assert 0 < found.kl.sum() < ladle.evidence(model, test, samples=1).nats

@@ -16,8 +16,9 @@ from torch import nn
 import ladle
 from ladle.data import DataError, Split
 from ladle.families import NotAvailable
-from ladle.folder import Model
+from ladle.inference import importance
 from ladle.shapes import numel
+from ladle.store.folder import Model
 from toys import narrow, toy_data
 
 toys = functools.cache(toy_data)
@@ -180,13 +181,13 @@ def test_statistics_of_the_batch_are_found_where_they_are_planted(part: str, mon
     items = some("digits", 20)
     with pytest.raises(ladle.NotAvailable, match="batch normalisation"):
         ladle.score(Model(vae, data.schema, {}, "cpu"), items, samples=1)
-    monkeypatch.setattr(sys.modules["ladle.evidence"], "check_density", lambda _: None)  # as if it had been let in
+    monkeypatch.setattr(importance, "check_density", lambda _: None)  # as if it had been let in
     with pytest.raises(AssertionError, match="neighbours matter"):
         stays_the_same(Model(vae, data.schema, {}, "cpu"), items, with_other_neighbours(items))
 
 
 def test_noise_that_is_not_keyed_by_item_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["ladle.evidence"], "keyed", lambda *_: lambda i, q, p: ladle.families.draw(q))
+    monkeypatch.setattr(importance, "keyed", lambda *_: lambda i, q, p: ladle.families.draw(q))
     items = some("digits", 20)
     with pytest.raises(AssertionError, match="neighbours matter"):
         stays_the_same(model_of("vae", "digits"), items, with_other_neighbours(items))

@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 import ladle
-import ladle.ranks
-import ladle.train
+import ladle.training.distributed
+import ladle.training.fit
 from ladle.cli import launch as launching
 from ladle.cli import main
 from ladle.cli.launch import launch
 from ladle.machine import choose
 from ladle.objectives.elbo import Elbo
-from ladle.ranks import check_parts
+from ladle.training.distributed import check_parts
 from toys import narrow, toy_data
 
 RUN = {"recipe": "vae", "size": "xs", "estimator": "vi"}
@@ -66,8 +66,10 @@ def trajectory(case: str, toys: dict[str, ladle.Dataset], devices: int) -> list[
     assembly = assembled(case, data)
     epochs = STEPS / (len(data.train) // BATCH)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ladle.ranks, "choose", lambda *wanted: choose(*wanted)._replace(precision="32-true"))
-        patch.setattr(ladle.train, "VALIDATIONS", 2)
+        patch.setattr(
+            ladle.training.distributed, "choose", lambda *wanted: choose(*wanted)._replace(precision="32-true")
+        )
+        patch.setattr(ladle.training.fit, "VALIDATIONS", 2)
         losses = [s.nats for s in ladle.fit(assembly, data, epochs=epochs, seed=3, device="cpu", devices=devices)]
     state = [*assembly.model.state_dict().values(), *assembly.objective.state_dict().values()]
     return [losses, [float(t.double().norm()) for t in state]]
@@ -103,7 +105,7 @@ def work(folder: Path) -> None:
         if step.step == 7 and rank == "0":  # the first one leaves, and the other is told
             steps_.close()
             break
-    ladle.train.CHECKPOINT_SECONDS = 0.0
+    ladle.training.fit.CHECKPOINT_SECONDS = 0.0
     for step in run(folder / "parts", toys["digits"]):
         if step.step == 15 and rank == "1":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -170,7 +172,7 @@ def test_a_killed_process_ends_the_run_and_resuming_ends_with_the_same_bits(
 
     # by the command itself, but for the pictures
     code = (
-        "import ladle; from ladle.report import pictures; pictures.draw = ladle.report = lambda *a, **k: None; "
+        "import ladle; from ladle.reporting import pictures; pictures.draw = ladle.report = lambda *a, **k: None; "
         "from ladle.cli import main; main()"
     )
     monkeypatch.setattr(launching, "COMMAND", code)

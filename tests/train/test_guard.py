@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import ladle
-import ladle.train
-from ladle.assemble import Training
-from ladle.guard import Average, Guard
+import ladle.training.fit
 from ladle.objectives.elbo import Elbo
-from ladle.schedule import Budget, learning_rate
+from ladle.recipes.assemble import Training
+from ladle.training.guard import Average, Guard
+from ladle.training.schedule import Budget, learning_rate
 
 
 class Planted(Elbo):
@@ -82,7 +82,7 @@ def test_a_lasting_change_of_scale_is_not_shortened_for_ever() -> None:
 
 def test_training_stops_when_validation_no_longer_improves(monkeypatch: pytest.MonkeyPatch) -> None:
     """On forty images the model learns them by heart: the weights kept are those of the best validation."""
-    monkeypatch.setattr(ladle.train, "PATIENCE", 3)
+    monkeypatch.setattr(ladle.training.fit, "PATIENCE", 3)
     x = ladle.read("digits").train.x[:40]
     data = ladle.read(x)
     assembly = ladle.assemble(data.schema, "vae", "s")

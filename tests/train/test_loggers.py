@@ -21,8 +21,8 @@ import pytest
 
 import ladle
 from ladle.cli import main
-from ladle.loggers import LOGGERS, Known, scalars, settings
-from ladle.records import Step
+from ladle.training.loggers import LOGGERS, Known, scalars, settings
+from ladle.training.records import Step
 from toys import narrow
 
 Curves = dict[str, list[tuple[int, float]]]
@@ -393,7 +393,7 @@ def test_a_failure_is_told_once_and_training_goes_on(
 def test_notes_are_logged(
     recorder: Callable[..., list[Recorder]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ladle.guard import Guard
+    from ladle.training.guard import Guard
 
     verdicts = itertools.chain([1.0] * 4, [0.0], itertools.repeat(1.0))
     monkeypatch.setattr(Guard, "judge", lambda *_: next(verdicts))

@@ -15,7 +15,7 @@ import torch
 import ladle
 from ladle import machine
 from ladle.machine import MachineError, Neighbours, spent
-from ladle.memory import need
+from ladle.training.memory import need
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 import ladle
-from ladle.checkpoint import Checkpoints
+from ladle.store.checkpoints import Checkpoints
 
 TIMINGS = ("seconds", "left_s", "items_per_s")
 
@@ -117,8 +117,8 @@ KILLS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
 def test_killed_runs_end_with_the_same_bits(tmp_path: Path) -> None:
     """``kill -9`` at ten moments spread over a run, each seen to interrupt it; checkpoints every tenth of a second."""
     code = (
-        "import sys, ladle, ladle.train\n"
-        "ladle.train.CHECKPOINT_SECONDS = 0.1\n"
+        "import sys, ladle, ladle.training.fit\n"
+        "ladle.training.fit.CHECKPOINT_SECONDS = 0.1\n"
         "data = ladle.read('digits')\n"
         "assembly = ladle.assemble(data.schema, 'learned_prior', 'xs', seed=5)\n"
         "for s in ladle.fit(assembly, data, epochs=80, seed=5, run=sys.argv[1], resume=True):\n"

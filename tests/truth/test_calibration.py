@@ -18,9 +18,9 @@ from scipy.stats import chisquare
 import ladle
 from gaussians import linear_gaussian, narrower, shifted
 from ladle.data import Batch
-from ladle.evidence import weigh
-from ladle.latents import keyed, replay
-from ladle.proposals import PROPOSALS, Proposal
+from ladle.inference.importance import weigh
+from ladle.inference.proposals import PROPOSALS, Proposal
+from ladle.model.latents import keyed, replay
 from ladle.seeds import seeded
 
 ITEMS, DRAWS, POOL = 600, 19, 500

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import ladle
-from ladle.evidence import log_weights
-from ladle.folder import Model
-from ladle.linear import LinearGaussian, gaussian, ppca
+from ladle.inference.importance import log_weights
+from ladle.inference.linear_gaussian import LinearGaussian, gaussian, ppca
 from ladle.objectives import Progress, bound
 from ladle.objectives.elbo import Elbo
 from ladle.objectives.likelihood import ExpectationMaximisation, MaximumLikelihood
 from ladle.seeds import seeded
 from ladle.spec import build
+from ladle.store.folder import Model
 from ladle.tasks.laplace import Laplace, laplace
 from linear_truth import evidence, linear_vae, rows, set_to, spectrum, units, weights, whole
 from toys import narrow

@@ -12,8 +12,9 @@ import torch
 import ladle
 from gaussians import linear_gaussian, narrower
 from ladle.data import Batch, Schema
-from ladle.evidence import curve, importance, joined, ladder, log_weights, summary
-from ladle.latents import replay
+from ladle.inference.evidence import joined, sample_counts, summary
+from ladle.inference.importance import curve, importance, log_weights
+from ladle.model.latents import replay
 from ladle.seeds import seeded
 
 SCHEMAS = {
@@ -123,7 +124,7 @@ def test_an_exact_posterior_makes_every_weight_the_evidence() -> None:
     assert (found.k_hat == -math.inf).all()
     told = summary(found, 5)
     assert told.k_hat_bad == 0
-    assert [k for k, _ in told.curve] == ladder(200)
+    assert [k for k, _ in told.curve] == sample_counts(200)
     np.testing.assert_allclose([nats for _, nats in told.curve], told.nats, rtol=1e-12)
 
 
@@ -169,7 +170,7 @@ def test_the_curve_is_the_bound_with_fewer_samples() -> None:
     """Of 37 weights: means over all groups of K, the last being the bound with all of them."""
     log_w = torch.from_numpy(np.random.default_rng(0).normal(size=(37, 3)))
     found = curve(log_w)
-    assert found.shape == (3, len(ladder(37)))
-    for column, k in enumerate(ladder(37)):
+    assert found.shape == (3, len(sample_counts(37)))
+    for column, k in enumerate(sample_counts(37)):
         groups = log_w[: 37 // k * k].reshape(37 // k, k, 3)
         torch.testing.assert_close(found[:, column], (groups.logsumexp(1) - math.log(k)).mean(0))

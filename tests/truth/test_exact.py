@@ -13,15 +13,16 @@ import torch
 from torch.distributions import MultivariateNormal
 
 import ladle
-from ladle.annealed import annealed, path_of, prepared, sandwich, schedule, simulated, transition, tune
 from ladle.data import Batch, Schema, Split, order
-from ladle.evidence import Items, doubled, importance, summary
-from ladle.exact import exact, integrated, real_line
 from ladle.families import NotAvailable, positive
-from ladle.proposals import proposal_of
+from ladle.inference.annealed import annealed, path_of, prepared, sandwich, schedule, simulated, transition, tune
+from ladle.inference.evidence import Items, doubled, summary
+from ladle.inference.importance import importance
+from ladle.inference.proposals import proposal_of
+from ladle.inference.quadrature import exact, integrated, real_line
+from ladle.model.vae import VAE
 from ladle.seeds import seeded
 from ladle.tasks.score import measure
-from ladle.vae import VAE
 
 BITS = Schema("image", (1, 3, 3), "binary")
 TABLE = Schema("table", (6,), "real", loc=(0.0,) * 6, scale=(1.0,) * 6)

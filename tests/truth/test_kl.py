@@ -12,7 +12,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from ladle.families import Family
-from ladle.latents import kl
+from ladle.model.latents import kl
 from ladle.seeds import seeded
 from ladle.shapes import Size, sum_event
 from ladle.spec import build, parts

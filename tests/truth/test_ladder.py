@@ -9,19 +9,19 @@ import pytest
 import torch
 
 import ladle
-from ladle.conditional import Amortised
 from ladle.data import Batch
-from ladle.evidence import weigh
 from ladle.families import positive
-from ladle.latents import Trace, from_posterior, from_prior, keyed, replay
-from ladle.latents.blocks import maps, parse
-from ladle.latents.ladder import Ladder
+from ladle.inference.importance import weigh
+from ladle.inference.proposals import proposal_of
+from ladle.model.conditional import Amortised
+from ladle.model.latents import Trace, from_posterior, from_prior, keyed, replay
+from ladle.model.latents.ladder import Ladder
+from ladle.model.latents.levels import maps, parse
+from ladle.model.vae import VAE
 from ladle.nets import Standardise
 from ladle.objectives import Progress
-from ladle.proposals import proposal_of
 from ladle.seeds import seeded
 from ladle.spec import SpecError, build
-from ladle.vae import VAE
 from toys import narrow, stirred
 
 NORMAL = {"part": "family/normal"}

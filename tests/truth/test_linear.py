@@ -9,7 +9,7 @@ from scipy.stats import multivariate_normal
 from torch.distributions import kl_divergence
 
 import ladle
-from ladle.linear import LinearGaussian, em, gaussian, mixture, ppca
+from ladle.inference.linear_gaussian import LinearGaussian, em, gaussian, mixture, ppca
 from linear_truth import linear_vae, rows, set_to, units, weights
 
 X = rows()

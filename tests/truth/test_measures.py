@@ -10,11 +10,11 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 import ladle
-from ladle.evidence import check_density
 from ladle.families import NotAvailable, chain
-from ladle.latents import from_posterior
-from ladle.measures import two_sample, units
-from ladle.tasks.run import each_batch, items
+from ladle.health.measures import two_sample, units
+from ladle.inference.evidence import check_density
+from ladle.model.latents import from_posterior
+from ladle.tasks.common import each_batch, items
 
 
 @pytest.fixture(scope="module", params=["vae", "learned_prior"])

@@ -13,7 +13,7 @@ from torch import distributions as td
 
 from ladle.families import Family, NotAvailable, centre, chain, draw, mean, mixture, tempered
 from ladle.families.mixture import Mixture
-from ladle.priors.flow import MOST
+from ladle.model.priors.flow import MOST
 from ladle.seeds import seeded
 from ladle.spec import build
 

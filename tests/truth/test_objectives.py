@@ -7,12 +7,12 @@ import torch
 
 import ladle
 from ladle.data import Batch, Schema
+from ladle.model.vae import Terms
 from ladle.objectives import Progress, bound
 from ladle.objectives.elbo import Capacity, Elbo, Geco
 from ladle.objectives.importance import Iwae
 from ladle.objectives.likelihood import ExpectationMaximisation
 from ladle.seeds import seeded
-from ladle.vae import Terms
 
 SCHEMA = Schema("image", (1, 2, 2), "binary")
 START = Progress(0.0, 0)
@@ -132,7 +132,7 @@ def test_one_particle_is_the_bound_with_one_sample(tiny: ladle.Assembly) -> None
 
 
 def terms_with(kl: float, log_px: float) -> Terms:
-    level = ladle.latents.Level(torch.zeros(1, 1), None, None, *(torch.tensor([v]) for v in (kl, 0.0, kl)))
+    level = ladle.model.latents.Level(torch.zeros(1, 1), None, None, *(torch.tensor([v]) for v in (kl, 0.0, kl)))
     return Terms(torch.tensor([log_px]), (level,), {})
 
 

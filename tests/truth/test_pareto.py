@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ladle.pareto import k_hat, shape, tail
+from ladle.inference.pareto import k_hat, shape, tail
 
 
 @pytest.mark.parametrize("k", [-0.4, 0.0, 0.3, 0.7, 1.2])

@@ -9,12 +9,12 @@ import torch
 import ladle
 from gaussians import linear_gaussian, narrower, shifted
 from ladle.data import make_batch
-from ladle.evidence import weigh
 from ladle.health import Context
-from ladle.health.amortisation import amortisation
-from ladle.latents import keyed
-from ladle.refine import amortisation_gap, encoded, proposed, refined
-from ladle.tasks.run import items
+from ladle.health.amortisation import amortisation, amortisation_gap
+from ladle.inference.importance import weigh
+from ladle.inference.refine import encoded, proposed, refined
+from ladle.model.latents import keyed
+from ladle.tasks.common import items
 from toys import narrow
 
 

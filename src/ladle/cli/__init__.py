@@ -1,6 +1,6 @@
-"""The command line: thin faces over the Python API."""
+"""The command line: a thin layer over the Python API."""
 
-from ladle.cli import apply, choose, files, learn
+from ladle.cli import compress, evaluate, fit, select, tasks
 from ladle.cli.app import app, main
 
-__all__ = ["app", "apply", "choose", "files", "learn", "main"]
+__all__ = ["app", "compress", "evaluate", "fit", "main", "select", "tasks"]

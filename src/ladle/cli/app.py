@@ -17,8 +17,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import ladle
-from ladle.console import counter, ending, note
-from ladle.tasks.run import fitted_to
+from ladle.cli.console import ending
+from ladle.tasks.common import fitted_to
+from ladle.training.progress import counter, note
 
 app = typer.Typer(
     name="ladle",

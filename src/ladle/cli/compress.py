@@ -10,8 +10,8 @@ import typer
 
 import ladle
 from ladle.cli.app import Data, Device, Force, Json, Part, Run, app, tell
-from ladle.console import counter
 from ladle.tasks.decompress import opened
+from ladle.training.progress import counter
 
 File = Annotated[Path, typer.Argument(help="A compressed file.", metavar="FILE")]
 Model = Annotated[str | None, typer.Option("--model", help="The model's folder, or what `ladle export` wrote of it.")]

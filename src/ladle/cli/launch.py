@@ -13,9 +13,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ladle.console import err, handling
+from ladle.cli.console import handling
 from ladle.machine import cores
-from ladle.ranks import LOST, MEETING
+from ladle.training.distributed import LOST, MEETING
+from ladle.training.progress import err
 
 WATCHER = "LADLE_WATCHER"  # the process that watches over this one
 GRACE = 5.0  # seconds that the others have to end by themselves

@@ -10,7 +10,8 @@ import typer
 
 import ladle
 from ladle.cli.app import Data, Device, Force, Json, app, read, tell
-from ladle.console import counter, err, interruptible
+from ladle.cli.console import interruptible
+from ladle.training.progress import counter, err
 
 
 class Stopped(Exception):
@@ -69,7 +70,7 @@ def select(
             err.print("saved; go on with --resume")
             raise typer.Exit(128 + signal_received()) from None
     if fresh:
-        from ladle.report.pictures import draw
+        from ladle.reporting.pictures import draw
 
         err.print("drawing pictures and the report")
         draw(ladle.load(out, device), dataset, out)

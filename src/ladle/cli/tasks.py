@@ -11,10 +11,10 @@ import typer
 
 import ladle
 from ladle.cli.app import Data, Device, Force, Json, Out, Part, Run, Seed, app, read, tell
-from ladle.console import counter
 from ladle.data import rehearse
 from ladle.shapes import numel
 from ladle.tasks.encode import taken_levels
+from ladle.training.progress import counter
 
 
 def _open(run: str, device: str, out: Path, force: bool) -> ladle.Model:

@@ -9,10 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
+from ladle.coding.ans.fixed_point import PRECISION
+from ladle.coding.ans.stack import Stack
 from ladle.coding.errors import Desynchronised
-from ladle.coding.exact import Draw, Exact, Placed
-from ladle.coding.fixed import PRECISION
-from ladle.coding.stack import Stack
+from ladle.coding.model import Draw, Exact, Placed
 
 LANE = 8192  # bytes of a stack for each head
 MOST_LANES = 256

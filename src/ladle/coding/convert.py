@@ -10,34 +10,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ladle.coding.codec import measured
-from ladle.coding.coded import Coder, LatentCoder, curve, exponentials
-from ladle.coding.codes import ClassCodes, LevelCodes
+from ladle.coding.ans.fixed_point import FINE, PRECISION, RAW
+from ladle.coding.bits_back import measured
+from ladle.coding.coders.autoregressive import rewritten
+from ladle.coding.coders.coder import Coder, LatentCoder, curve, exponentials
+from ladle.coding.coders.codes import ClassCodes, LevelCodes
+from ladle.coding.coders.latent import Grid, Quantiles, curve_of, rates
+from ladle.coding.coders.local import LIKELIHOODS
+from ladle.coding.coders.priors import CodedPrior, Codes, One, Sequential, Several
 from ladle.coding.errors import NotCodable
-from ladle.coding.exact import Exact, ExactFlat, ExactLadder
-from ladle.coding.fixed import FINE, PRECISION, RAW
-from ladle.coding.integer import Program
-from ladle.coding.latent import Grid, Quantiles, curve_of, rates
-from ladle.coding.local import LIKELIHOODS
-from ladle.coding.masked import rewritten
-from ladle.coding.priors import CodedPrior, Codes, One, Sequential, Several
-from ladle.coding.rewrite import Rewriter, Value
-from ladle.conditional import Amortised, Conditional
+from ladle.coding.integer.program import Program
+from ladle.coding.integer.rewriter import Rewriter, Value
+from ladle.coding.model import Exact, ExactFlat, ExactLadder
 from ladle.families.codes import FSQ, VectorQuantised
 from ladle.families.discrete import OneHotFamily
 from ladle.families.family import Family, positive
 from ladle.families.pixels import DiscretisedLogisticFamily, DiscretisedLogisticMixtureFamily
 from ladle.families.real import LocationScale
-from ladle.latents.flat import Flat
-from ladle.latents.ladder import Below, Ladder
-from ladle.priors import Prior
-from ladle.priors.autoregressive import FLOOR, Autoregressive
-from ladle.priors.mixture import Mixture
-from ladle.priors.prior import Learned, Standard
-from ladle.priors.vamp import Vamp
+from ladle.model.conditional import Amortised, Conditional
+from ladle.model.latents.flat import Flat
+from ladle.model.latents.ladder import Below, Ladder
+from ladle.model.priors import Prior
+from ladle.model.priors.autoregressive import FLOOR, Autoregressive
+from ladle.model.priors.mixture import Mixture
+from ladle.model.priors.prior import Learned, Standard
+from ladle.model.priors.vamp import Vamp
+from ladle.model.vae import VAE
 from ladle.seeds import seeded
 from ladle.shapes import numel
-from ladle.vae import VAE
 
 CODES: dict[type, Any] = {FSQ: LevelCodes, OneHotFamily: ClassCodes, VectorQuantised: ClassCodes}
 LEVELS: dict[type, Any] = {DiscretisedLogisticFamily: LevelCodes, DiscretisedLogisticMixtureFamily: LevelCodes}

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ladle.coding.coded import Coded, Coder, LatentCoder
+from ladle.coding.coders.coder import Coded, Coder, LatentCoder
+from ladle.coding.coders.latent import FARTHEST, Quantiles
+from ladle.coding.coders.priors import CodedPrior
 from ladle.coding.errors import InexactError
-from ladle.coding.integer import Program, Range, exactly
-from ladle.coding.latent import FARTHEST, Quantiles
-from ladle.coding.priors import CodedPrior
+from ladle.coding.integer.program import Program, Range, exactly
 
 Draw = Callable[[int, Any, Coded], np.ndarray]  # (level, q: Coded or None, p) -> places
 
@@ -49,8 +49,8 @@ class Exact(ABC):
 
     Attributes:
         bits_per_item: about what an item takes.
-        growth: how fast groups of items may grow, see :mod:`ladle.coding.codec`.
-        probe: see :func:`ladle.coding.store.probe`; none for a decoder alone.
+        growth: how fast groups of items may grow, see :mod:`ladle.coding.bits_back`.
+        probe: see :func:`ladle.coding.model_file.probe`; none for a decoder alone.
         batch: how many items programs are run on at a time; it changes nothing in the results.
     """
 
@@ -73,7 +73,7 @@ class Exact(ABC):
 
     @abstractmethod
     def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[Placed], Tensor]:
-        """Visit the levels from the top, as :meth:`ladle.latents.Latents.walk` does.
+        """Visit the levels from the top, as :meth:`ladle.model.latents.Latents.walk` does.
 
         Args:
             draw: how to choose places, ``(level, q, p) -> (N, *event)``.

@@ -19,18 +19,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ladle.checkpoint import ModelError
-from ladle.coding.codec import BitsBack
-from ladle.coding.coded import KINDS, Coder, LatentCoder
+from ladle.coding.ans.fixed_point import PRECISION
+from ladle.coding.ans.stack import Stack, known
+from ladle.coding.bits_back import BitsBack
+from ladle.coding.coders.coder import KINDS, Coder, LatentCoder
+from ladle.coding.coders.latent import MOST_BITS, Quantiles
+from ladle.coding.coders.priors import CodedPrior, Codes, One, Sequential, Several
 from ladle.coding.container import strict
 from ladle.coding.errors import Desynchronised, NumericsError
-from ladle.coding.exact import Exact, ExactFlat, ExactLadder
-from ladle.coding.fixed import PRECISION
-from ladle.coding.integer import Program, Range
-from ladle.coding.latent import MOST_BITS, Quantiles
-from ladle.coding.priors import CodedPrior, Codes, One, Sequential, Several
-from ladle.coding.stack import Stack, known
+from ladle.coding.integer.program import Program, Range
+from ladle.coding.model import Exact, ExactFlat, ExactLadder
 from ladle.data import atomic_file
+from ladle.store.files import ModelError
 
 FORMAT = 1
 LARGEST = 4 << 30  # bytes of a file

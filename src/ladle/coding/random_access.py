@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ladle.coding.ans.streams import Streams
 from ladle.coding.errors import Damaged, Desynchronised
-from ladle.coding.exact import Exact
-from ladle.coding.streams import Streams
+from ladle.coding.model import Exact
 
 TOGETHER = 256 * 784  # numbers that are computed with at a time, about
 COARSER = (0, 1, 2, 3, 4, 5, 6)  # bits that places are coarser by

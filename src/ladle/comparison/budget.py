@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ladle.comparison.candidates import Candidate
+from ladle.comparison.race import AGAIN, BOUND, FEWEST_STEPS, TEMPERATURES, Race, closest, objective, rungs
 from ladle.data import DataError
-from ladle.folder import Model
 from ladle.machine import choose
-from ladle.select.candidates import Candidate
-from ladle.select.race import AGAIN, BOUND, FEWEST_STEPS, TEMPERATURES, Race, closest, objective, rungs
+from ladle.store.folder import Model
 from ladle.tasks.score import measure
-from ladle.train import VALIDATIONS, fit
+from ladle.training.fit import VALIDATIONS, fit
 
 FEW_STEPS = 3
 FEW_ITEMS, SOME_ITEMS = 20, 200  # measured to warm up, and to be timed: what a call costs by itself must not count

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from ladle.spec import SpecError, lookup, part, parts
+from ladle.spec import SpecError, lookup, part, registered
 
 NORMAL = {"part": "family/normal"}
 STANDARD = {"part": "prior/standard"}
@@ -48,7 +48,7 @@ def candidate(text: str, size: int) -> Candidate:
     if written is None:
         raise SpecError(
             f"a candidate is written NAME, NAME:NUMBER or NAME/POSTERIOR, such as student_t:3 or laplace/logistic; "
-            f"got '{text[:60]}'; known: {', '.join(sorted(parts()['candidate']))}"
+            f"got '{text[:60]}'; known: {', '.join(sorted(registered('candidate')))}"
         )
     name, count, posterior = written.groups()
     latents = made(name, size, count)

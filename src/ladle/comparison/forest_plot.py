@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
+from ladle.comparison.selection import Row, Selection
 from ladle.data import atomic_file
-from ladle.select.selection import Row, Selection
 
 PAPER, INK, SOFT, LINE, ACCENT, BLUE = "#ffffff", "#1f2328", "#5b626a", "#e4e1db", "#b8430e", "#2f6690"
 ROW, HEAD, FOOT = 0.34, 0.85, 0.75  # inches: of a family, above and below them

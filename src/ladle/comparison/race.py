@@ -13,18 +13,18 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from ladle.assemble import Assembly, assemble
-from ladle.checkpoint import write_json
+from ladle.comparison.candidates import Candidate
+from ladle.comparison.selection import LOOSE
 from ladle.data import Dataset, Split, atomic_file
 from ladle.families import NotAvailable, standard
-from ladle.folder import Model, load
-from ladle.pareto import BAD
-from ladle.select.candidates import Candidate
-from ladle.select.selection import LOOSE
+from ladle.inference.pareto import BAD
+from ladle.recipes.assemble import Assembly, assemble
 from ladle.spec import build
-from ladle.tasks.run import Telling
+from ladle.store.files import write_json
+from ladle.store.folder import Model, load
+from ladle.tasks.common import Telling
 from ladle.tasks.score import METHODS, measure
-from ladle.train import fit
+from ladle.training.fit import fit
 
 BOUND = {"part": "objective/iwae", "particles": 8, "single": 0.5}
 DISCRETE = {"part": "objective/em", "particles": 16}

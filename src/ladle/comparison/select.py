@@ -13,24 +13,24 @@ from typing import Any
 
 import numpy as np
 
-from ladle.checkpoint import ModelError, read_json, write_json
+from ladle.comparison.budget import Plan, affordable, pace
+from ladle.comparison.candidates import Candidate, candidates, usual
+from ladle.comparison.compare import compare
+from ladle.comparison.forest_plot import forest
+from ladle.comparison.race import ITEMS, RANKING, Failed, Race, Rung, Scores, first_line, rungs
+from ladle.comparison.selection import Row, Selection, verdict
 from ladle.data import DataError, Dataset, read
 from ladle.families import NotAvailable
 from ladle.health import amortisation
-from ladle.measures import ACTIVE
-from ladle.pareto import BAD
+from ladle.health.amortisation import amortisation_gap
+from ladle.health.measures import ACTIVE
+from ladle.inference.pareto import BAD
 from ladle.recipes import recipe as recipe_spec
-from ladle.refine import amortisation_gap
-from ladle.select.candidates import Candidate, candidates, usual
-from ladle.select.compare import compare
-from ladle.select.pace import Plan, affordable, pace
-from ladle.select.picture import forest
-from ladle.select.race import ITEMS, RANKING, Failed, Race, Rung, Scores, first_line, rungs
-from ladle.select.selection import Row, Selection, verdict
 from ladle.spec import SpecError
+from ladle.store.files import ModelError, read_json, write_json
+from ladle.tasks.common import Telling, silent
 from ladle.tasks.encode import encode
-from ladle.tasks.run import Telling, silent
-from ladle.train import TrainingError
+from ladle.training.fit import TrainingError
 
 MINUTES = 10.0
 TRIAL, SPARE = 0.05, 0.9  # of the time: to measure every candidate's pace, and all that is planned with
@@ -66,7 +66,7 @@ def select(
         data: a name, a file, a folder, an array or a data set.
         out: the folder to write: ``select.json``, ``select.png``, every run under ``candidates/``, and the best
             finalist as a model folder that every verb takes.
-        families: the candidates, as :mod:`ladle.select.candidates` says; left out, one of every kind.
+        families: the candidates, as :mod:`ladle.comparison.candidates` says; left out, one of every kind.
         recipe: whose nets, likelihood and training are taken: a name, or a plan.
         size: the dial of a recipe that is named.
         latents: how many latent variables; the recipe's number when left out.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ladle.select.compare import LEVEL, Comparison
+from ladle.comparison.compare import LEVEL, Comparison
 
 LOOSE = 0.1  # the share of items with a bound not to be trusted from which the verdict warns
 

@@ -1,6 +1,6 @@
 """Data: what one item is, the items of each split, batches of them, and readers and writers. Knows no model."""
 
-from ladle.data.batch import Batch, batches, make_batch, order
+from ladle.data.batch import Batch, batches, blank, make_batch, order
 from ladle.data.conform import as_held
 from ladle.data.dataset import Dataset, Split
 from ladle.data.errors import DataError
@@ -18,6 +18,7 @@ __all__ = [
     "atomic_file",
     "atomic_folder",
     "batches",
+    "blank",
     "grey_levels",
     "is_name",
     "make_batch",

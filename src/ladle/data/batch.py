@@ -86,6 +86,28 @@ def make_batch(
     )
 
 
+def blank(
+    schema: Schema, n: int, context: Mapping[str, Tensor] | None = None, device: torch.device | str = "cpu"
+) -> Batch:
+    """A batch of ``n`` stand-in items, for a walk that has no data: generation, decoding, or a trial of a model.
+
+    Args:
+        schema: what one item is.
+        n: how many.
+        context: what the items are to be given, such as ``{"label": ...}`` with ``(n,)`` int64.
+        device: of the tensors; ``meta`` takes no memory.
+
+    Returns:
+        Items of zeros. All values count as observed.
+
+        >>> blank(Schema("image", (1, 2, 2), "binary"), 3).x.shape
+        torch.Size([3, 1, 2, 2])
+    """
+    x = torch.zeros(n, *schema.shape, device=device)
+    observed = torch.ones_like(x, dtype=torch.bool) if schema.missing else None
+    return Batch(x, observed, dict(context or {}), torch.arange(n, device=device))
+
+
 _BINARIZE = {
     None: lambda x, stream, items: x,
     "dynamic": binarise,

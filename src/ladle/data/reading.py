@@ -15,7 +15,7 @@ from ladle.data.content import Content, Format, Request
 from ladle.data.dataset import Dataset
 from ladle.data.errors import DataError
 from ladle.data.schema import Schema
-from ladle.spec import parts
+from ladle.spec import registered
 
 
 def read(
@@ -70,13 +70,13 @@ def read(
 
 def is_name(source: str | os.PathLike[str]) -> bool:
     """Whether ``source`` is the name of a known data set (and not a path)."""
-    return isinstance(source, str) and source in parts()["dataset"]
+    return isinstance(source, str) and source in registered("dataset")
 
 
 def _named(name: str, request: Request, binarize: str | None) -> Dataset:
     if request.labels is not None:
         raise DataError(f"--labels must be left out for '{name}': a named set brings its own")
-    content, own = parts()["dataset"][name](request)
+    content, own = registered("dataset")[name](request)
     if own and binarize not in (None, own):
         raise DataError(f"--binarize must be left out for '{name}', which is binarised ({own}); got {binarize}")
     return finish(content, name, own or binarize, request.like, "test")
@@ -84,7 +84,7 @@ def _named(name: str, request: Request, binarize: str | None) -> Dataset:
 
 def formats() -> dict[str, Format]:
     """The known formats, by suffix."""
-    return {suffix: made for made in (kind() for kind in parts()["format"].values()) for suffix in made.suffixes}
+    return {suffix: made for made in (kind() for kind in registered("format").values()) for suffix in made.suffixes}
 
 
 def _format(name: str, known: dict[str, Format]) -> Format | None:
@@ -95,7 +95,7 @@ def _format(name: str, known: dict[str, Format]) -> Format | None:
 
 def _file(path: Path, request: Request) -> Content:
     if not path.exists():
-        names = ", ".join(sorted(parts()["dataset"]))
+        names = ", ".join(sorted(registered("dataset")))
         raise DataError(f"no such file or folder, and no data set of that name: '{path}'; known names: {names}")
     if not path.is_file():
         raise DataError(f"'{path}' must be a file or a folder, got something else (a device or a pipe)")

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ladle.data.errors import DataError
 from ladle.data.schema import Schema
-from ladle.spec import part, parts
+from ladle.spec import part, registered
 
 Values = np.ndarray | Mapping[str, np.ndarray]
 
@@ -86,7 +86,7 @@ def _opened(path: Path, force: bool) -> Iterator[Callable[[Values, Schema | None
         with atomic_folder(path, force=force) as folder:
             yield lambda values, schema, names: _pictures(_one(values, "a folder of images"), folder, schema, names)
         return
-    known = parts()["writer"]
+    known = registered("writer")
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in known:
         endings = " ".join(f".{name}" for name in sorted(known))

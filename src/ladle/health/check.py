@@ -9,10 +9,10 @@ import numpy as np
 
 from ladle.data import DataError, Dataset, Split, read
 from ladle.families import NotAvailable
-from ladle.folder import Model, load
 from ladle.health.findings import GROUND, Check, Context, Finding, Health
-from ladle.spec import parts
-from ladle.tasks.run import Source, items
+from ladle.spec import registered
+from ladle.store.folder import Model, load
+from ladle.tasks.common import Source, items
 
 MOST = 1000  # items of each split: enough for standard errors of a few percent, in seconds
 
@@ -66,7 +66,7 @@ def check(
 
 def rungs() -> list[tuple[str, Check]]:
     """Every check by name, from the ground up."""
-    return sorted(parts()["check"].items(), key=lambda item: item[1].rung)
+    return sorted(registered("check").items(), key=lambda item: item[1].rung)
 
 
 def _run(name: str, one: Check, context: Context) -> Finding:

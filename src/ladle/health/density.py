@@ -18,7 +18,7 @@ from ladle.families import NotAvailable, chain, mapped
 from ladle.families.colour import ColourMixture
 from ladle.families.local import LocalAutoregressive
 from ladle.health.findings import Context, Finding, rung
-from ladle.latents.latents import device_of
+from ladle.model.latents.latents import device_of
 from ladle.seeds import seeded
 
 # A sum over a discrete support is exact but for float32 parameters, an integral is good to 3e-3 in healthy models; a

@@ -20,13 +20,13 @@ from torch import Tensor
 from ladle import families
 from ladle.data import Schema, Split
 from ladle.families import NotAvailable
-from ladle.folder import Model
-from ladle.latents import from_prior, keyed, replay
-from ladle.measures import Units, units
+from ladle.health.measures import Units, units
+from ladle.model.latents import from_prior, keyed, replay
+from ladle.model.vae import VAE
 from ladle.seeds import seeded
 from ladle.spec import part
-from ladle.tasks.run import at_once, each_batch, explained
-from ladle.vae import VAE
+from ladle.store.folder import Model
+from ladle.tasks.common import at_once, each_batch, explained
 
 GROUND = 3  # the rungs that carry all others
 NO_PRIOR = "no prior: not applicable"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ladle.families import NotAvailable
 from ladle.health.findings import Context, Finding, rung
-from ladle.measures import FEWEST, two_sample
+from ladle.health.measures import FEWEST, two_sample
 
 # Areas under the ROC curve. Between samples and reconstructions healthy models have up to 0.89, and 0.95 with a
 # posterior trained by importance weights; those with next to no weight on the KL (beta 0.01), whose samples are

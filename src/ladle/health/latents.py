@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ladle.families import NotAvailable
 from ladle.health.findings import Context, Finding, rung
-from ladle.latents import centres
+from ladle.model.latents import centres
 from ladle.seeds import seeded
-from ladle.tasks.run import each_batch, explained
+from ladle.tasks.common import each_batch, explained
 
 DEAD = 0.01  # nats: below it a latent carries nothing (the same number that Burda et al. take for its variance)
 # Half a bit: with less in all, z cannot even halve the data. Digits at beta 15 and 50 have 0.16 and 0.15 nats of KL and

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from ladle.data import DataError, Split
-from ladle.evidence import check_density
 from ladle.families import centre, chain
-from ladle.folder import Model
-from ladle.latents import Level, centres, keyed
-from ladle.tasks.run import each_batch
+from ladle.inference.evidence import check_density
+from ladle.model.latents import Level, centres, keyed
+from ladle.store.folder import Model
+from ladle.tasks.common import each_batch
 
 ACTIVE = 0.01  # the threshold of Burda et al. on the variance of a latent's centre
 DRAWS = 8  # per item, where a KL has no closed form
@@ -46,7 +46,7 @@ def units(model: Model, split: Split, *, seed: int = 0) -> Units:
 
     Args:
         model: with a prior.
-        split: items as the model wants them, see :func:`ladle.tasks.run.items`.
+        split: items as the model wants them, see :func:`ladle.tasks.common.items`.
         seed: of the draws, keyed by item, where a KL has no closed form.
 
     Raises:

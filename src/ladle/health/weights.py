@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
-from ladle.assemble import check_support
-from ladle.evidence import batch_norms
 from ladle.families import mean
 from ladle.health.findings import Context, Finding, rung
-from ladle.latents import centres, replay
+from ladle.inference.evidence import batch_norms
+from ladle.model.latents import centres, replay
+from ladle.recipes.assemble import check_support
 from ladle.spec import SpecError
-from ladle.tasks.run import each_batch
+from ladle.tasks.common import each_batch
 
 # Of the magnitude of a number: float32 sums in another order, which other sizes of batches bring, differ by less than
 # a tenth of it in every healthy model tried; batch statistics differ by ten times as much and more.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ladle.report.page import Markup, element, joined, number
+from ladle.html.elements import Markup, element, joined, number
 
 SIDE = 1000  # units of the drawing in each direction
 Range = tuple[float, float]

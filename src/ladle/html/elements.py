@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from ladle.report.style import CSS
+from ladle.html.style import CSS
 
 _ALONE = {"img", "meta", "br", "circle", "ellipse", "line", "path", "rect", "use"}
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

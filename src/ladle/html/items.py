@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from ladle.data import Schema, grey_levels
-from ladle.report.charts import Marks, heat, limits, multiples, outline, plot
-from ladle.report.page import Markup, element, number
-from ladle.report.pictures import enlarged
+from ladle.html.charts import Marks, heat, limits, multiples, outline, plot
+from ladle.html.elements import Markup, element, number
 
+VISIBLE = 56  # pixels: the side up to which small images are enlarged
 LARGEST = 112  # pixels of an image's longer side
 GAP = 4
 LOSSLESS = 200_000  # bytes of a picture that is kept as it is
@@ -149,3 +149,9 @@ def level_word(value: float) -> str:
     ('2 %', '50 %')
     """
     return f"{number(100 * value, 3)} %"
+
+
+def enlarged(levels: np.ndarray) -> np.ndarray:
+    """Small images are enlarged, pixel by pixel, until they can be seen: ``(N, H, W, C)`` to ``(N, kH, kW, C)``."""
+    zoom = max(1, round(VISIBLE / max(levels.shape[1:3])))
+    return levels.repeat(zoom, 1).repeat(zoom, 2)

@@ -21,14 +21,14 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ladle.data import Batch
-from ladle.evidence import Items, check_density, doubled, lives, on_real_line, outputs
 from ladle.families import NotAvailable
-from ladle.latents import from_prior, keyed
-from ladle.objectives import bound
-from ladle.proposals import Proposal, proposal_of
+from ladle.inference.bounds import bound
+from ladle.inference.evidence import Items, check_density, doubled, lives, on_real_line, outputs
+from ladle.inference.proposals import Proposal, proposal_of
+from ladle.model.latents import from_prior, keyed
+from ladle.model.vae import VAE
 from ladle.seeds import key, seeded
 from ladle.shapes import Size, numel, sum_event
-from ladle.vae import VAE
 
 CHAINS, TEMPERATURES = 16, 500
 LEAPS = 4  # leapfrog steps of one transition
@@ -243,7 +243,7 @@ def annealed(
         samples: chains per item, C.
         temperatures: how many steps from q to the posterior.
         seed: of all noise, keyed by item.
-        proposal: where the chains start: ``q``, ``inflated`` or ``defensive``, see :mod:`ladle.proposals`.
+        proposal: where the chains start: ``q``, ``inflated`` or ``defensive``, see :mod:`ladle.inference.proposals`.
 
     Yields:
         What was found of a batch.
@@ -333,7 +333,7 @@ def sandwich(
         samples: chains per item, for each bound.
         temperatures: how many steps from q to the posterior.
         seed: of the items and of all noise.
-        proposal: where the path starts: ``q``, ``inflated`` or ``defensive``, see :mod:`ladle.proposals`.
+        proposal: where the path starts: ``q``, ``inflated`` or ``defensive``, see :mod:`ladle.inference.proposals`.
         progress: called with (items done, items in all).
 
     Raises:

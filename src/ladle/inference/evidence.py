@@ -7,29 +7,21 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ladle.conditional import Amortised
-from ladle.data import Batch
-from ladle.families import NotAvailable, frozen
-from ladle.latents import Draw, keyed
-from ladle.latents.flat import Flat
-from ladle.pareto import BAD, k_hat
-from ladle.proposals import Proposal, proposal_of
-from ladle.shapes import Size, numel, sum_event
-from ladle.vae import VAE
+from ladle.families import NotAvailable
+from ladle.inference.pareto import BAD
+from ladle.model.conditional import Amortised
+from ladle.model.latents.flat import Flat
+from ladle.model.vae import VAE
+from ladle.shapes import numel
 
-BLOCK = 1000  # samples drawn under one key: part of what a seed means
-NUMBERS = 2_000_000  # that the decoder's net puts out at a time: what bounds memory
-DRAWS = 16_384  # of z at a time: what bounds the memory of its hidden layers, where items are small
 WORDS = {
     "iwae": "{} importance samples",
     "ais": "{} annealed chains",
@@ -49,9 +41,9 @@ class Items(NamedTuple):
         index: ``(N,)``, which items of the data these are.
         nats: ``(N,)``, -log p(x).
         ess: ``(N,)``, the relative effective sample size of the importance weights, between 1/K and 1.
-        k_hat: ``(N,)``, the Pareto k̂ of the importance weights, see :func:`ladle.pareto.k_hat`.
-        curve: ``(N, C)``, the bound with each number of samples of :func:`ladder`, from the same weights; no columns
-            where the method has no such bound.
+        k_hat: ``(N,)``, the Pareto k̂ of the importance weights, see :func:`ladle.inference.pareto.k_hat`.
+        curve: ``(N, C)``, the bound with each number of samples of :func:`sample_counts`, from the same weights; no
+            columns where the method has no such bound.
     """
 
     method: str
@@ -162,118 +154,14 @@ def batch_norms(vae: VAE) -> list[str]:
     return [name for name, module in vae.named_modules() if isinstance(module, _BatchNorm)]
 
 
-def log_weights(vae: VAE, batch: Batch, samples: int, seed: int, proposal: str = "q") -> Tensor:
-    """The log importance weights of a batch, ``log p(x, z) / r(z|x)`` with z drawn from the proposal r,
-    ``(samples, B)``, computed a :func:`block` of samples at a time.
-
-    The noise of an item depends on (seed, item, block) alone: not on its neighbours, the batch size or the
-    device.
-    """
-    blocks = []
-    most = block(vae)
-    for i, start in enumerate(range(0, samples, most)):
-        size = (min(most, samples - start),)
-        blocks.append(weigh(vae, batch, size, keyed(seed, batch.index.tolist(), size, i), proposal_of(proposal)))
-    return torch.cat(blocks)
-
-
-def weigh(vae: VAE, batch: Batch, size: Size, noise: Draw, propose: Proposal) -> Tensor:
-    """The log importance weights of one walk, ``(*size, B)``.
-
-    Gradients reach the parameters of a proposal through z alone: where it is exact, they vanish.
-
-    Args:
-        vae: the model.
-        batch: the items.
-        size: how many samples of each.
-        noise: how to draw from what is proposed.
-        propose: what to draw from at each level.
-    """
-
-    def draw(i: int, q: Distribution | None, p: Distribution | None) -> Tensor:
-        return noise(i, propose(q, p, vae.latents.events[i]), p)  # type: ignore[arg-type]
-
-    terms = vae(batch, size, draw)
-    log_w = terms.log_px
-    for level, event in zip(terms.levels, vae.latents.events, strict=True):
-        r = frozen(propose(level.q, level.p, event))
-        log_w = log_w + level.log_p - sum_event(r.log_prob(level.z), log_w.dim())
-    return log_w
-
-
-def importance(
-    vae: VAE, batches: Iterable[Batch], *, samples: int = 100, seed: int = 0, proposal: str = "q"
-) -> Iterator[Items]:
-    """The importance-weighted bound of every item, a batch at a time.
-
-    ``log p(x) >= E log 1/K sum_k p(x, z_k) / q(z_k|x)``: in expectation a lower bound that rises with K.
-
-    Args:
-        vae: in evaluation mode.
-        batches: the items; make them no larger than :func:`rows` says.
-        samples: K.
-        seed: of the noise, keyed by item.
-        proposal: what z is drawn from: ``q``, ``inflated`` or ``defensive``, see :mod:`ladle.proposals`.
-
-    Yields:
-        What was found of a batch: ``-log p(x)`` bounded from above, and how good its weights are.
-
-    Raises:
-        NotAvailable: for a plain autoencoder, a model with batch normalisation, or a posterior without a temperature
-            if it is to be inflated.
-        SpecError: for an unknown proposal.
-
-    Reference:
-        Burda, Grosse, Salakhutdinov: "Importance Weighted Autoencoders", 2016.
-    """
-    check_density(vae)
-    proposal_of(proposal)
-    for batch in batches:
-        with torch.no_grad():  # not around the yield: a generator that is left early would leave gradients off
-            log_w = log_weights(vae, batch, samples, seed, proposal).double().cpu()
-            weights = log_w.softmax(dim=0)
-            ess = 1 / weights.square().sum(dim=0) / samples
-            bounds = -curve(log_w)
-        yield Items(
-            "iwae", "bound", samples, batch.index.cpu().numpy(), bounds[:, -1].numpy(), ess.numpy(),
-            k_hat(log_w.numpy()), bounds.numpy(),
-        )  # fmt: skip
-
-
-def ladder(samples: int) -> list[int]:
+def sample_counts(samples: int) -> list[int]:
     """1, 2, 5, 10, ... and ``samples``.
 
-    >>> ladder(70)
+    >>> sample_counts(70)
     [1, 2, 5, 10, 20, 50, 70]
     """
     steps = [digit * 10**power for power in range(len(str(samples))) for digit in (1, 2, 5)]
     return [k for k in steps if k < samples] + [samples]
-
-
-def curve(log_w: Tensor) -> Tensor:
-    """The bound with fewer samples, from the same weights: ``(S, B) -> (B, C)`` with the numbers K of :func:`ladder`.
-
-    ``1/G sum_g log 1/K sum_(k in g) w_k`` over the G disjoint groups of K samples that there are.
-
-    >>> curve(torch.tensor([1.0, 1.0, 3.0]).log()[:, None]).exp()  # (1 * 1 * 3)^(1/3), 1, (1 + 1 + 3) / 3
-    tensor([[1.4422, 1.0000, 1.6667]])
-    """
-    sums = {1: log_w}
-    for k in ladder(len(log_w))[1:]:
-        inner = max(n for n in sums if k % n == 0)  # a group of these has been summed
-        groups = len(log_w) // k
-        sums[k] = sums[inner][: groups * (k // inner)].unflatten(0, (groups, -1)).logsumexp(1)
-    return torch.stack([logs.mean(0) - math.log(k) for k, logs in sums.items()], dim=1)
-
-
-def block(vae: VAE) -> int:
-    """How many samples of an item are drawn under one key: ``BLOCK``, and fewer of large items."""
-    return max(1, min(BLOCK, NUMBERS // outputs(vae)))
-
-
-def rows(vae: VAE, samples: int) -> int:
-    """How many items to take at a time, so that memory stays bounded."""
-    return max(1, min(DRAWS, NUMBERS // outputs(vae)) // min(samples, block(vae)))
 
 
 def outputs(vae: VAE) -> int:
@@ -296,7 +184,7 @@ def summary(items: Items, dims: int, of: int | None = None) -> Evidence:
     se = float(items.nats.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
     known = items.k_hat[~np.isnan(items.k_hat)]
     bad = float((known > BAD).mean()) if len(known) else math.nan
-    steps = zip(ladder(items.samples), items.curve.mean(0).tolist(), strict=False)
+    steps = zip(sample_counts(items.samples), items.curve.mean(0).tolist(), strict=False)
     bits = mean / (dims * math.log(2))
     return Evidence(
         items.method, items.kind, items.samples, n, of or n, mean, se, bits, float(items.ess.mean()), bad, tuple(steps)

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from ladle.conditional import Amortised
 from ladle.data import DataError
 from ladle.families import NotAvailable
 from ladle.families.affine import AffineFamily
 from ladle.families.real import NormalFamily
-from ladle.latents.flat import Flat
+from ladle.model.conditional import Amortised
+from ladle.model.latents.flat import Flat
+from ladle.model.priors.prior import Standard
+from ladle.model.vae import VAE
 from ladle.nets.linear import Linear
-from ladle.priors.prior import Standard
 from ladle.seeds import seeded
-from ladle.vae import VAE
 
 COLLAPSED = 1e-10  # a noise below this part of the variance is a set of items that lies on fewer directions
 

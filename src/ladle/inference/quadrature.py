@@ -15,15 +15,15 @@ from torch.distributions.constraints import Constraint
 from torch.nn import functional as F
 
 from ladle.data import Batch
-from ladle.evidence import Items, check_density, doubled, lives, on_real_line, outputs, support
 from ladle.families import NotAvailable
 from ladle.families.directional import circle
 from ladle.families.discrete import OneHotBlocks
-from ladle.latents import from_prior, replay
-from ladle.linear import gaussian, is_linear
+from ladle.inference.evidence import Items, check_density, doubled, lives, on_real_line, outputs, support
+from ladle.inference.linear_gaussian import gaussian, is_linear
+from ladle.model.latents import from_prior, replay
+from ladle.model.vae import VAE
 from ladle.seeds import seeded
 from ladle.shapes import Size, numel
-from ladle.vae import VAE
 
 MOST = 65_536  # configurations that are enumerated
 DIMENSIONS = 2  # that are integrated over

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ladle.conditional import Conditional
 from ladle.data import Batch
 from ladle.families import chain, total
-from ladle.latents import Draw, Latents, Level, from_posterior
+from ladle.model.conditional import Conditional
+from ladle.model.latents import Draw, Latents, Level, from_posterior
 from ladle.shapes import Size, sum_event
 from ladle.spec import part
 

@@ -11,7 +11,7 @@ from ladle.spec import part
 
 @part("net", "linear")
 class Linear(Net):
-    """Hands on what it reads, flattened: with the head of a :class:`ladle.conditional.Amortised` on top, a linear
+    """Hands on what it reads, flattened: with the head of a :class:`ladle.model.conditional.Amortised` on top, a linear
     map. A linear decoder with a normal likelihood of one scale makes a VAE probabilistic PCA, whose evidence is known
     in closed form.
 

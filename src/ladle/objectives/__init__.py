@@ -1,6 +1,6 @@
 """Objectives: what training minimises."""
 
-from ladle.objectives.importance import bound
+from ladle.inference.bounds import bound
 from ladle.objectives.objective import Loss, Objective, Progress
 
 __all__ = ["Loss", "Objective", "Progress", "bound"]

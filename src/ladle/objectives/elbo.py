@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from ladle.families import frozen
-from ladle.latents import Level
+from ladle.model.latents import Level
+from ladle.model.vae import Terms
 from ladle.objectives.objective import Loss, Objective, Progress, warm
 from ladle.shapes import sum_event
 from ladle.spec import part
-from ladle.vae import Terms
 
 
 def negative_elbo(terms: Terms) -> Tensor:

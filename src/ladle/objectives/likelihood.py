@@ -9,15 +9,16 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from ladle.families import standard
-from ladle.latents import Level
-from ladle.latents.flat import Flat
-from ladle.linear import LinearGaussian, gaussian, is_linear
+from ladle.inference.bounds import bound, shares
+from ladle.inference.linear_gaussian import LinearGaussian, gaussian, is_linear
+from ladle.model.latents import Level
+from ladle.model.latents.flat import Flat
+from ladle.model.vae import VAE, Terms
 from ladle.objectives.elbo import landing
-from ladle.objectives.importance import Iwae, bound, shares
+from ladle.objectives.importance import Iwae
 from ladle.objectives.objective import Loss, Objective, Progress
 from ladle.shapes import Size, sum_event
 from ladle.spec import part
-from ladle.vae import VAE, Terms
 
 PARTICLES = 64
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ladle.model.vae import VAE, Terms
 from ladle.shapes import Size
-from ladle.vae import VAE, Terms
 
 
 class Progress(NamedTuple):

@@ -8,21 +8,21 @@ from typing import Any, NamedTuple
 
 from torch.distributions import Distribution, constraints
 
-from ladle.conditional import Amortised
 from ladle.data import Schema
 from ladle.families import Family, standard
-from ladle.latents import Latents
-from ladle.latents.blocks import parse
-from ladle.latents.flat import Flat
-from ladle.latents.ladder import Ladder
+from ladle.model.conditional import Amortised
+from ladle.model.latents import Latents
+from ladle.model.latents.flat import Flat
+from ladle.model.latents.ladder import Ladder
+from ladle.model.latents.levels import parse
+from ladle.model.priors import Prior
+from ladle.model.vae import VAE
 from ladle.nets import Standardise
 from ladle.objectives import Objective
-from ladle.priors import Prior
 from ladle.recipes import recipe as recipe_spec
 from ladle.seeds import seeded
 from ladle.shapes import Size, numel
-from ladle.spec import SpecError, build, lookup, parts
-from ladle.vae import VAE
+from ladle.spec import SpecError, build, lookup, registered
 
 
 class Training(NamedTuple):
@@ -188,7 +188,7 @@ def check_support(name: str, family: Family, schema: Schema) -> None:
     if explained(family) == schema.support:
         return
     fitting = []
-    for other, maker in parts()["family"].items():
+    for other, maker in registered("family").items():
         try:
             candidate = maker()
         except TypeError:

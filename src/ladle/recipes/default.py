@@ -7,11 +7,10 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ladle.assemble import Assembly, assemble
-from ladle.data import Dataset
+from ladle.data import Dataset, blank
 from ladle.machine import Machine, choose
-from ladle.memory import blank
 from ladle.recipes import SIZES
+from ladle.recipes.assemble import Assembly, assemble
 
 RATES = {"cuda": 20e12, "bf16-mixed": 90e9, "32-true": 35e9}  # floating-point operations a second; a CPU's per thread
 PASSES = 10  # over the data: a larger net that sees it less often learns less in the same time (docs/benchmarks.md)
@@ -70,5 +69,5 @@ def rate(machine: Machine) -> float:
 def cost(assembly: Assembly) -> float:
     """Floating-point operations of a training step for each item, counted on a model without memory."""
     with FlopCounterMode(display=False) as counter:
-        assembly.model(blank(assembly.schema, 1))
+        assembly.model(blank(assembly.schema, 1, device="meta"))
     return (1 + BACKWARD) * counter.get_total_flops()

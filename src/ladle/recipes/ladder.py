@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ladle.data import Schema
-from ladle.latents.blocks import maps
+from ladle.model.latents.levels import maps
 from ladle.recipes.sizes import CHANNELS, WIDTH, latents, likelihood
 from ladle.recipes.vae import STANDARD
 from ladle.spec import SpecError, part

@@ -1,1 +1,1 @@
-"""Pictures of a model, and the report: one page that shows what it has learned."""
+"""The report: one page of panels that shows what a model has learned."""

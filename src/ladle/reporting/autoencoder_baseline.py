@@ -11,21 +11,21 @@ import numpy as np
 import torch
 
 from ladle import families
-from ladle.assemble import assemble
 from ladle.data import Split
 from ladle.families import NotAvailable
-from ladle.folder import Model, ModelError, load
-from ladle.latents import from_prior, replay
-from ladle.measures import two_sample
-from ladle.report import shown
-from ladle.report.charts import Marks, gauge, legend
-from ladle.report.page import Absent, Markup, Panel, element, joined
-from ladle.report.subject import Subject
+from ladle.health.measures import two_sample
+from ladle.html import items as markup
+from ladle.html.charts import Marks, gauge, legend
+from ladle.html.elements import Absent, Markup, Panel, element, joined
+from ladle.model.latents import from_prior, replay
+from ladle.recipes.assemble import assemble
+from ladle.reporting.subject import Subject
 from ladle.seeds import seeded
 from ladle.shapes import numel
+from ladle.store.folder import Model, ModelError, load
+from ladle.tasks.common import at_once, explained
 from ladle.tasks.encode import encode, levels_of
-from ladle.tasks.run import at_once, explained
-from ladle.train import fit
+from ladle.training.fit import fit
 
 NAME = "autoencoder"  # its folder, inside the run's
 LONGEST = 1.0  # minutes of training
@@ -34,7 +34,7 @@ SEEN = 16  # images of each kind
 
 
 def plan(subject: Subject) -> dict[str, Any]:
-    """The run's nets, latent size and likelihood as the plan of an autoencoder, for :func:`ladle.assemble.assemble`.
+    """The run's nets, latent size and likelihood as the plan of an autoencoder, for :func:`ladle.assemble`.
 
     Raises:
         Absent: when the model is not one encoder, one vector of latents and one decoder.
@@ -145,7 +145,7 @@ def prior(subject: Subject) -> Panel:
         pictures = _pictures(subject, held, sets)
     else:
         pictures = joined([
-            shown.histograms(subject.columns, [(name, look, new.reshape(n, -1)) for name, look, _, new in sets]),
+            markup.histograms(subject.columns, [(name, look, new.reshape(n, -1)) for name, look, _, new in sets]),
             legend([Marks([], [], look, "area" if look == "filled" else "line", name) for name, look, _, _ in sets]),
         ])  # fmt: skip
     words = [
@@ -186,7 +186,7 @@ def _pictures(subject: Subject, held: Split, sets: list[tuple[str, str, np.ndarr
     schema, figures = subject.model.schema, []
     for i, (name, _, mean, _) in enumerate(sets):
         some = held.x[:SEEN] if i == 0 else mean[:SEEN]
-        levels = shown.look(some, schema, binarised=i > 0)
+        levels = markup.look(some, schema, binarised=i > 0)
         caption = element("figcaption", element("b", name), "" if i == 0 else ", the expectation of p(x|z)")
-        figures.append(element("figure", caption, shown.sheet(levels, 8, f"{len(levels)} images: {name}")))
+        figures.append(element("figure", caption, markup.sheet(levels, 8, f"{len(levels)} images: {name}")))
     return element("div", *figures, class_="stack")

@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image
 
 from ladle.coding import CodingError
-from ladle.report.page import Absent, Markup, Panel, element
-from ladle.report.subject import Subject
+from ladle.html.elements import Absent, Markup, Panel, element
+from ladle.reporting.subject import Subject
+from ladle.tasks.common import explained
 from ladle.tasks.compress import compress
-from ladle.tasks.run import explained
 from ladle.tasks.score import measure
 
 ITEMS = 1000  # compressed, at most

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ladle.checkpoint import ModelError, read_json
-from ladle.report.charts import SIDE
-from ladle.report.page import Absent, Markup, Panel, element, joined
-from ladle.report.subject import Subject
-from ladle.select.selection import HEAD, Selection, cells
+from ladle.comparison.selection import HEAD, Selection, cells
+from ladle.html.charts import SIDE
+from ladle.html.elements import Absent, Markup, Panel, element, joined
+from ladle.reporting.subject import Subject
+from ladle.store.files import ModelError, read_json
 
 ROOM = 0.03  # of the drawing, at either end
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from ladle.conditional import Amortised
-from ladle.latents.ladder import Ladder, Top
-from ladle.priors import Prior
-from ladle.report.page import Markup, Panel, element, joined
-from ladle.report.subject import Subject
+from ladle.html.elements import Markup, Panel, element, joined
+from ladle.model.conditional import Amortised
+from ladle.model.latents.ladder import Ladder, Top
+from ladle.model.priors import Prior
+from ladle.model.vae import VAE
+from ladle.reporting.subject import Subject
 from ladle.shapes import Size, numel
 from ladle.spec import to_spec
-from ladle.vae import VAE
 
 WIDTH, LEFT, STEP, RADIUS = 340, 122, 104, 23
 CIRCLES = 4  # of latents, one for each level; where there are more levels, those of one size share one
@@ -158,7 +158,7 @@ def _below(i: int) -> str:
 
 
 def drawing(names: list[str], sizes: list[str], prior: str, posterior: str, likelihood: str, plain: bool) -> Markup:
-    """The levels from the top, then h, then x, then p(x), as SVG that :data:`ladle.report.style.CSS` colours.
+    """The levels from the top, then h, then x, then p(x), as SVG that :data:`ladle.html.style.CSS` colours.
 
     Args:
         names: of the levels, from the top.

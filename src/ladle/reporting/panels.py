@@ -6,18 +6,18 @@ import numpy as np
 import torch
 
 from ladle import families
-from ladle.latents import from_prior
-from ladle.measures import ACTIVE
-from ladle.report import shown
-from ladle.report.charts import Marks, bars, legend, limits, plot
-from ladle.report.page import Absent, Markup, Panel, element, joined
-from ladle.report.pictures import curve, visible
-from ladle.report.subject import Subject
+from ladle.health.measures import ACTIVE
+from ladle.html import items as markup
+from ladle.html.charts import Marks, bars, legend, limits, plot
+from ladle.html.elements import Absent, Markup, Panel, element, joined
+from ladle.model.latents import from_prior
+from ladle.reporting.pictures import curve, visible
+from ladle.reporting.subject import Subject
 from ladle.seeds import seeded
+from ladle.tasks.common import explained
 from ladle.tasks.encode import decode, encode
 from ladle.tasks.interpolate import interpolate
 from ladle.tasks.reconstruct import reconstruct
-from ladle.tasks.run import explained
 from ladle.tasks.sample import sample
 
 PAIRS, SAMPLES, IN_A_ROW = 24, 64, 8
@@ -69,14 +69,14 @@ def reconstructions(subject: Subject) -> Panel:
     title, schema, held = "Reconstructions", subject.model.schema, subject.held
     if schema.kind == "image":
         some = held.take(np.arange(min(PAIRS, len(held))))
-        again = shown.look(reconstruct(subject.model, some), schema)
-        first = shown.look(some.x, schema, binarised=False)
+        again = markup.look(reconstruct(subject.model, some), schema)
+        first = markup.look(some.x, schema, binarised=False)
         rows = []
         for start in range(0, len(first), IN_A_ROW):
             rows += [first[start : start + IN_A_ROW], again[start : start + IN_A_ROW]]
         if len(rows[-1]) < IN_A_ROW and len(rows) > 2:  # whole rows only
             rows = rows[:-2]
-        body = shown.sheet(np.concatenate(rows), IN_A_ROW, f"{len(first)} pairs of an image and its reconstruction",
+        body = markup.sheet(np.concatenate(rows), IN_A_ROW, f"{len(first)} pairs of an image and its reconstruction",
                            together=2)  # fmt: skip
         words = (
             "Above each time an item that the model was not trained on, below what came back after it was encoded to "
@@ -85,8 +85,8 @@ def reconstructions(subject: Subject) -> Panel:
         )
         return Panel(title, words, body)
     x, again = _table(subject)
-    r2 = shown.fits(x, again)
-    body = shown.scatters(subject.columns, x, again, [shown.told(v) for v in r2])
+    r2 = markup.fits(x, again)
+    body = markup.scatters(subject.columns, x, again, [markup.told(v) for v in r2])
     words = (
         f"Each dot is an item that the model was not trained on: along what it is, up what came back after "
         f"{subject.codes.shape[1]} numbers. On the line nothing is lost.",
@@ -107,8 +107,8 @@ def _table(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _more(subject: Subject) -> str:
-    beyond = len(subject.columns) - shown.MOST_COLUMNS
-    return f" The first {shown.MOST_COLUMNS} of {len(subject.columns)} columns are shown." if beyond > 0 else ""
+    beyond = len(subject.columns) - markup.MOST_COLUMNS
+    return f" The first {markup.MOST_COLUMNS} of {len(subject.columns)} columns are shown." if beyond > 0 else ""
 
 
 def _finite(value: float) -> float | None:
@@ -120,7 +120,7 @@ def samples(subject: Subject) -> Panel:
     title, schema = "Samples", subject.model.schema
     if schema.kind == "image":
         drawn = sample(subject.model, SAMPLES, progress=subject.progress("sample"))
-        body = shown.sheet(shown.look(drawn, schema), IN_A_ROW, f"{SAMPLES} images drawn from the model")
+        body = markup.sheet(markup.look(drawn, schema), IN_A_ROW, f"{SAMPLES} images drawn from the model")
         words = (
             "New items: z drawn from the prior p(z), then the expectation of p(x|z). None of them was chosen.",
             "Good samples are as varied as the data and are things that could be in it. Bad: blurs between things, or "
@@ -130,7 +130,7 @@ def samples(subject: Subject) -> Panel:
     new = sample(subject.model, 2000, noise=True, progress=subject.progress("sample")).astype(np.float64)
     x = _table(subject)[0]
     body = joined([
-        shown.histograms(subject.columns, [("data", "filled", x), ("samples", "accent", new.reshape(len(new), -1))]),
+        markup.histograms(subject.columns, [("data", "filled", x), ("samples", "accent", new.reshape(len(new), -1))]),
         legend([Marks([], [], "filled", "area", "data"), Marks([], [], "accent", "line", "samples")]),
     ])  # fmt: skip
     words = (
@@ -194,12 +194,12 @@ def interpolation(subject: Subject) -> Panel:
     )
     if schema.kind == "image":
         flat = lines.reshape(-1, *schema.shape)
-        body = shown.sheet(shown.look(flat, schema), STEPS, f"{len(a)} rows, each from one item to another")
+        body = markup.sheet(markup.look(flat, schema), STEPS, f"{len(a)} rows, each from one item to another")
     else:
         maps = []
         for i, line in enumerate(lines.reshape(len(a), STEPS, -1).astype(np.float64)):
             alt = f"How the columns change from item {i} to another"
-            drawn = shown.heat_of(line, line[0], subject.columns, schema, alt, ("from", "to"))
+            drawn = markup.heat_of(line, line[0], subject.columns, schema, alt, ("from", "to"))
             maps.append(element("figure", element("figcaption", element("b", f"line {i + 1}")), drawn))
         body = element("div", *maps, class_="maps")
         words = (
@@ -254,12 +254,12 @@ def traversals(subject: Subject) -> Panel:
         z[row, :, i] = values[:, i]
     x = decode(subject.model, z.reshape(-1, z.shape[-1])).reshape(len(chosen), STEPS, *schema.shape)
     figures: list[Markup] = []
-    ends = (shown.level_word(u[0]), shown.level_word(u[-1]))
+    ends = (markup.level_word(u[0]), markup.level_word(u[-1]))
     if schema.kind == "image":
-        looks = shown.look(x.reshape(-1, *schema.shape), schema).reshape(len(chosen), STEPS, -1)
-        one = shown.look(x[0, :1], schema).shape[1:]
+        looks = markup.look(x.reshape(-1, *schema.shape), schema).reshape(len(chosen), STEPS, -1)
+        one = markup.look(x[0, :1], schema).shape[1:]
         for i, strip_of in zip(chosen, looks, strict=True):
-            strip = shown.sheet(strip_of.reshape(STEPS, *one), STEPS, f"Latent {i} from low to high")
+            strip = markup.sheet(strip_of.reshape(STEPS, *one), STEPS, f"Latent {i} from low to high")
             told = f" {found.kl[i]:.2f} nats"
             figures.append(element("figure", element("figcaption", element("b", f"z{i}"), told), strip))
         scale = element("div", element("span", ends[0]), element("span", "quantile of the prior"),
@@ -269,7 +269,7 @@ def traversals(subject: Subject) -> Panel:
     else:
         start = decode(subject.model, base)[0].astype(np.float64).ravel()
         for i, rows in zip(chosen[:6], x.reshape(len(chosen), STEPS, -1).astype(np.float64), strict=False):
-            drawn = shown.heat_of(rows, start, subject.columns, schema, f"What latent {i} changes", ends)
+            drawn = markup.heat_of(rows, start, subject.columns, schema, f"What latent {i} changes", ends)
             told = f" {found.kl[i]:.2f} nats"
             figures.append(element("figure", element("figcaption", element("b", f"z{i}"), told), drawn))
         body = element("div", *figures, class_="maps")

@@ -13,14 +13,15 @@ from PIL import Image
 
 from ladle.data import Dataset, Schema, atomic_file, grey_levels, sheet
 from ladle.families import NotAvailable
-from ladle.folder import Model
-from ladle.records import read_log
+from ladle.html.items import enlarged
+from ladle.store.folder import Model
+from ladle.tasks.common import items
 from ladle.tasks.reconstruct import reconstruct
-from ladle.tasks.run import items
 from ladle.tasks.sample import sample
+from ladle.training.records import read_log
 
 PAIRS, COLUMNS, SAMPLES = 32, 8, 64
-GAP, MARGIN, VISIBLE = 2, 8, 56
+GAP, MARGIN = 2, 8
 PAPER, ACCENT, SOFT = "#ffffff", "#c2410c", "#2563eb"
 
 
@@ -58,12 +59,6 @@ def visible(nats: Iterable[float]) -> tuple[float, float]:
     low, high = values[0], values[min(int(0.9 * len(values)), len(values) - 1)]
     room = max(high - low, 1e-3 * abs(low), 1e-6)
     return low - 0.08 * room, high + 0.25 * room
-
-
-def enlarged(levels: np.ndarray) -> np.ndarray:
-    """Small images are enlarged, pixel by pixel, until they can be seen: ``(N, H, W, C)`` to ``(N, kH, kW, C)``."""
-    zoom = max(1, round(VISIBLE / max(levels.shape[1:3])))
-    return levels.repeat(zoom, 1).repeat(zoom, 2)
 
 
 def pairs(x: np.ndarray, again: np.ndarray) -> np.ndarray:

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ladle.checkpoint import ModelError
 from ladle.data import DataError, Dataset, atomic_file, read
 from ladle.families import NotAvailable
-from ladle.folder import Model, load, load_unfinished
-from ladle.hub import is_hub
-from ladle.report import companion, compression, families, graph, head, panels
-from ladle.report.page import Absent, Panel, element, page, prose
-from ladle.report.subject import Subject
-from ladle.tasks.run import Telling, fitted_to, silent
+from ladle.html.elements import Absent, Panel, element, page, prose
+from ladle.reporting import autoencoder_baseline, compression, families, graph, panels, summary
+from ladle.reporting.subject import Subject
+from ladle.store.files import ModelError
+from ladle.store.folder import Model, load, load_unfinished
+from ladle.store.hub import is_hub
+from ladle.tasks.common import Telling, fitted_to, silent
 
 PANELS: dict[str, Callable[[Subject], Panel | None]] = {
     "Training": panels.training,
@@ -26,12 +26,12 @@ PANELS: dict[str, Callable[[Subject], Panel | None]] = {
     "One latent at a time": panels.traversals,
     "Between two items": panels.interpolation,
     "Use of the latents": panels.usage,
-    "What the prior is for": companion.prior,
+    "What the prior is for": autoencoder_baseline.prior,
     "Compression": compression.compression,
     "Latent families": families.families,
     "Architecture": graph.architecture,
     "The model as a graph": graph.graph,
-    "How to use it": head.use,
+    "How to use it": summary.use,
 }
 
 
@@ -73,7 +73,7 @@ def report(
     model, step = _model(folder, device)
     found, why = _data(model, data, labels)
     subject = Subject(folder.resolve(), model, found, why, step, quick, progress)
-    top, numbers = head.head(subject)
+    top, numbers = summary.head(subject)
     drawn = []
     for i, (title, draw) in enumerate(PANELS.items()):
         progress(f"report: {title.lower()},")(i + 1, len(PANELS))

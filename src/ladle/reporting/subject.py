@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from ladle.data import Dataset, Split
-from ladle.folder import Model
-from ladle.measures import Units, units
-from ladle.records import read_log
-from ladle.report.page import Absent
+from ladle.health.measures import Units, units
+from ladle.html.elements import Absent
+from ladle.store.folder import Model
+from ladle.tasks.common import Telling, items, silent
 from ladle.tasks.encode import encode
-from ladle.tasks.run import Telling, items, silent
+from ladle.training.records import read_log
 
 ITEMS, QUICK, UNITS = 3000, 1000, 1000  # looked at, at most
 LARGE = 1 << 21  # numbers in those items together, at most (but 500 items in any case)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from ladle.data import DataError
-from ladle.evidence import Evidence, Items, importance, joined, rows, summary
 from ladle.families import NotAvailable
-from ladle.report.page import Absent, Markup, Panel, element, number, prose
-from ladle.report.subject import Subject
-from ladle.tasks.run import each_batch, fitted_to
+from ladle.html.elements import Absent, Markup, Panel, element, number, prose
+from ladle.inference.evidence import Evidence, Items, joined, summary
+from ladle.inference.importance import importance, rows
+from ladle.reporting.subject import Subject
+from ladle.tasks.common import each_batch, fitted_to
 
 SAMPLES, ITEMS, CHUNK = 50, 500, 20
 PATIENCE, QUICK = 30.0, 2.0  # seconds

@@ -16,24 +16,17 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ladle import __version__
-from ladle.assemble import Assembly, check_support
-from ladle.checkpoint import (
-    LARGEST_CONFIG,
-    Checkpoints,
-    ModelError,
-    read_json,
-    read_tensors,
-    write_json,
-    write_tensors,
-)
 from ladle.data import Batch, DataError, Dataset, Schema, atomic_file
-from ladle.hub import Repository, is_hub
-from ladle.latents import centres
 from ladle.machine import choose
+from ladle.model.latents import centres
+from ladle.model.vae import VAE
+from ladle.recipes.assemble import Assembly, check_support
 from ladle.seeds import seeded
 from ladle.spec import SpecError, build, to_spec
-from ladle.vae import VAE
+from ladle.store.checkpoints import Checkpoints
+from ladle.store.files import LARGEST_CONFIG, ModelError, read_json, read_tensors, write_json, write_tensors
+from ladle.store.hub import Repository, is_hub
+from ladle.version import __version__
 
 FORMAT = 1
 MOST_VALUES, MOST_CALLS = 1_000_000, 40_000

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ladle.checkpoint import ModelError
-from ladle.extras import need
+from ladle.machine import need
+from ladle.store.files import ModelError
 
 PREFIX = "hub:"
 NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)

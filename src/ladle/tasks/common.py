@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ladle.data import Batch, DataError, Dataset, Split, as_held, batches, is_name, read
-from ladle.folder import Model
+from ladle.store.folder import Model
 
 Source = str | Path | np.ndarray | Split | Dataset
 Progress = Callable[[int, int], None]

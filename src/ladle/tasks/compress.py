@@ -12,22 +12,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ladle import __version__
-from ladle.coding.codec import BitsBack, Codec
+from ladle.coding.bits_back import BitsBack, Codec
 from ladle.coding.container import CODED, LARGEST_CHUNK, LARGEST_CONTENTS, STORED, XZ, Reader, Writer, digest
 from ladle.coding.convert import exact as rewritten
-from ladle.coding.direct import COARSER, SHARPEST, STEPS, Direct, Settings, chosen
 from ladle.coding.errors import Damaged, Desynchronised, NotCodable, NumericsError
-from ladle.coding.exact import Exact
-from ladle.coding.pieces import ArrayPieces, FolderPieces, Pieces, counted, understood
-from ladle.coding.store import LARGEST, fingerprint, load_exact, probe, save_exact
+from ladle.coding.items import ArrayPieces, FolderPieces, Pieces, counted, understood
+from ladle.coding.model import Exact
+from ladle.coding.model_file import LARGEST, fingerprint, load_exact, probe, save_exact
+from ladle.coding.random_access import COARSER, SHARPEST, STEPS, Direct, Settings, chosen
 from ladle.data import DataError, Dataset, atomic_file, is_name, read
 from ladle.data.images import Images
-from ladle.folder import Model, load
-from ladle.hub import EXACT, Repository, is_hub
 from ladle.machine import choose
-from ladle.tasks.run import Progress, explained, items, side_by_side
+from ladle.store.folder import Model, load
+from ladle.store.hub import EXACT, Repository, is_hub
+from ladle.tasks.common import Progress, explained, items, side_by_side
 from ladle.tasks.sample import sample
+from ladle.version import __version__
 
 MODES = ("bitsback", "random-access")
 PAYLOAD = 1 << 19  # bytes of a chunk, about

@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ladle.coding.codec import Codec
+from ladle.coding.bits_back import Codec
 from ladle.coding.container import CODED, LARGEST_CHUNK, STORED, Chunk, Reader, digest, inflated
-from ladle.coding.direct import Direct
 from ladle.coding.errors import Damaged, Desynchronised, Newer, NotALadleFile, NumericsError, WrongModel
-from ladle.coding.pieces import counted, part_of, restored, understood
-from ladle.coding.store import fingerprint, load_exact
+from ladle.coding.items import counted, part_of, restored, understood
+from ladle.coding.model_file import fingerprint, load_exact
+from ladle.coding.random_access import Direct
 from ladle.data import DataError
 from ladle.machine import choose
+from ladle.tasks.common import Progress, side_by_side
 from ladle.tasks.compress import MODES, codec_of, exact
-from ladle.tasks.run import Progress, side_by_side
 
 
 class Verified(NamedTuple):

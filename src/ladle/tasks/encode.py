@@ -9,10 +9,10 @@ import torch
 
 from ladle import families
 from ladle.data import DataError
-from ladle.folder import Model
-from ladle.latents import centres, from_prior, replay
+from ladle.model.latents import centres, from_prior, replay
 from ladle.shapes import numel
-from ladle.tasks.run import Progress, Source, at_once, each_batch, items
+from ladle.store.folder import Model
+from ladle.tasks.common import Progress, Source, at_once, each_batch, items
 
 
 def encode(
@@ -28,7 +28,7 @@ def encode(
 
     Args:
         model: from :func:`ladle.load`.
-        data: what to encode; see :func:`ladle.tasks.run.items`.
+        data: what to encode; see :func:`ladle.tasks.common.items`.
         levels: of a hierarchy ``all``, or only the ``top`` one.
         split: of a data set that has splits.
         batch: items at a time.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ladle.data import DataError
-from ladle.folder import Model
+from ladle.store.folder import Model
+from ladle.tasks.common import Source
 from ladle.tasks.encode import decode, encode
-from ladle.tasks.run import Source
 
 
 def interpolate(model: Model, a: Source, b: Source, *, steps: int = 8) -> np.ndarray:

@@ -14,18 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
-from ladle.checkpoint import ModelError, read_json, read_tensors, write_json, write_tensors
-from ladle.conditional import Amortised
 from ladle.data import DataError, order
-from ladle.evidence import check_density, log_weights
 from ladle.families import NotAvailable
-from ladle.folder import Model
-from ladle.linear import gaussian
-from ladle.objectives import bound
+from ladle.inference.bounds import bound
+from ladle.inference.evidence import check_density
+from ladle.inference.importance import log_weights
+from ladle.inference.linear_gaussian import gaussian
+from ladle.model.conditional import Amortised
+from ladle.model.vae import VAE
 from ladle.seeds import seeded
-from ladle.tasks.run import Progress, Source, each_batch, items
+from ladle.store.files import ModelError, read_json, read_tensors, write_json, write_tensors
+from ladle.store.folder import Model
+from ladle.tasks.common import Progress, Source, each_batch, items
 from ladle.tasks.score import score
-from ladle.vae import VAE
 
 FILE = "laplace.safetensors"
 HEAD = "likelihood.head."
@@ -97,7 +98,7 @@ def laplace(
 
     Args:
         model: at its mode: fitted by the estimator ``laplace`` or ``map``.
-        data: what it was fitted to; see :func:`ladle.tasks.run.items`.
+        data: what it was fitted to; see :func:`ladle.tasks.common.items`.
         split: of it.
         seed: of the importance samples.
         progress: called with (items done, items in all).
@@ -295,7 +296,7 @@ def predictive(
     Args:
         model: at the mode.
         posterior: from :func:`laplace`.
-        data: the items; see :func:`ladle.tasks.run.items`.
+        data: the items; see :func:`ladle.tasks.common.items`.
         draws: of the weights.
         level: of the interval, between 0 and 1.
         at_most: so many items, drawn at random, stand for all: those that :func:`ladle.measure` takes for this seed.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ladle.folder import ModelError, load
-from ladle.hub import checked, is_hub, upload
+from ladle.store.folder import ModelError, load
+from ladle.store.hub import checked, is_hub, upload
 
 
 def push(run: str | Path, name: str, *, private: bool = False) -> str:

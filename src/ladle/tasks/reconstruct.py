@@ -7,9 +7,9 @@ import torch
 
 from ladle import families
 from ladle.data import DataError
-from ladle.folder import Model
-from ladle.latents import Draw, centres, keyed
-from ladle.tasks.run import Progress, Source, each_batch, items
+from ladle.model.latents import Draw, centres, keyed
+from ladle.store.folder import Model
+from ladle.tasks.common import Progress, Source, each_batch, items
 
 
 def reconstruct(
@@ -27,7 +27,7 @@ def reconstruct(
 
     Args:
         model: from :func:`ladle.load`.
-        data: what to reconstruct; see :func:`ladle.tasks.run.items`.
+        data: what to reconstruct; see :func:`ladle.tasks.common.items`.
         draws: 0 takes the centre; otherwise how many z are drawn per item.
         keep: of a hierarchy, how many levels are read from the item; those below come from their prior given these.
             Keep the gist, vary the detail.

@@ -9,10 +9,10 @@ import torch
 
 from ladle import families
 from ladle.data import DataError
-from ladle.folder import Model
-from ladle.latents import from_prior
+from ladle.model.latents import from_prior
 from ladle.seeds import seeded
-from ladle.tasks.run import Progress, at_once
+from ladle.store.folder import Model
+from ladle.tasks.common import Progress, at_once
 
 
 def sample(

@@ -9,16 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ladle.annealed import CHAINS, TEMPERATURES, Sandwich, annealed, unconstrained
-from ladle.annealed import rows as annealed_rows
-from ladle.annealed import sandwich as annealed_sandwich
 from ladle.data import Batch, DataError, order
-from ladle.evidence import Evidence, Items, importance, joined, rows, summary
-from ladle.exact import exact, solvable
-from ladle.exact import rows as exact_rows
-from ladle.folder import Model
-from ladle.tasks.run import Progress, Source, each_batch, items, side_by_side
-from ladle.vae import VAE
+from ladle.inference.annealed import CHAINS, TEMPERATURES, Sandwich, annealed, unconstrained
+from ladle.inference.annealed import rows as annealed_rows
+from ladle.inference.annealed import sandwich as annealed_sandwich
+from ladle.inference.evidence import Evidence, Items, joined, summary
+from ladle.inference.importance import importance, rows
+from ladle.inference.quadrature import exact, solvable
+from ladle.inference.quadrature import rows as exact_rows
+from ladle.model.vae import VAE
+from ladle.store.folder import Model
+from ladle.tasks.common import Progress, Source, each_batch, items, side_by_side
 
 
 class Settings(NamedTuple):
@@ -80,7 +81,7 @@ def score(
 
     Args:
         model: from :func:`ladle.load`; a plain autoencoder has no density.
-        data: what to score; see :func:`ladle.tasks.run.items`.
+        data: what to score; see :func:`ladle.tasks.common.items`.
         samples: importance samples per item.
         split: of a data set that has splits.
         seed: of the noise, keyed by item: an item's score does not depend on its neighbours.
@@ -139,7 +140,7 @@ def measure(
 
     Args:
         model: from :func:`ladle.load`; a plain autoencoder has no density.
-        data: what to look at; see :func:`ladle.tasks.run.items`.
+        data: what to look at; see :func:`ladle.tasks.common.items`.
         method: ``iwae``, the importance-weighted bound; ``ais``, annealed importance sampling, a tighter and slower
             one; or ``exact``, where the latents are at most two or have few configurations. Where latents are not on
             the real line, ``ais`` is exact if it can be, else ``iwae``: the result says which.
@@ -204,7 +205,7 @@ def sandwich(
     seed: int = 0,
     progress: Progress = lambda done, total: None,
 ) -> Sandwich:
-    """log p(x) between two bounds, on items simulated from the model: see :func:`ladle.annealed.sandwich`.
+    """log p(x) between two bounds, on items simulated from the model: see :func:`ladle.inference.annealed.sandwich`.
 
     Raises:
         DataError: for fewer than 1 item, sample or temperature.

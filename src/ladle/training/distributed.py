@@ -28,10 +28,10 @@ from torch import distributed as dist
 from torch.distributions import Distribution
 
 from ladle import families
-from ladle.guard import TrainingError
-from ladle.latents import Draw, from_posterior
 from ladle.machine import Machine, MachineError, choose
+from ladle.model.latents import Draw, from_posterior
 from ladle.shapes import Size
+from ladle.training.guard import TrainingError
 
 MEETING = "LADLE_MEETING"  # where processes find each other: a file, when `ladle fit --devices` has started them
 PATIENCE = timedelta(days=1)  # a process that has died is noticed at once; one that validates may take its time

@@ -18,19 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ladle.assemble import Assembly
-from ladle.checkpoint import Checkpoints, under
 from ladle.data import Batch, Dataset, batches, make_batch, order
-from ladle.folder import describe, open_run, save
-from ladle.guard import Average, Guard, TrainingError, blame, reset_moments, total_norm
-from ladle.loggers import Loggers, check
 from ladle.machine import Machine
-from ladle.memory import explained
 from ladle.objectives import Progress
-from ladle.ranks import Ranks, check_parts, join
-from ladle.records import Log, Step
-from ladle.schedule import Budget, learning_rate, optimizer
+from ladle.recipes.assemble import Assembly
 from ladle.seeds import seeded
+from ladle.store.checkpoints import Checkpoints, under
+from ladle.store.folder import describe, open_run, save
+from ladle.training.distributed import Ranks, check_parts, join
+from ladle.training.guard import Average, Guard, TrainingError, blame, reset_moments, total_norm
+from ladle.training.loggers import Loggers, check
+from ladle.training.memory import explained
+from ladle.training.records import Log, Step
+from ladle.training.schedule import Budget, learning_rate, optimizer
 
 LOG_EVERY = 50  # steps between records in the log
 VALIDATIONS = 20  # at most, over the run

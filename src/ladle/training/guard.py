@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ladle.vae import Terms
+from ladle.model.vae import Terms
 
 
 class TrainingError(RuntimeError):
@@ -59,7 +59,7 @@ class Guard:
     * A gradient whose norm is more than ``limit`` times the median of the last ``memory`` ones is shortened to that,
       and counted. (To skip it, as very deep VAEs often do, would keep just the items that cause it from ever being
       learned: their posteriors then drift away, unseen, and a few such items cost more nats than all others together.)
-    * A loss or gradient that is not finite is never applied: see ``ladle.train`` for what follows.
+    * A loss or gradient that is not finite is never applied: see ``ladle.training.fit`` for what follows.
 
     Args:
         limit: times the median.

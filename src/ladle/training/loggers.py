@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from ladle.checkpoint import read_json, write_json
-from ladle.extras import need
-from ladle.records import Step
+from ladle.machine import need
+from ladle.store.files import read_json, write_json
+from ladle.training.records import Step
 
 CURVES = {
     "train": ("nats", "bits_per_dim", "kl", "rate", "items_per_second"),

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ladle.assemble import Assembly, assemble
-from ladle.data import Batch, Schema
+from ladle.data import blank
 from ladle.machine import MachineError
 from ladle.recipes import SIZES
+from ladle.recipes.assemble import Assembly, assemble
 from ladle.spec import SpecError
 
 COPIES = 6  # of every weight: itself, its gradient, two moments, the average and the best
@@ -29,13 +29,6 @@ class Need(NamedTuple):
     def of(self, batch: int) -> int:
         """Bytes of a step on so many items."""
         return self.fixed + self.item * batch
-
-
-def blank(schema: Schema, items: int) -> Batch:
-    """Items without memory, of the data's shape."""
-    x = torch.zeros(items, *schema.shape, device="meta")
-    observed = torch.ones_like(x, dtype=torch.bool) if schema.missing else None
-    return Batch(x, observed, {}, torch.zeros(items, dtype=torch.int64, device="meta"))
 
 
 def need(assembly: Assembly) -> Need:
@@ -57,7 +50,7 @@ def _kept(assembly: Assembly, items: int, weights: set[int]) -> int:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda x: x):
-        assembly.model(blank(assembly.schema, items), assembly.objective.samples)
+        assembly.model(blank(assembly.schema, items, device="meta"), assembly.objective.samples)
     return sum(x.untyped_storage().nbytes() for x in kept.values())
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ladle.assemble import Training
+from ladle.recipes.assemble import Training
 
 
 class Budget(NamedTuple):

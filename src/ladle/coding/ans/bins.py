@@ -15,17 +15,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ladle.coding import plain
-from ladle.coding.fixed import Curve
+from ladle.coding.ans import loops_numpy
+from ladle.coding.ans.fixed_point import Curve
 
 
 def loops() -> Any:
     """The inner loops: in machine code where numba is there, else in NumPy; the bits are the same."""
     try:
-        from ladle.coding import compiled
+        from ladle.coding.ans import loops_numba
     except ImportError:
-        return plain
-    return compiled
+        return loops_numpy
+    return loops_numba
 
 
 class Bins(NamedTuple):
@@ -38,7 +38,7 @@ class Bins(NamedTuple):
         weight: ``(*shape, K)`` int64, not negative; each K of them sum to ``2 ** PRECISION - n``.
         curve: S.
 
-    >>> from ladle.coding.fixed import PRECISION, logistic, rising
+    >>> from ladle.coding.ans.fixed_point import PRECISION, logistic, rising
     >>> curve, one = Curve(rising(logistic, 16, 2048), shift=0), np.ones((3, 1), np.int64)
     >>> Bins(np.array([0]), 0 * one, one, ((1 << PRECISION) - 2) * one, curve).counts().tolist()
     [[8388608, 8388608], [8388608, 8388608], [8388608, 8388608]]
@@ -100,5 +100,5 @@ class Bins(NamedTuple):
         """The slots of every bin, ``(*shape, n)``: for tests and for estimates of a rate."""
         n = len(self.edges) + 1
         edges, *parameters = self.flat
-        rows = [plain.masses(np.full(parameters[0].shape[0], s), edges, *parameters)[1] for s in range(n)]
+        rows = [loops_numpy.masses(np.full(parameters[0].shape[0], s), edges, *parameters)[1] for s in range(n)]
         return np.stack(rows, -1).reshape(*self.shape, n)

@@ -1,4 +1,4 @@
-"""The inner loops of the coder in machine code: the functions of :mod:`ladle.coding.plain`, symbol by symbol.
+"""The inner loops of the coder in machine code: the functions of :mod:`ladle.coding.ans.loops_numpy`, symbol by symbol.
 
 Importing it needs numba, an extra. Only whole numbers decide what is found, so the bits are the same.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit  # type: ignore[import-untyped]
 
-from ladle.coding.fixed import FINE, FRACTION, GUESS, PRECISION, UNIT, Curve
+from ladle.coding.ans.fixed_point import FINE, FRACTION, GUESS, PRECISION, UNIT, Curve
 
 SLOTS = (1 << PRECISION) - 1
 DOWN = FINE + 1 - UNIT
@@ -20,7 +20,7 @@ PART = (1 << FRACTION) - 1
 
 @njit(cache=True, nogil=True)
 def push(heads, words, top, start, count):  # type: ignore[no-untyped-def]
-    """See :func:`ladle.coding.plain.push`."""
+    """See :func:`ladle.coding.ans.loops_numpy.push`."""
     lanes, n = len(heads), top[0]
     for i in range(len(start) - 1, -1, -1):
         lane = i % lanes
@@ -68,7 +68,7 @@ def _masses(symbols, edges, loc, rate, weight, values, shift, middle, last, star
 
 
 def masses(symbols, edges, loc, rate, weight, curve: Curve) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
-    """See :func:`ladle.coding.plain.masses`."""
+    """See :func:`ladle.coding.ans.loops_numpy.masses`."""
     start, count = np.empty(len(symbols), np.int64), np.empty(len(symbols), np.int64)
     of = curve.values, curve.shift, curve.middle, curve.last
     _masses(symbols, edges, loc, rate, weight, *of, start, count)
@@ -121,7 +121,7 @@ def _find(slots, symbols, edges, loc, rate, weight, values, inverse, shift, midd
 
 
 def find(slots, edges, loc, rate, weight, curve: Curve) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """See :func:`ladle.coding.plain.find`."""
+    """See :func:`ladle.coding.ans.loops_numpy.find`."""
     symbols = np.zeros(len(slots), np.int64)
     if not len(edges):  # a single bin
         return symbols
@@ -149,7 +149,7 @@ def _pop_bins(heads, words, top, symbols, edges, loc, rate, weight, values, inve
 
 
 def pop_bins(heads, words, top, symbols, edges, loc, rate, weight, curve: Curve) -> bool:  # type: ignore[no-untyped-def]
-    """See :func:`ladle.coding.plain.pop_bins`."""
+    """See :func:`ladle.coding.ans.loops_numpy.pop_bins`."""
     if not len(edges):  # a single bin has all slots: nothing is taken off
         symbols[:] = 0
         return True
@@ -178,7 +178,7 @@ def _pop_rows(heads, words, top, symbols, rows):  # type: ignore[no-untyped-def]
 
 
 def pop_rows(heads, words, top, symbols, rows) -> bool:  # type: ignore[no-untyped-def]
-    """See :func:`ladle.coding.plain.pop_rows`."""
+    """See :func:`ladle.coding.ans.loops_numpy.pop_rows`."""
     return bool(_pop_rows(heads, words, top, symbols, rows))
 
 
@@ -200,7 +200,7 @@ def _pop_uniform(heads, words, top, symbols, size):  # type: ignore[no-untyped-d
 
 
 def pop_uniform(heads, words, top, symbols, bits: int) -> bool:  # type: ignore[no-untyped-def]
-    """See :func:`ladle.coding.plain.pop_uniform`."""
+    """See :func:`ladle.coding.ans.loops_numpy.pop_uniform`."""
     return bool(_pop_uniform(heads, words, top, symbols, PRECISION - bits))
 
 
@@ -227,7 +227,7 @@ def _mixture(logits, loc, scale, offset, gain, exponentials, rates, room, to_loc
 
 
 def mixture(logits, loc, scale, offset, gain: int, exponentials, rates, room: int):  # type: ignore[no-untyped-def]
-    """See :func:`ladle.coding.plain.mixture`."""
+    """See :func:`ladle.coding.ans.loops_numpy.mixture`."""
     made = tuple(np.empty(loc.shape, np.int32) for _ in range(3))
     _mixture(logits, loc, scale, offset, gain, exponentials, rates, room, *made)
     return made

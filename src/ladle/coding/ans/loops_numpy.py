@@ -1,5 +1,5 @@
-"""The inner loops of the coder, in NumPy. :mod:`ladle.coding.compiled` has the same functions in machine code; both
-give the same bits. What they compute is explained in :mod:`ladle.coding.stack` and :mod:`ladle.coding.bins`.
+"""The inner loops of the coder, in NumPy. :mod:`ladle.coding.ans.loops_numba` has the same functions in machine code;
+both give the same bits. :mod:`ladle.coding.ans.stack` and :mod:`ladle.coding.ans.bins` explain what they compute.
 
 Arrays: ``heads`` (L,) uint64, ``words`` (capacity,) uint32, ``top`` (1,) int64, the number of words in use. ``M`` is
 the number of symbols of one call, symbol ``i`` is coded by the head ``i mod L``.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ladle.coding.fixed import FINE, FRACTION, PRECISION, UNIT, Curve
+from ladle.coding.ans.fixed_point import FINE, FRACTION, PRECISION, UNIT, Curve
 
 DOWN = FINE + 1 - UNIT  # bits between a raw location, in halves of the range, and a level in UNIT bits
 LOW = np.uint64(1 << 31)  # a head lies in [LOW, LOW << 32)
@@ -133,8 +133,8 @@ def starts(logits: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def mixture(logits, loc, scale, offset, gain: int, exponentials, rates, room: int):  # type: ignore[no-untyped-def]
-    """The parameters of :class:`ladle.coding.bins.Bins` from what a net says, ``(M, K)`` float32 whole numbers each:
-    weights by the softmax, ``(loc + offset) gain >> DOWN``, and rates by a table."""
+    """The parameters of :class:`~ladle.coding.ans.bins.Bins` from a net's outputs, ``(M, K)`` float32 whole numbers
+    each: weights by the softmax, ``(loc + offset) gain >> DOWN``, and rates by a table."""
     logits, loc, scale = (a.astype(np.int64) for a in (logits, loc, scale))
     middle = len(rates) // 2
     place = np.clip(scale, -middle, middle) + middle

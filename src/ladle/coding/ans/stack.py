@@ -26,10 +26,10 @@ import struct
 
 import numpy as np
 
-from ladle.coding import plain
-from ladle.coding.bins import Bins, loops
+from ladle.coding.ans import loops_numpy
+from ladle.coding.ans.bins import Bins, loops
+from ladle.coding.ans.fixed_point import PRECISION
 from ladle.coding.errors import Desynchronised
-from ladle.coding.fixed import PRECISION
 
 LOW = 1 << 31
 MOST_LANES = 4096
@@ -73,7 +73,7 @@ class Stack:
     """
 
     def __init__(self, lanes: int, reserve: int, numpy: bool = False) -> None:
-        self.loops = plain if numpy else loops()
+        self.loops = loops_numpy if numpy else loops()
         self.heads = above(lanes)
         self.words = below(reserve)
         self.top = np.array([reserve], np.int64)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ladle.coding.bins import Bins, loops
+from ladle.coding.ans.bins import Bins, loops
+from ladle.coding.ans.fixed_point import PRECISION
+from ladle.coding.ans.loops_numpy import LOW, MASK, SLOTS, WORD
 from ladle.coding.errors import Desynchronised
-from ladle.coding.fixed import PRECISION
-from ladle.coding.plain import LOW, MASK, SLOTS, WORD
 
 
 class Streams:
@@ -58,13 +58,13 @@ class Streams:
         x[short] = (x[short] << WORD) | self.words[short, self.tops[short]].astype(np.uint64)
 
     def push_bins(self, symbols: np.ndarray, bins: Bins) -> None:
-        """See :meth:`ladle.coding.stack.Stack.push_bins`."""
+        """See :meth:`ladle.coding.ans.stack.Stack.push_bins`."""
         start, count = loops().masses(symbols.reshape(-1), *bins.flat)
         n = len(self.heads)
         self.push(start.reshape(n, -1), count.reshape(n, -1))
 
     def pop_bins(self, bins: Bins) -> np.ndarray:
-        """See :meth:`ladle.coding.stack.Stack.pop_bins`."""
+        """See :meth:`ladle.coding.ans.stack.Stack.pop_bins`."""
         n, k = len(self.heads), bins.loc.shape[-1]
         edges, *parameters, curve = bins.flat
         rows = [p.reshape(n, -1, k) for p in parameters]
@@ -77,12 +77,12 @@ class Streams:
         return symbols.reshape(bins.shape)
 
     def push_uniform(self, symbols: np.ndarray, bits: int) -> None:
-        """See :meth:`ladle.coding.stack.Stack.push_uniform`."""
+        """See :meth:`ladle.coding.ans.stack.Stack.push_uniform`."""
         start = symbols.reshape(len(self.heads), -1) << (PRECISION - bits)
         self.push(start, np.full_like(start, 1 << (PRECISION - bits)))
 
     def pop_uniform(self, shape: tuple[int, ...], bits: int) -> np.ndarray:
-        """See :meth:`ladle.coding.stack.Stack.pop_uniform`."""
+        """See :meth:`ladle.coding.ans.stack.Stack.pop_uniform`."""
         n, size = len(self.heads), PRECISION - bits
         symbols = np.empty((n, int(np.prod(shape[1:]))), np.int64)
         for i in range(symbols.shape[1]):
@@ -92,12 +92,12 @@ class Streams:
         return symbols.reshape(shape)
 
     def push_rows(self, symbols: np.ndarray, rows: np.ndarray) -> None:
-        """See :meth:`ladle.coding.stack.Stack.push_rows`."""
+        """See :meth:`ladle.coding.ans.stack.Stack.push_rows`."""
         start, end = (np.take_along_axis(rows, symbols[:, None] + i, 1) for i in (0, 1))
         self.push(start, end - start)
 
     def pop_rows(self, rows: np.ndarray) -> np.ndarray:
-        """See :meth:`ladle.coding.stack.Stack.pop_rows`."""
+        """See :meth:`ladle.coding.ans.stack.Stack.pop_rows`."""
         slot = self.heads & SLOTS
         symbols = (rows <= slot.astype(np.int64)[:, None]).sum(1) - 1
         start, end = (np.take_along_axis(rows, symbols[:, None] + i, 1)[:, 0] for i in (0, 1))

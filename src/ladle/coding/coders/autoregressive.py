@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ladle.coding import plain
-from ladle.coding.bins import Bins
-from ladle.coding.coded import Coded, put
+from ladle.coding.ans import loops_numpy
+from ladle.coding.ans.bins import Bins
+from ladle.coding.ans.fixed_point import FINE, RAW, Curve
+from ladle.coding.ans.stack import Stack
+from ladle.coding.ans.streams import Streams
+from ladle.coding.coders.coder import Coded, put
+from ladle.coding.coders.latent import STEP, Grid
 from ladle.coding.errors import CodingError
-from ladle.coding.fixed import FINE, RAW, Curve
-from ladle.coding.integer import Program, exactly, run_step
-from ladle.coding.latent import STEP, Grid
-from ladle.coding.rewrite import Rewriter
-from ladle.coding.stack import Stack
-from ladle.coding.streams import Streams
-from ladle.priors.autoregressive import Autoregressive
+from ladle.coding.integer.program import Program, exactly, run_step
+from ladle.coding.integer.rewriter import Rewriter
+from ladle.model.priors.autoregressive import Autoregressive
 
 
 def rewritten(prior: Autoregressive, z: Tensor, grid: Grid) -> Program:
@@ -98,7 +98,7 @@ class Conditionals:
         raw = raw.astype(np.int64).reshape(len(raw), -1, 3, self.components)
         logits, loc, scale = (raw[:, :, i] for i in range(3))
         coarse = FINE - RAW
-        weight = plain.shares(
+        weight = loops_numpy.shares(
             (logits >> coarse).reshape(-1, self.components), self.tables["exponentials"], self.grid.room
         )
         weight = weight.reshape(logits.shape)

@@ -13,12 +13,12 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from ladle.coding.bins import Bins
+from ladle.coding.ans.bins import Bins
+from ladle.coding.ans.fixed_point import FRACTION, PRECISION, RAW, REACH, Curve, logistic, normal, rising
+from ladle.coding.ans.stack import Stack
+from ladle.coding.ans.streams import Streams
 from ladle.coding.errors import CodingError
-from ladle.coding.fixed import FRACTION, PRECISION, RAW, REACH, Curve, logistic, normal, rising
-from ladle.coding.integer import LIMIT, Range
-from ladle.coding.stack import Stack
-from ladle.coding.streams import Streams
+from ladle.coding.integer.program import LIMIT, Range
 
 ENTRIES = 2048
 RATE = 8  # bits of a pixel's rate beyond the curve's places

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ladle.coding import plain
-from ladle.coding.coded import Coded, LatentCoder, exponentials, kind, whole
-from ladle.coding.fixed import RAW
-from ladle.coding.integer import Range
-from ladle.coding.likelihoods import Grey
-from ladle.coding.stack import Stack
-from ladle.coding.streams import Streams
+from ladle.coding.ans import loops_numpy
+from ladle.coding.ans.fixed_point import RAW
+from ladle.coding.ans.stack import Stack
+from ladle.coding.ans.streams import Streams
+from ladle.coding.coders.coder import Coded, LatentCoder, exponentials, kind, whole
+from ladle.coding.coders.likelihoods import Grey
+from ladle.coding.integer.program import Range
 
 
 @kind("levels")
@@ -87,7 +87,7 @@ class ClassCodes(LatentCoder):
         """From logits, ``(N, G K)``."""
         classes = self.about["classes"]
         logits = whole(raw[0]).reshape(-1, classes)
-        return Choices(plain.starts(logits, self.tables["exponentials"]).reshape(len(raw[0]), -1, classes + 1))
+        return Choices(loops_numpy.starts(logits, self.tables["exponentials"]).reshape(len(raw[0]), -1, classes + 1))
 
     @property
     def values_range(self) -> Range:

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ladle.coding.bins import Bins
-from ladle.coding.coded import Coded, Coder, Independent, LatentCoder, Uniform, alike, curve, kind, places, whole
+from ladle.coding.ans.bins import Bins
+from ladle.coding.ans.fixed_point import FINE, PRECISION, RAW, UNIT, at, raw_table
+from ladle.coding.coders.coder import Coded, Coder, Independent, LatentCoder, Uniform, alike, curve, kind, places, whole
 from ladle.coding.errors import CodingError, NotCodable
-from ladle.coding.fixed import FINE, PRECISION, RAW, UNIT, at, raw_table
-from ladle.coding.integer import Range
+from ladle.coding.integer.program import Range
 from ladle.families import Family
 from ladle.families.real import LocationScale, LogisticFamily, NormalFamily
 

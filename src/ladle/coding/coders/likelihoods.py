@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ladle.coding import plain
-from ladle.coding.bins import Bins, loops
-from ladle.coding.coded import (
+from ladle.coding.ans import loops_numpy
+from ladle.coding.ans.bins import Bins, loops
+from ladle.coding.ans.fixed_point import FINE, PRECISION, RAW, UNIT, at, raw_table
+from ladle.coding.coders.coder import (
     RATE,
     Coded,
     Coder,
@@ -24,7 +25,6 @@ from ladle.coding.coded import (
     whole,
 )
 from ladle.coding.errors import CodingError
-from ladle.coding.fixed import FINE, PRECISION, RAW, UNIT, at, raw_table
 from ladle.families import Family
 from ladle.families.colour import ColourMixtureFamily
 from ladle.families.discrete import BernoulliFamily
@@ -154,11 +154,11 @@ class Colours(Mixed):
         logits, loc, scale, slopes = map(whole, raw)
         self.check(loc, scale)
         self.check(*(r[:, :0] for r in (logits, loc, slopes)))
-        loc = (loc + self.tables["offset"]) * (self.about["levels"] - 1) >> plain.DOWN
+        loc = (loc + self.tables["offset"]) * (self.about["levels"] - 1) >> loops_numpy.DOWN
         one_before = [int(j == c - 1) << RAW for c in range(loc.shape[1]) for j in range(c)]
         slopes = slopes + np.array(one_before, np.int64)[:, None, None, None]
         room, components = (1 << PRECISION) - self.about["levels"], logits.shape[-1]
-        weight = plain.shares(logits.reshape(-1, components), self.tables["exponentials"], room)
+        weight = loops_numpy.shares(logits.reshape(-1, components), self.tables["exponentials"], room)
         weight = weight.reshape(logits[:, 0].shape)
         return _Channels(self, weight, loc, at(self.tables["rates"], scale), slopes)
 
@@ -190,7 +190,7 @@ class _Channels(Visited):
         room = (1 << PRECISION) - self.levels
         whole = np.full((*x.shape, 1), room)
         alone = [
-            plain.masses(x.reshape(-1), *bins.component(k)._replace(weight=whole).flat)[1].reshape(x.shape)
+            loops_numpy.masses(x.reshape(-1), *bins.component(k)._replace(weight=whole).flat)[1].reshape(x.shape)
             for k in range(components)
         ]
         each = bins.weight * np.stack(alone, -1) + 1  # below 2 ** 49

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ladle.coding.bins import Bins
-from ladle.coding.coded import Coder, Visited, kind, whole
-from ladle.coding.fixed import FINE, REACH
-from ladle.coding.likelihoods import ALONE, Bits, Grey, rate_of
+from ladle.coding.ans.bins import Bins
+from ladle.coding.ans.fixed_point import FINE, REACH
+from ladle.coding.coders.coder import Coder, Visited, kind, whole
+from ladle.coding.coders.likelihoods import ALONE, Bits, Grey, rate_of
 from ladle.families import Family
 from ladle.families.discrete import BernoulliFamily
 from ladle.families.local import LocalFamily, waves

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from ladle.coding import plain
-from ladle.coding.bins import Bins
-from ladle.coding.coded import KINDS, Coded, Independent, LatentCoder, put, sound
+from ladle.coding.ans import loops_numpy
+from ladle.coding.ans.bins import Bins
+from ladle.coding.ans.fixed_point import FINE, PRECISION
+from ladle.coding.ans.stack import Stack
+from ladle.coding.ans.streams import Streams
+from ladle.coding.coders.autoregressive import Chained, Conditionals
+from ladle.coding.coders.coder import KINDS, Coded, Independent, LatentCoder, put, sound
+from ladle.coding.coders.latent import Grid
 from ladle.coding.errors import CodingError
-from ladle.coding.fixed import FINE, PRECISION
-from ladle.coding.integer import Program
-from ladle.coding.latent import Grid
-from ladle.coding.masked import Chained, Conditionals
-from ladle.coding.stack import Stack
-from ladle.coding.streams import Streams
+from ladle.coding.integer.program import Program
 
 
 class CodedPrior(ABC):
@@ -102,10 +102,10 @@ class _Components(Coded):
         rows = self.tables["rows"]
         logs = np.empty((len(k), len(self.bins.loc)), np.int64)
         for c in range(logs.shape[1]):
-            _, count = plain.masses(k.reshape(-1), *self._of(np.full(len(k), c)).flat)
+            _, count = loops_numpy.masses(k.reshape(-1), *self._of(np.full(len(k), c)).flat)
             prior = rows[c + 1] - rows[c]
             logs[:, c] = self._log(count).reshape(k.shape).sum(1) + self._log(prior)
-        return plain.starts(logs, self.tables["exponentials"])
+        return loops_numpy.starts(logs, self.tables["exponentials"])
 
     def _log(self, count: np.ndarray) -> np.ndarray:
         """The natural logarithm of whole numbers up to ``2 ** PRECISION``, in raw numbers, by a table."""

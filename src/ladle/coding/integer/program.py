@@ -3,8 +3,8 @@
 A program is a list of steps. Every value is a whole number carried in a float32 tensor, and every partial sum of every
 step stays below ``2 ** 24`` in magnitude, whatever is put in. Up to there float32 represents all whole numbers, so it
 does not matter in which order a sum is taken, with how many threads, at which batch size or on which device: nothing
-is ever rounded but by :func:`settle`, which is exact too. :mod:`ladle.coding.rewrite` proves the bound for every
-program that it writes, and :meth:`Program.check` proves it again for one that was read from a file.
+is ever rounded but by :func:`settle`, which is exact too. :mod:`ladle.coding.integer.rewriter` proves the bound for
+every program that it writes, and :meth:`Program.check` proves it again for one that was read from a file.
 
 ============  ==========================================================================  ==========================
 step          result, ``(N, ...)``                                                        parameters

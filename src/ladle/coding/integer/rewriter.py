@@ -1,4 +1,4 @@
-"""Writes the programs of :mod:`ladle.coding.integer` from trained nets.
+"""Writes the programs of :mod:`ladle.coding.integer.program` from trained nets.
 
 A net is traced to the few operations that it is made of, whatever its class, and each becomes a step on whole numbers:
 a value ``v`` of the net is carried as ``round(v 2 ** e)``, with one exponent ``e`` for the whole tensor, chosen by what
@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
+from ladle.coding.ans.fixed_point import RAW
 from ladle.coding.errors import InexactError
-from ladle.coding.fixed import RAW
-from ladle.coding.integer import LIMIT, Program, Range, ranged
+from ladle.coding.integer.program import LIMIT, Program, Range, ranged
 
 WIDE = 16  # bits of a value that is not multiplied next
 MARGIN = 1.25  # what other items may exceed the largest value by, before it is clamped

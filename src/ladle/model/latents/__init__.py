@@ -1,6 +1,6 @@
 """Latents: everything between the data and what the likelihood reads."""
 
-from ladle.latents.latents import (
+from ladle.model.latents.latents import (
     Draw,
     Latents,
     Level,

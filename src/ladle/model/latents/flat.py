@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ladle.conditional import Conditional
 from ladle.data import Batch
-from ladle.latents.latents import Draw, Latents, Trace, level
+from ladle.model.conditional import Conditional
+from ladle.model.latents.latents import Draw, Latents, Trace, level
+from ladle.model.priors import Prior
 from ladle.nets import Standardise
-from ladle.priors import Prior
 from ladle.shapes import Size
 from ladle.spec import part
 

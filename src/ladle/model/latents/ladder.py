@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional as F
 
-from ladle.conditional import Conditional
 from ladle.data import Batch
 from ladle.families import Family
 from ladle.families.real import LocationScale
-from ladle.latents.blocks import Rung, maps, parse
-from ladle.latents.latents import Draw, Latents, Trace, level
+from ladle.model.conditional import Conditional
+from ladle.model.latents.latents import Draw, Latents, Trace, level
+from ladle.model.latents.levels import Rung, maps, parse
+from ladle.model.priors import Prior
 from ladle.nets import Standardise
 from ladle.nets.residual import Pointwise, Pyramid, Residual, mixing
-from ladle.priors import Prior
 from ladle.shapes import Size, fold, numel, unfold, wide
 from ladle.spec import SpecError, part
 
@@ -173,7 +173,7 @@ class Ladder(Latents):
     Args:
         reads: what the encoder sees of x.
         inputs: the shape of that.
-        blocks: the levels from the top down, such as ``1:16, 4x2, 7x3``; see :mod:`ladle.latents.blocks`.
+        blocks: the levels from the top down, such as ``1:16, 4x2, 7x3``; see :mod:`ladle.model.latents.levels`.
         width: channels of features and of the state.
         size: latents at each pixel, where ``blocks`` does not say.
         posterior: the family of every z: of a location and a scale.

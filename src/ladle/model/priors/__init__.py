@@ -1,5 +1,5 @@
 """Priors p(z)."""
 
-from ladle.priors.prior import Learned, Prior, Standard
+from ladle.model.priors.prior import Learned, Prior, Standard
 
 __all__ = ["Learned", "Prior", "Standard"]

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.nn import functional as F
 
-from ladle.conditional import Conditional
 from ladle.families import centre, tempered
 from ladle.families.family import checked_temperature
-from ladle.priors.prior import Prior
+from ladle.model.conditional import Conditional
+from ladle.model.priors.prior import Prior
 from ladle.shapes import Size, wide
 from ladle.spec import part
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ladle.conditional import Conditional
 from ladle.families import Family
 from ladle.families.mixture import MixtureFamily
-from ladle.priors.prior import Prior
+from ladle.model.conditional import Conditional
+from ladle.model.priors.prior import Prior
 from ladle.spec import part
 
 SPREAD = 0.5  # of the components' locations at the start, in the standard member's units

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
-from ladle.conditional import Conditional
 from ladle.families import Family
+from ladle.model.conditional import Conditional
 from ladle.shapes import Size
 from ladle.spec import part
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ladle.conditional import Conditional
 from ladle.families import Family
 from ladle.families.mixture import Mixture
-from ladle.priors.prior import Prior
+from ladle.model.conditional import Conditional
+from ladle.model.priors.prior import Prior
 from ladle.spec import part
 
 

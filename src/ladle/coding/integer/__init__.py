@@ -1,0 +1,1 @@
+"""Nets in whole numbers: programs whose results are exact, and their derivation from trained nets."""
