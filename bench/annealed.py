@@ -1,13 +1,13 @@
-"""How near annealed importance sampling comes to the truth, and how long it takes.
+"""Measure the accuracy and the speed of annealed importance sampling.
 
     python bench/annealed.py RUN [--items 20] [--temperatures 100 200 500 1000]
 
-Three truths: a linear model with a wrong posterior, whose evidence is a closed form; a model with two latents, by
-quadrature; and the sandwich on items simulated from RUN, such as that of
+It is compared with three references: the closed form of a linear model whose posterior is wrong, quadrature for a
+model with two latents, and the lower and upper bounds on items simulated from RUN, for example the model written by
 
     ladle fit mnist-binary --recipe vae --size xs --minutes 6 --out RUN
 
-(that has 16 latents; for 50, change the size in the recipe's plan).
+(This model has 16 latents; for 50, change the size in the plan of the recipe.)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ladle.data import Batch, Schema
 from ladle.families import positive
 from ladle.inference.annealed import annealed
 from ladle.inference.importance import importance
-from ladle.inference.quadrature import exact
+from ladle.inference.quadrature import exact_evidence
 from ladle.model.vae import VAE
 from ladle.seeds import seeded
 
@@ -32,7 +32,7 @@ ITEMS = 20
 
 
 def tiny(schema: Schema, latents: int, net: dict, likelihood: dict) -> VAE:
-    """A model with random weights whose posterior is wrong, but not absurd."""
+    """A model with random weights, whose posterior is inaccurate but of a plausible scale."""
     plan = {**ladle.recipe("vae", schema, "xs"), "encoder": net, "decoder": net, "likelihood": likelihood}
     plan["latents"] = {**plan["latents"], "size": latents}
     vae = ladle.assemble(schema, plan, seed=0).model.eval()
@@ -44,23 +44,25 @@ def tiny(schema: Schema, latents: int, net: dict, likelihood: dict) -> VAE:
 
 
 def errors(vae: VAE, x: torch.Tensor, truth: np.ndarray, name: str) -> None:
-    """Every method beside the truth."""
-    batch = [Batch(x, None, {}, torch.arange(len(x)))]
+    """Print the error of every method with respect to the true values."""
+    batch = Batch(x, None, {}, torch.arange(len(x)))
     methods = {
-        "bound, 20,000 samples": lambda: importance(vae, batch, samples=20_000),
-        "ais, 64 chains through 100": lambda: annealed(vae, batch, samples=64, temperatures=100),
-        "ais, 64 chains through 1,000": lambda: annealed(vae, batch, samples=64, temperatures=1000),
+        "bound, 20,000 samples": importance(vae, samples=20_000),
+        "ais, 64 chains through 100": annealed(vae, samples=64, temperatures=100),
+        "ais, 64 chains through 1,000": annealed(vae, samples=64, temperatures=1000),
     }
-    for method, run in methods.items():
+    for method, measure in methods.items():
         start = time.perf_counter()
-        wrong = -next(run()).nats - truth
-        took = time.perf_counter() - start
-        print(f"{name:8} {method:30} mean error {wrong.mean():8.4f}, largest {np.abs(wrong).max():.4f}, {took:.1f} s")
+        error = -measure(batch).nats - truth
+        seconds = time.perf_counter() - start
+        print(
+            f"{name:8} {method:30} mean error {error.mean():8.4f}, largest {np.abs(error).max():.4f}, {seconds:.1f} s"
+        )
 
 
 def linear() -> None:
-    """Ten numbers, four latents: log p(x) = log N(x; mu, W W' + s^2 I)."""
-    schema = Schema("table", (10,), "real", loc=(0.0,) * 10, scale=(1.0,) * 10)
+    """A linear model of ten numbers with four latents: log p(x) = log N(x; mu, W W' + s^2 I)."""
+    schema = Schema("table", (10,), [ladle.Column("real", loc=0.0, scale=1.0)] * 10)
     vae = tiny(schema, 4, {"part": "net/linear"}, {"part": "family/normal", "shared_scale": True})
     weight, mean = vae.likelihood.head.weight.double().detach(), vae.likelihood.head.bias.double().detach()
     noise = positive(vae.likelihood.family.raw_scale, 1e-3).double().detach().square()
@@ -71,14 +73,14 @@ def linear() -> None:
 
 
 def two() -> None:
-    """An image of 36 bits, two latents: by quadrature."""
+    """A model of images of 36 bits with two latents, compared with quadrature."""
     vae = tiny(Schema("image", (1, 6, 6), "binary"), 2, {"part": "net/mlp", "width": 32, "depth": 2}, {
         "part": "family/bernoulli"
     })  # fmt: skip
     with seeded(2):
         x = torch.randint(0, 2, (ITEMS, 1, 6, 6)).float()
     start = time.perf_counter()
-    truth = -next(exact(vae, [Batch(x, None, {}, torch.arange(ITEMS))])).nats
+    truth = -exact_evidence(vae)(Batch(x, None, {}, torch.arange(ITEMS))).nats
     print(f"two      quadrature: {time.perf_counter() - start:.1f} s")
     errors(vae, x, truth, "two")
 

@@ -1,11 +1,11 @@
-"""Compression: real bytes of a whole test set beside the bounds and the usual codecs, and the speed.
+"""Compression: the size of a test set as a file, compared with the bounds and with other codecs, and the speed.
 
     python bench/compress.py --data fashion-mnist --sizes xs,s --minutes 60 --out DIR [--threads 1]
 
-Trains a model of every size (a run that is in DIR already is taken), compresses the test split to a file and brings it
-back. Of the file all bytes count: header, table of contents, index, initial bits. The bound of the float model is of
-one sample for each item; that of the model in whole numbers is what its counts say of the same items, without what a
-file adds. Speeds are of the second time, without verifying, and of nets, coder and file together. JPEG XL needs
+Trains a model of every size (or uses a run in DIR), compresses the test split to a file and decompresses it. All bytes
+of the file count: header, table of contents, index, initial bits. The bound of the float model has one sample for each
+item; that of the model in whole numbers follows from its counts for the same items, without the overhead of a file.
+Speeds are those of the second call, without verification, and include networks, coder and file. JPEG XL needs
 ``pillow-jxl-plugin``.
 """
 
@@ -26,45 +26,47 @@ prepare()  # as the ``ladle`` command does, before torch is loaded
 import torch  # noqa: E402
 
 import ladle  # noqa: E402
-from ladle.coding.bits_back import measured  # noqa: E402
+from ladle.coding.bits_back import estimate_rate  # noqa: E402
 from ladle.machine import processor  # noqa: E402
 from ladle.reporting.compression import rivals  # noqa: E402
 from ladle.tasks.common import explained, items  # noqa: E402
-from ladle.tasks.compress import exact  # noqa: E402
+from ladle.tasks.compress import integer_model  # noqa: E402
 
 
-def timed(work, *arguments, **options):  # type: ignore[no-untyped-def]
-    """What a function gives back the second time, and its seconds."""
-    work(*arguments, **options)
+def timed(work, *arguments, **keywords):  # type: ignore[no-untyped-def]
+    """The result of the second call of a function, and its seconds."""
+    work(*arguments, **keywords)
     started = time.perf_counter()
-    found = work(*arguments, **options)
+    found = work(*arguments, **keywords)
     return found, time.perf_counter() - started
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", required=True, help="names, by commas")
+    parser.add_argument("--data", required=True, help="names, separated by commas")
     parser.add_argument("--sizes", default="xs")
-    parser.add_argument("--recipe", help="[default: what `ladle fit` takes]")
+    parser.add_argument("--recipe", help="[default: the recipe that `ladle fit` chooses]")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=1, help="of compressing and decompressing")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
+    parser.add_argument("--threads", type=int, default=1, help="for compression and decompression")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
-    print(f"{processor()}, trained with {threads} threads for {asked.minutes:g} minutes, coded with {asked.threads}")
+    print(
+        f"{processor()}, trained with {threads} threads for {options.minutes:g} minutes, coded with {options.threads}"
+    )
     print("| data | codec | bits/dim | alone | float bound | whole-number bound | compress MB/s | decompress MB/s |")
     print("|---|---|---|---|---|---|---|---|")
-    for name in asked.data.split(","):
+    for name in options.data.split(","):
         data = ladle.read(name)
-        for size in asked.sizes.split(","):
-            run = asked.out / f"{name}-{asked.recipe or 'best'}-{size}"
+        for size in options.sizes.split(","):
+            run = options.out / f"{name}-{options.recipe or 'best'}-{size}"
             if not (run / "model.safetensors").exists():
-                recipe = asked.recipe or ladle.best(data, asked.minutes).recipe
+                recipe = options.recipe or ladle.best(data, options.minutes).recipe
                 plan = ladle.assemble(data.schema, recipe, size, seed=0)
-                deque(ladle.fit(plan, data, minutes=asked.minutes, seed=0, run=run), maxlen=1)
-            torch.set_num_threads(asked.threads)
-            row(name, run, size, asked.out / f"{run.name}.ladle")
+                deque(ladle.fit(plan, data, minutes=options.minutes, seed=0, run=run), maxlen=1)
+            torch.set_num_threads(options.threads)
+            row(name, run, size, options.out / f"{run.name}.ladle")
             torch.set_num_threads(threads)
         x = explained(ladle.load(run, "cpu"), items(ladle.load(run, "cpu"), data)).astype(np.uint8)
         for codec, (together, alone) in rivals(x if x.ndim == 4 else x[:, None]).items():
@@ -75,7 +77,7 @@ def main() -> None:
 
 
 def row(name: str, run: Path, size: str, file: Path) -> None:
-    """One line of the table."""
+    """Print one row of the table."""
     model = ladle.load(run, "cpu")
     x = explained(model, items(model, name)).astype(np.uint8)
     made, there = timed(ladle.compress, run, x, file, verify=False, force=True)
@@ -83,7 +85,8 @@ def row(name: str, run: Path, size: str, file: Path) -> None:
     assert (back == x).all()
     alone = ladle.compress(run, x, file.with_suffix(".alone"), mode="random-access", verify=False, force=True)
     nats = float(ladle.measure(model, name, samples=1).nats.mean())
-    each = [measured(exact(run), part.astype(np.int64))[0] for part in np.array_split(x, max(1, len(x) // 500))]
+    parts = np.array_split(x, max(1, len(x) // 500))
+    each = [estimate_rate(integer_model(run), part.astype(np.int64))[0] for part in parts]
     print(
         f"| `{name}` | Ladle, {model.config['fit'].get('recipe') or run.name}, {size} | **{made.bits_per_dim:.4f}** "
         f"| {alone.bits_per_dim:.4f} | {nats / x[0].size / math.log(2):.4f} | {np.mean(each) / x[0].size:.4f} "

@@ -1,7 +1,9 @@
-"""CIFAR-10's official binary layout from a copy packed as differences in xz: ``convert_cifar10.py FROM TO``.
+"""Convert a copy of CIFAR-10 that is stored as differences in xz to the official binary layout.
 
-A packed batch holds 10,000 labels and then the planes G, R-G and B-G (modulo 256), each as differences along rows and
-columns. Afterwards ``LADLE_DATA=TO ladle fit cifar10`` finds ``TO/cifar10/*.bin``.
+    python bench/convert_cifar10.py FROM TO
+
+A packed batch holds 10,000 labels followed by the planes G, R-G and B-G (modulo 256), each as differences along rows
+and columns. Afterwards ``LADLE_DATA=TO ladle fit cifar10`` finds ``TO/cifar10/*.bin``.
 """
 
 import lzma
@@ -14,7 +16,7 @@ N = 10_000
 
 
 def unpack(path: Path) -> np.ndarray:
-    """One batch as records of the official release: ``(10000, 3073)`` uint8, the label first, then R, G and B."""
+    """One batch as records of the official release: ``(10000, 3073)`` uint8, each with the label, R, G and B."""
     raw = np.frombuffer(lzma.decompress(path.read_bytes()), np.uint8)
     planes = raw[N:].reshape(3, N, 32, 32).cumsum(2, dtype=np.uint8).cumsum(3, dtype=np.uint8)
     green, red, blue = planes[0], planes[1] + planes[0], planes[2] + planes[0]

@@ -1,11 +1,11 @@
-"""Damage: random flips of single bits, cuts and exchanged chunks of a compressed file: is each found, and where?
+"""Damage: the detection of random bit flips, truncation and exchanged chunks in a compressed file.
 
     python bench/damage.py RUN DATA [--flips 10000] [--fuzz MINUTES]
 
-The file has many small chunks. Of every damaged copy it is asked: is it found; does the message name the chunk that was
-hit, or the header, the index or the table of contents; are all other chunks still whole; and, of every hundredth copy,
-do they decode to what they were. ``--fuzz`` lets atheris loose on the reader of files, and ends with an error at a
-crash, a hang of 10 s or 512 MB of memory.
+The file has many small chunks. The benchmark counts the damaged copies that are detected, those for which the message
+names the damaged chunk, header, index or table of contents, and those whose other chunks are still intact; every
+hundredth copy is also decoded. ``--fuzz`` runs the fuzzer atheris on the reader of files, and fails at a crash, a hang
+of 10 s or 512 MB of memory.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from pathlib import Path
 import numpy as np
 
 import ladle
-from ladle.coding import CodingError
+from ladle.coding import CodingError, chunks
 from ladle.coding.container import Reader
 from ladle.tasks import compress
 
-ITEMS = 20  # of a file to be changed
+ITEMS = 20  # items of a file for the fuzzer
 
 
 def part_of(reader: Reader, size: int, place: int) -> str:
-    """What lies at a place of a file."""
+    """The part of a file at an offset."""
     if place < reader.start:
         return "header"
     starts = [offset for offset, _ in reader.index]
@@ -41,8 +41,8 @@ def part_of(reader: Reader, size: int, place: int) -> str:
     return f"chunk {int(np.searchsorted(starts, place, side='right')) - 1}"
 
 
-def look(path: Path, data: bytes, model: str | None) -> tuple[str, ladle.Verified | None] | None:
-    """What is found of a damaged copy: words, and what else was found; nothing where it passes for sound."""
+def inspect_copy(path: Path, data: bytes, model: str | None) -> tuple[str, ladle.Verified | None] | None:
+    """The message for a damaged copy and the result of its verification; None if no damage is detected."""
     path.write_bytes(data)
     try:
         found = ladle.verify(path, model)
@@ -57,25 +57,25 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--flips", type=int, default=10_000)
     parser.add_argument("--fuzz", type=float, help="minutes")
-    asked = parser.parse_args()
-    test = ladle.read(asked.data).test
+    options = parser.parse_args()
+    test = ladle.read(options.data).test
     x = test.rows(np.arange(min(500, len(test))))[0].astype(np.uint8)
-    if asked.fuzz:
-        fuzz(asked.run, x, asked.fuzz)
+    if options.fuzz:
+        fuzz(options.run, x, options.fuzz)
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.ladle"
-        compress.PAYLOAD = 1 << 13
-        ladle.compress(asked.run, x, path)
+        chunks.PAYLOAD = 1 << 13
+        ladle.compress(options.run, x, path)
         whole = path.read_bytes()
         reader = Reader(io.BytesIO(whole))
         print(f"a file of {len(whole):,} bytes, {len(reader.index)} chunks, {len(x)} items")
         rng, counts = np.random.default_rng(0), collections.Counter()
-        for i, bit in enumerate(rng.integers(0, 8 * len(whole), asked.flips).tolist()):
+        for i, bit in enumerate(rng.integers(0, 8 * len(whole), options.flips).tolist()):
             broken = bytearray(whole)
             broken[bit // 8] ^= 1 << bit % 8
             place, decoded = part_of(reader, len(whole), bit // 8), i % 100 == 0
-            found = look(path, broken, asked.run if decoded else None)
+            found = inspect_copy(path, broken, options.run if decoded else None)
             counts["flips"] += 1
             counts["found"] += found is not None
             if found is None:
@@ -86,60 +86,59 @@ def main() -> None:
             if place.startswith("chunk"):
                 hit = reader.index[int(place.split()[1])][1]
                 counts["in chunks"] += 1
-                counts["others whole"] += rest is not None and rest.items == len(x) - hit
+                counts["others intact"] += rest is not None and rest.items == len(x) - hit
                 counts["of those decoded"] += decoded
-        for length in rng.integers(0, len(whole), asked.flips // 10).tolist():
+        for length in rng.integers(0, len(whole), options.flips // 10).tolist():
             counts["cuts"] += 1
-            counts["cuts found"] += look(path, whole[:length], None) is not None
+            counts["cuts found"] += inspect_copy(path, whole[:length], None) is not None
         n = len(reader.index)
         ends = [*(offset for offset, _ in reader.index), reader.contents_at]
-        for _ in range(asked.flips // 10):
+        for _ in range(options.flips // 10):
             a, b = sorted(rng.choice(n, 2, replace=False).tolist())
             parts = [whole[ends[i] : ends[i + 1]] for i in range(n)]
             parts[a], parts[b] = parts[b], parts[a]
             counts["exchanges"] += 1
             exchanged = whole[: reader.start] + b"".join(parts) + whole[ends[-1] :]
-            counts["exchanges found"] += look(path, exchanged, None) is not None
+            counts["exchanges found"] += inspect_copy(path, exchanged, None) is not None
         for name, count in counts.items():
             print(f"{name}: {count:,}")
 
 
 def fuzz(run: str, x: np.ndarray, minutes: float) -> None:
-    """Random changes of files, guided by what code they reach. Checksums and hashes are taken to agree, so that changes
-    go on to whatever lies behind them: the coders too."""
+    """Fuzz the reader, guided by code coverage. Checksums and hashes always match, so that changes reach the code
+    behind them, including the coders."""
     import importlib
 
     import atheris
 
     from ladle.coding import bits_back, container, items, random_access
     from ladle.coding.ans import stack, streams
-    from ladle.tasks import decompress
 
-    for module in (stack, streams, bits_back, random_access, container, items, decompress):
+    for module in (stack, streams, bits_back, random_access, container, items, chunks):
         with atheris.instrument_imports():
             importlib.reload(module)
     container.zlib = types.SimpleNamespace(crc32=lambda *_: 0)  # type: ignore[attr-defined]
-    container.digest = decompress.digest = compress.digest = lambda _: bytes(16)  # type: ignore[attr-defined]
-    compress.Writer, compress.BitsBack, compress.Direct = container.Writer, bits_back.BitsBack, random_access.Direct  # type: ignore[attr-defined]
-    exact = compress.exact(run)
+    container.digest = chunks.digest = lambda _: bytes(16)  # type: ignore[attr-defined]
+    compress.Writer, compress.make_codec, compress.pack = container.Writer, chunks.make_codec, chunks.pack  # type: ignore[attr-defined]
+    model = compress.integer_model(run)
 
     def one(data: bytes) -> None:
         with contextlib.suppress(CodingError, ladle.DataError):
             reader = container.Reader(io.BytesIO(data))
             mode = reader.header.get("mode")
-            coder = compress.codec_of(exact, mode if mode in compress.MODES else "bitsback", reader.header)
+            codec = chunks.make_codec(model, mode if mode in chunks.MODES else "bitsback", reader.header)
             for number in range(min(8, len(reader.index))):
                 with contextlib.suppress(CodingError):
-                    decompress._unpacked(coder, reader.chunk(number), exact.shape)
-            items.counted(items.understood(reader.contents()), exact.shape)
+                    chunks.unpack(codec, reader.chunk(number), model.shape)
+            items.count_items(items.parse_contents(reader.contents()), model.shape)
 
     with tempfile.TemporaryDirectory() as corpus:
-        for i, options in enumerate(({}, {"mode": "random-access"}, {"quality": 25.0})):
-            ladle.compress(run, x[:ITEMS], Path(corpus) / str(i), **options)  # type: ignore[arg-type]
+        for i, keywords in enumerate(({}, {"mode": "random-access"}, {"quality": 25.0})):
+            ladle.compress(run, x[:ITEMS], Path(corpus) / str(i), **keywords)  # type: ignore[arg-type]
             one((Path(corpus) / str(i)).read_bytes())
         noise = np.random.default_rng(0).integers(0, 256, (2, *x.shape[1:]), dtype=np.uint8)
         ladle.compress(run, noise, Path(corpus) / "noise")
-        # all memory has no limit: code that atheris has instrumented keeps 10 kB a run, the same code alone nothing
+        # total memory is unlimited, because code that atheris has instrumented keeps 10 kB in every run
         limits = [f"-max_total_time={int(60 * minutes)}", "-timeout=10", "-rss_limit_mb=0", "-malloc_limit_mb=512"]
         atheris.Setup([sys.argv[0], *limits, "-max_len=200000", "-print_final_stats=1", corpus], one)
         atheris.Fuzz()

@@ -1,13 +1,13 @@
-"""Held-out likelihood for a time budget: a row for each run, appended to a file as it finishes.
+"""Measure the held-out likelihood for a time budget; one row per run is appended to a file.
 
     python bench/density.py --out density.jsonl --data mnist-binary,cifar10 --recipe learned_prior --size s \
         [--minutes 5] [--seeds 3] [--few 1000]
 
-Every row is -log p(x) of the test items: the bound with one sample on all of them, and the importance-weighted bound
-with ``--samples`` (500) on all, or on the same ``--few`` of them. The items' own numbers and the runs are kept beside
-the file, so that two runs on the same data are compared item by item: the last column is the difference to the first
-run on this data that the file holds, with its 95 % interval over items. A run that is in the file already is not done
-again, one that was only trained is only measured.
+Every row contains -log p(x) of the test items: the bound with one sample on all of them, and the importance-weighted
+bound with ``--samples`` (500) on all of them or on a fixed subset of ``--few`` items. The values of the items and
+the runs are stored next to the file, so that two runs on the same data can be compared item by item: the last column
+is the difference to the first run on the same data in the file, with its 95 % interval over items. A run that is
+already in the file is not repeated, and a run that was trained but not measured is only measured.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ import numpy as np
 
 from ladle_command import prepare
 
-prepare()  # as the ``ladle`` command does, before torch is loaded
+prepare()  # as the ``ladle`` command does, before torch is imported
 
 import torch  # noqa: E402
 
 import ladle  # noqa: E402
 
 
-def tried(
+def train_and_measure(
     data: ladle.Dataset, recipe: str, seed: int, asked: argparse.Namespace, run: Path
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """One run: what to remember of it, and the nats of the items that were measured."""
+    """Train and measure one run; return its row and the nats of the measured items."""
     if not (run / "model.safetensors").exists():
         assembly = ladle.assemble(data.schema, recipe, asked.size, seed=seed)
         settings = {"recipe": recipe, "size": asked.size}
@@ -85,14 +85,18 @@ def line(row: dict[str, Any], kept: Path, first: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--data", required=True, help="names, by commas")
-    parser.add_argument("--recipe", default="learned_prior", help="names, by commas")
+    parser.add_argument("--data", required=True, help="names, separated by commas")
+    parser.add_argument("--recipe", default="learned_prior", help="names, separated by commas")
     parser.add_argument("--size", default="s")
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=500)
-    parser.add_argument("--few", type=int, default=0, help="measure so many items, the same for all [default: all]")
-    parser.add_argument("--proposal", default="q", help="of the samples: defensive where an item is unlike all others")
+    parser.add_argument(
+        "--few", type=int, default=0, help="number of items to measure, the same for all runs [default: all]"
+    )
+    parser.add_argument(
+        "--proposal", default="q", help="proposal of the samples; use defensive for data with extreme outliers"
+    )
     asked = parser.parse_args()
     out: Path = asked.out
     kept = out.with_suffix("")
@@ -107,10 +111,10 @@ def main() -> None:
             for seed in range(asked.seeds):
                 key = f"{name}-{recipe}-{asked.size}-{asked.minutes:g}-{asked.few}-{seed}"
                 if all(row["name"] != key for row in rows):
-                    told, nats = tried(data, recipe, seed, asked, kept / key)
+                    result, nats = train_and_measure(data, recipe, seed, asked, kept / key)
                     np.save(kept / f"{key}.npy", nats)
-                    about = {"data": name, "recipe": recipe, "size": asked.size, "minutes": asked.minutes}
-                    rows.append({"name": key, **about, "seed": seed, **told})
+                    settings = {"data": name, "recipe": recipe, "size": asked.size, "minutes": asked.minutes}
+                    rows.append({"name": key, **settings, "seed": seed, **result})
                     with out.open("a") as file:
                         file.write(json.dumps(rows[-1]) + "\n")
                 row = next(row for row in rows if row["name"] == key)

@@ -1,11 +1,11 @@
-"""Seconds and peak memory of the importance-weighted bound of an MLP model on binarised images.
+"""Measure the time and the peak memory of the importance-weighted bound of an MLP model on binarised images.
 
     python bench/evidence.py [--items 500] [--samples 5000] [--sizes xs,s] [--threads 2] [--data mnist-binary]
 
-Each size is measured in a process of its own: a model of the recipe ``vae`` that was not trained (its weights do not
-change the work), read back from nothing but its plan. The clock runs over `ladle.evidence` alone; memory is the
-largest resident set of the process, the import of torch and the data included. With fewer items than the whole test
-split, the time of all is said by proportion: every item costs the same.
+Each size is measured in a separate process, with an untrained model of the recipe ``vae`` (the weights do not affect
+the amount of work). The time is that of `ladle.evidence` alone; the memory is the largest resident set of the
+process, including the import of torch and the data. If only part of the test split is measured, the time for the
+whole split is extrapolated proportionally, since every item takes the same time.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def one(data: str, size: str, items: int, samples: int, threads: int) -> dict[st
     vae = ladle.assemble(dataset.schema, "vae", size).model.eval().requires_grad_(False)
     model = ladle.Model(vae, dataset.schema, {}, "cpu")
     split = dataset.test
-    some = split.take(torch.arange(items).numpy()) if items < len(split) else split
-    ladle.evidence(model, some.take(torch.arange(2).numpy()), samples=100)
+    subset = split.take(torch.arange(items).numpy()) if items < len(split) else split
+    ladle.evidence(model, subset.take(torch.arange(2).numpy()), samples=100)
     start, work = time.perf_counter(), time.process_time()
-    found = ladle.evidence(model, some, samples=samples)
+    found = ladle.evidence(model, subset, samples=samples)
     seconds, worked = time.perf_counter() - start, time.process_time() - work
     return {
         "items": found.items,
@@ -45,7 +45,7 @@ def one(data: str, size: str, items: int, samples: int, threads: int) -> dict[st
 
 
 def main() -> None:
-    """Measure, and print a table."""
+    """Measure all sizes and print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--items", type=int, default=500)
     parser.add_argument("--samples", type=int, default=5000)
@@ -65,10 +65,10 @@ def main() -> None:
             [sys.executable, __file__, "--one", size, *sys.argv[1:]], capture_output=True, text=True, check=True
         )
         found = json.loads(done.stdout.splitlines()[-1])
-        whole = found["of"] / found["items"]
+        factor = found["of"] / found["items"]
         print(
-            f"| {size} | {found['items']:,} | {found['seconds']:.0f} | {found['seconds'] * whole:.0f} "
-            f"({found['of']:,} items) | {found['cpu'] * whole:.0f} | {found['gib']:.2f} GiB |",
+            f"| {size} | {found['items']:,} | {found['seconds']:.0f} | {found['seconds'] * factor:.0f} "
+            f"({found['of']:,} items) | {found['cpu'] * factor:.0f} | {found['gib']:.2f} GiB |",
             flush=True,
         )
 

@@ -1,12 +1,12 @@
-"""Exactness: a test set compressed under one configuration and decompressed under every other one.
+"""Exactness: a test set is compressed in one configuration and decompressed in every other.
 
     python bench/exactness.py RUN DATA [--items 10000] [--python OTHER/bin/python ...]
 
-Configurations: batches of 1, 7 and 512 items, 1 and 2 threads, processors of three generations (emulated by what ATen,
-oneDNN and MKL are told to use), NumPy in the place of numba, and other interpreters with other versions of torch. Each
-compresses, and each decompresses what every other one has written: the table counts items that differ. The last column
-is what the float model would have done: how many of its outputs differ, in the last bits, from those of the first
-configuration.
+The configurations are batches of 1, 7 and 512 items, 1 and 2 threads, processors of three generations (emulated by
+settings of ATen, oneDNN and MKL), NumPy instead of numba, and other interpreters with other versions of torch. Each
+configuration compresses the items, and decompresses the files of all configurations before it; the table counts the
+items that differ. The last column is for the float model: the share of its outputs that differ, in the last bits, from
+those of the first configuration.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ import hashlib, json, sys
 from pathlib import Path
 import numpy as np, torch
 from ladle.coding.bits_back import BitsBack
-from ladle.coding.model_file import load_exact
+from ladle.coding.model_file import load_integer_model
 import ladle
 run, x, folder, name, batch, threads, numpy = json.loads(sys.argv[1])
 torch.set_num_threads(threads)
-model = load_exact(Path(run) / "exact.safetensors")
+model = load_integer_model(Path(run) / "exact.safetensors")
 model.batch = batch
 x = np.load(x).astype(np.int64)
 codec = BitsBack(model, numpy)
 mine = codec.encode(x)
 (Path(folder) / f"{name}.mine").write_bytes(mine)
 
-def missed(payload):
+def count_wrong(payload):
     try:
         return int((codec.decode(payload, len(x)) != x).reshape(len(x), -1).any(1).sum())
     except ladle.CodingError:
         return len(x)
 
-wrong = {name: missed(mine)}
+wrong = {name: count_wrong(mine)}
 for other in sorted(Path(folder).glob("*.mine")):
-    payload = other.read_bytes()  # the same bytes decode as mine do
-    wrong[other.stem] = wrong[name] if payload == mine else missed(payload)
+    payload = other.read_bytes()  # identical bytes are decoded once
+    wrong[other.stem] = wrong[name] if payload == mine else count_wrong(payload)
 vae = ladle.load(run, "cpu").vae
 with torch.inference_mode():
     parts = [vae.latents.walk(lambda level, q, p: (q or p).mean, ladle.data.Batch(b, None, {}, None)).h
@@ -63,16 +63,16 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--python", nargs="*", default=[])
-    asked = parser.parse_args()
+    options = parser.parse_args()
     import numpy as np
 
     import ladle
     from ladle.tasks.common import explained, items
-    from ladle.tasks.compress import exact
+    from ladle.tasks.compress import integer_model
 
-    exact(asked.run)
-    model = ladle.load(asked.run, "cpu")
-    x = explained(model, items(model, asked.data))[: asked.items].astype(np.uint8)
+    integer_model(options.run)
+    model = ladle.load(options.run, "cpu")
+    x = explained(model, items(model, options.data))[: options.items].astype(np.uint8)
     configurations: list[tuple[str, int, int, bool, dict[str, str], str]] = [
         ("batch 512", 512, 1, False, {}, sys.executable),
         ("batch 1", 1, 1, False, {}, sys.executable),
@@ -80,26 +80,26 @@ def main() -> None:
         ("NumPy's coder", 512, 1, True, {}, sys.executable),
         ("AVX2", 512, 1, False, MIDDLE, sys.executable),
         ("SSE4, 2 threads", 512, 2, False, OLD, sys.executable),
-        *((f"other {i}", 512, 1, False, {}, python) for i, python in enumerate(asked.python)),
+        *((f"other {i}", 512, 1, False, {}, python) for i, python in enumerate(options.python)),
     ]
-    print(f"{len(x):,} items of {asked.data}")
+    print(f"{len(x):,} items of {options.data}")
     print("| configuration | torch | bytes | items wrong, of files of all before | float outputs that differ |")
     print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/x.npy", x)
         first = None
         for name, batch, threads, numpy, environment, python in configurations:
-            settings = json.dumps([asked.run, f"{folder}/x.npy", folder, name, batch, threads, numpy])
+            settings = json.dumps([options.run, f"{folder}/x.npy", folder, name, batch, threads, numpy])
             done = subprocess.run([python, "-c", WORK, settings], env={**os.environ, **environment},
                                   capture_output=True, text=True, check=False)  # fmt: skip
             if done.returncode:
                 print(f"| {name} | | | failed: {done.stderr.splitlines()[-1][:200]} | |", flush=True)
                 continue
-            told = json.loads(done.stdout.splitlines()[-1])
+            result = json.loads(done.stdout.splitlines()[-1])
             outputs = np.load(Path(folder) / f"{name}.npy")
             first = outputs if first is None else first
             share = float((outputs != first).mean())
-            print(f"| {name} | {told['torch']} | {told['bytes']} | {sum(told['wrong'].values())} | {share:.1%} |",
+            print(f"| {name} | {result['torch']} | {result['bytes']} | {sum(result['wrong'].values())} | {share:.1%} |",
                   flush=True)  # fmt: skip
 
 

@@ -1,4 +1,7 @@
-"""The README's picture from a run's own: ``first_light.py RUN OUT.png``, reconstructions left and samples right."""
+"""Make the picture of the README from the pictures of a run, with reconstructions on the left and samples on the right.
+
+python bench/first_light.py RUN OUT.png
+"""
 
 import sys
 from pathlib import Path

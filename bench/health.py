@@ -1,9 +1,9 @@
-"""Do healthy models pass `ladle check`? Fits ten of them for some seconds each, and prints a table.
+"""Measure the false alarms of `ladle check`: train healthy models for a few seconds each and print a table.
 
     python bench/health.py
 
-The tests of `ladle check` plant an illness for each of its checks; here is the other side: that what is well is not
-called ill. Exit status 1 if one is.
+The tests of `ladle check` verify that each check detects a deliberate fault. This script verifies that healthy
+models pass. The exit status is 1 if a problem is reported for any of them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CASES = [
 
 
 def read(name: str) -> ladle.Dataset:
-    """A named set, or one of scikit-learn's tables."""
+    """A named data set, or one of the tables of scikit-learn."""
     tables = {"breast cancer": load_breast_cancer, "wine": load_wine}
     if name in tables:
         return ladle.read(tables[name]().data.astype(np.float32))
@@ -51,7 +51,7 @@ def read(name: str) -> ladle.Dataset:
 
 
 def fitted(case: Case) -> tuple[ladle.Model, ladle.Dataset]:
-    """A model of size xs."""
+    """Train a model of size xs."""
     data = read(case.data)
     assembly = ladle.assemble(data.schema, case.recipe, "xs")
     for _ in ladle.fit(assembly, data, epochs=case.epochs):
@@ -61,16 +61,15 @@ def fitted(case: Case) -> tuple[ladle.Model, ladle.Dataset]:
 
 def main() -> int:
     torch.set_num_threads(1)
-    ill = 0
-    print(
-        f"{'data':28}{'recipe':15}{'KL':>7}{'I(x;z)':>8}{'shuffle':>9}{'prior':>7}{'samples':>9}{'gap':>8}{'s':>6}  ill"
-    )
+    failures = 0
+    numbers = f"{'KL':>7}{'I(x;z)':>8}{'shuffle':>9}{'prior':>7}{'samples':>9}{'gap':>8}{'s':>6}"
+    print(f"{'data':28}{'recipe':15}{numbers}  problems")
     for case in CASES:
         model, data = fitted(case)
         start = time.perf_counter()
         health = ladle.check(model, data)
         seconds = time.perf_counter() - start
-        ill += not health.ok
+        failures += not health.ok
 
         def number(name: str, key: str, health: ladle.Health = health) -> float:
             return health[name].measured.get(key, float("nan"))
@@ -79,10 +78,10 @@ def main() -> int:
             f"{case.data:28}{case.recipe:15}{number('collapse', 'kl'):7.2f}{number('information', 'nats'):8.2f}"
             f"{number('shuffle', 'drop'):9.1f}{number('prior', 'auc'):7.2f}{number('samples', 'auc'):9.2f}"
             f"{number('generalisation', 'relative'):8.2f}{seconds:6.1f}  "
-            f"{', '.join(f.name for f in health.ill) or '-'}",
+            f"{', '.join(f.name for f in health.problems) or '-'}",
             flush=True,
         )
-    return int(ill > 0)
+    return int(failures > 0)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How much of the processor a ladder gets: its training step beside its own widest 3x3 convolution.
+"""Compare the speed of a training step of a hierarchical model with that of its widest 3x3 convolution.
 
     python bench/ladder.py [--size m] [--side 32] [--batch 16] [--threads 2]
 
-Both are counted in floating-point operations (a multiplication and an addition are two) of the forward and the backward
-pass, by torch's own counter, and timed in turn, so that a machine whose speed drifts is fair to both. The convolution
-is the one of the model that does most, alone, on an input of the same shape and memory format: its rate is what this
-machine gives to such a layer.
+Both speeds are in floating-point operations (a multiplication and an addition count as two) of the forward and the
+backward pass, counted by torch. The two are timed alternately, so that a drift in the speed of the machine affects
+both equally. The convolution is the layer of the model with the most operations, run alone on an input of the same
+shape and memory format. Its speed is the maximum that this machine reaches for such a layer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 from ladle_command import prepare
 
-prepare()  # as the ``ladle`` command does, before torch is loaded
+prepare()  # as the ``ladle`` command does, before torch is imported
 
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
@@ -36,16 +36,16 @@ ROUNDS = 7
 
 
 def widest(model: nn.Module, run: Callable[[], object]) -> tuple[nn.Conv2d, Tensor]:
-    """The 3x3 convolution that does most multiplications in a forward pass, and what it reads there."""
+    """The 3x3 convolution with the most multiplications in a forward pass, and its input."""
     most, found = 0, None
 
-    def look(layer: nn.Conv2d, given: tuple[Tensor], made: Tensor) -> None:
+    def record(layer: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
         nonlocal most, found
-        work = made.numel() * layer.in_channels
+        work = output.numel() * layer.in_channels
         if layer.kernel_size == (3, 3) and layer.stride == (1, 1) and work > most:
-            most, found = work, (layer, given[0].detach())
+            most, found = work, (layer, inputs[0].detach())
 
-    hooks = [m.register_forward_hook(look) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    hooks = [m.register_forward_hook(record) for m in model.modules() if isinstance(m, nn.Conv2d)]
     run()
     for hook in hooks:
         hook.remove()
@@ -54,14 +54,14 @@ def widest(model: nn.Module, run: Callable[[], object]) -> tuple[nn.Conv2d, Tens
 
 
 def counted(work: Callable[[], object]) -> int:
-    """Floating-point operations."""
+    """The number of floating-point operations."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
 def peak() -> int:
-    """The most memory that this process has held, in bytes."""
+    """The peak memory of this process, in bytes."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
 
@@ -93,13 +93,13 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    layer, given = widest(model, passes)
-    given = given.float().requires_grad_()
+    layer, x_in = widest(model, passes)
+    x_in = x_in.float().requires_grad_()
 
     def alone() -> None:
         with reduced:
-            made = layer(given)
-        made.backward(torch.ones_like(made))
+            output = layer(x_in)
+        output.backward(torch.ones_like(output))
 
     def seconds(work: Callable[[], None]) -> float:
         started = time.perf_counter()
@@ -113,10 +113,8 @@ def main() -> None:
     times = [(seconds(step), min(seconds(alone) for _ in range(5))) for _ in range(ROUNDS)]
     rates = [w / statistics.median(column) / 1e9 for w, column in zip(work, zip(*times, strict=True), strict=True)]
     print(f"{date.today()}  {processor()}, {machine.device}, {machine.precision}, {asked.threads} threads")
-    print(
-        f"vdvae {asked.size}, {asked.batch} images of 3 x {asked.side} x {asked.side}: {work[0] / 1e9:.1f} GFLOP a step"
-    )
-    print(f"the step: {rates[0]:.1f} GFLOP/s; {layer} on {tuple(given.shape)}: {rates[1]:.1f} GFLOP/s")
+    print(f"vdvae {asked.size}, {asked.batch} images of 3 x {asked.side} x {asked.side}: {work[0] / 1e9:.1f} GFLOP")
+    print(f"the step: {rates[0]:.1f} GFLOP/s; {layer} on {tuple(x_in.shape)}: {rates[1]:.1f} GFLOP/s")
     print(f"ratio {rates[0] / rates[1]:.2f}; peak memory of the process {peak() / 1e9:.2f} GB")
 
 

@@ -1,9 +1,12 @@
-"""A trained linear VAE against the closed form: the evidence of probabilistic PCA, its posterior and its directions.
+"""Compare a trained linear VAE with the closed form: the evidence of probabilistic PCA, its posterior and directions.
 
-``python bench/linear.py`` trains on 2,000 rows of 10, 20 and 50 columns with the recipe ``linear_vae`` and prints, in
-nats per item on the training rows, how far the model's exact evidence lies below that of maximum likelihood, how far
-its one-sample bound lies below its own evidence, the standard deviation of the log importance weights, the active units
-and the largest angle between a column of the decoder and its principal direction.
+    python bench/linear.py
+
+It trains on 2,000 rows of 10, 20 and 50 columns with the recipe ``linear_vae``. In nats per item on the training
+rows, it prints how far the exact evidence of the model lies below that of maximum likelihood and how far the
+one-sample bound lies below the exact evidence of the model. It also prints the standard deviation of the log
+importance weights, the number of active units and the largest angle between a column of the decoder and its
+principal direction.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ ROWS, NOISE = 2000, 0.7
 
 
 def table(columns: int, latents: int, seed: int = 0) -> np.ndarray:
-    """Rows with ``latents`` directions, their strengths from 4 times the noise down to 1.5 times."""
+    """Rows that vary along ``latents`` directions, with standard deviations from 4 down to 1.5 times the noise."""
     rng = np.random.default_rng(seed)
     turn = np.linalg.qr(rng.normal(size=(columns, latents)))[0]
     strength = NOISE * np.geomspace(4.0, 1.5, latents)
@@ -33,7 +36,7 @@ def table(columns: int, latents: int, seed: int = 0) -> np.ndarray:
 
 
 def measure(columns: int, latents: int, epochs: int, estimator: str) -> str:
-    """Train one model; a line of the table."""
+    """Train one model and return its line of the table."""
     data = ladle.read(table(columns, latents))
     plan = ladle.recipe("linear_vae", data.schema, "s")
     plan["latents"] = {**plan["latents"], "size": latents}
@@ -65,11 +68,11 @@ def measure(columns: int, latents: int, epochs: int, estimator: str) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--epochs", type=int, default=4000, help="of one step each")
+    parser.add_argument("--epochs", type=int, default=4000, help="number of epochs, each of one step")
     parser.add_argument("--columns", type=int, nargs="+", default=[10, 20, 50])
     parser.add_argument("--estimator", default="vi")
     arguments = parser.parse_args()
-    print("   D    Q     by  steps seconds  exact ML  below by bound gap sd log w   on   angle  EM rises least step")
+    print("   D    Q method  steps seconds  exact ML   deficit bound gap sd log w act.   angle   EM gain  min step")
     for columns in arguments.columns:
         print(measure(columns, max(2, columns // 5), arguments.epochs, arguments.estimator), flush=True)
 

@@ -1,6 +1,8 @@
-"""Make the bundled part of Fashion-MNIST from the official files: ``make_bundled.py FOLDER OUT``.
+"""Make the bundled part of Fashion-MNIST from the official files.
 
-Plain rows of pixels under xz are smaller than differences of any kind here: the pictures have wide empty margins.
+    python bench/make_bundled.py FOLDER OUT
+
+Plain rows of pixels compress better with xz than differences between pixels, because the pictures have wide margins.
 """
 
 import gzip

@@ -1,8 +1,9 @@
-"""Make tests/golden/vN: a tiny model folder of the present format, and what it says.
+"""Make tests/golden/vN: a tiny model folder in the current format, and its expected outputs.
 
     python bench/make_golden.py tests/golden/v1
 
-Made once for each format and then kept as it is: every later version must open it and say the same.
+The folder is made once for each format and then never changed. Every later version must open it and give the same
+outputs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def plan(schema: ladle.Schema) -> dict[str, Any]:
 
 
 def expected(model: ladle.Model) -> dict[str, Any]:
-    """What the model says of the first test items of the digits: the numbers that must not change."""
+    """The outputs of the model for the first test items of the digits, which must not change."""
     items = ladle.read("digits").test.take(np.arange(4))
     z = ladle.encode(model, items)
     return {

@@ -1,10 +1,10 @@
-"""Make tests/golden/ladle-vN: small models in whole numbers, and files that were compressed with them.
+"""Make tests/golden/ladle-vN: small models in whole numbers, and files compressed with them.
 
     python bench/make_golden_files.py tests/golden/ladle-v1
 
-Made once for each version of the container or of the models' file and then kept as they are: every later version must
-bring the same numbers back from them. In ladle-v1 the files with loss are older than ``sharpest``;
-``local_colour.wider.ladle``, made later with the model that lies there, has it.
+The files are made once for each format version of the container or of the models, and never changed: every later
+version of the library must decode the same numbers from them. In ladle-v1 the lossy files were made before ``sharpest``
+existed; ``local_colour.wider.ladle`` was made later, with the same model, and has it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MODES: dict[str, dict[str, Any]] = {
 def main() -> None:
     out = Path(sys.argv[1])
     out.mkdir(parents=True)
-    told: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for name in MODELS:
         stem = name.replace(" ", "_")
         with tempfile.TemporaryDirectory() as folder:
@@ -46,9 +46,9 @@ def main() -> None:
                 ladle.compress(run, x[:ITEMS], file, **options)
                 back = ladle.decompress(file, model=run)
                 assert back is not None
-                told[file.name] = hashlib.sha256(back.tobytes()).hexdigest()
+                hashes[file.name] = hashlib.sha256(back.tobytes()).hexdigest()
             shutil.copy(run / "exact.safetensors", out / f"{stem}.safetensors")
-    (out / "expected.json").write_text(json.dumps(told, indent=1) + "\n")
+    (out / "expected.json").write_text(json.dumps(hashes, indent=1) + "\n")
 
 
 if __name__ == "__main__":

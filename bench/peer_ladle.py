@@ -1,8 +1,8 @@
-"""Train the same nets with Ladle; run by ``throughput.py``.
+"""Train the same networks with Ladle. ``throughput.py`` runs this script.
 
     python peer_ladle.py KIND IMAGES.npy EPOCHS BATCH THREADS
 
-Prints the training items per second of every epoch but the first, as JSON.
+It prints the training items per second of every epoch except the first, as JSON.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import numpy as np
 
 from ladle_command import prepare
 
-prepare()  # as the ``ladle`` command does, before torch is loaded
+prepare()  # as the ``ladle`` command does, before torch is imported
 
 import torch  # noqa: E402
 
@@ -26,7 +26,7 @@ NETS = {
 }
 
 
-RUN = 100  # epochs, pythae's default: validations and averages come as often as in a real run, not a short one
+RUN = 100  # epochs, pythae's default, so that validation and averaging are as frequent as in a full training run
 
 
 def main(kind, images, epochs, batch, threads):

@@ -1,6 +1,6 @@
-"""The nets of Ladle's recipes written once more in plain torch, for libraries that want their own.
+"""The networks of Ladle's recipes in plain torch, for libraries that need their own modules.
 
-Layer by layer the same as ``ladle.nets``; ``throughput.py`` checks that the numbers of parameters agree.
+The layers are the same as those of ``ladle.nets``; ``throughput.py`` checks that the numbers of parameters agree.
 """
 
 import torch
@@ -50,7 +50,7 @@ def up(width=32):
 
 
 def make(kind):
-    """Encoder to ``(N, 2 * LATENTS)`` and decoder to logits ``(N, 1, 28, 28)``."""
+    """The encoder, with outputs ``(N, 2 * LATENTS)``, and the decoder, with logits ``(N, 1, 28, 28)``."""
     torch.manual_seed(0)
     if kind == "mlp":
         return mlp(784, 2 * LATENTS), nn.Sequential(mlp(LATENTS, 784), nn.Unflatten(1, (1, 28, 28)))

@@ -1,8 +1,8 @@
-"""Train pythae's VAE as its README says; run by ``throughput.py`` in pythae's own environment.
+"""Train pythae's VAE as its README describes. ``throughput.py`` runs this script in an environment with pythae.
 
     python peer_pythae.py KIND IMAGES.npy EPOCHS BATCH THREADS
 
-Prints the training items per second of every epoch but the first, as JSON.
+It prints the training items per second of every epoch except the first, as JSON.
 """
 
 import json

@@ -1,9 +1,10 @@
-"""Train pythae's default VAE for some minutes; run by ``quality.py`` in pythae's own environment.
+"""Train pythae's default VAE for a given time. ``quality.py`` runs this script in an environment with pythae.
 
     python peer_quality.py TRAIN.npy TEST.npy MINUTES RATE THREADS
 
-Its default nets, batch size and optimiser. After every epoch its own loss is measured on the test items, in evaluation
-mode, while the clock stands still. Prints the seconds of training and the loss in nats after each, as JSON.
+The networks, the batch size and the optimiser are pythae's defaults. After every epoch, its loss is measured on the
+test items in evaluation mode, with the clock stopped. The script prints the seconds of training and the loss in nats
+after every epoch, as JSON.
 """
 
 import contextlib

@@ -1,15 +1,18 @@
-"""Does ``ladle.select`` find the family that latents were drawn from? Thirty worlds whose family is known.
+"""Measure whether ``ladle.select`` recovers the family of the latents, on thirty simulated data sets.
 
     python bench/planted.py --out planted.jsonl [--resume] [--only laplace] [--steps 1000] [--seeds 3]
 
-A world (:mod:`planted_worlds`) draws latents from one family and decodes them by a linear map or one hidden layer. Its
-oracle knows how many nats per item the best model with normal latents is behind the truth, and the standard error of
-that. ``select`` gets the items, nets of the world's own class and the number of latents, and says which families the
-data support. One line for each world, as it finishes; those of ``--out`` are not done again with ``--resume``.
+A world (:mod:`planted_worlds`) draws latents from one family and decodes them by a linear map or a network with one
+hidden layer. The gap of a world is the true difference, in nats per item, between the evidence of the true model and
+of the best model with normal latents; it is computed together with its standard error. ``select`` is given the
+items, networks of the same class as the world's decoder and the number of latents, and reports which families the
+data support. One line is printed for each finished world. With ``--resume``, the worlds in ``--out`` are not
+repeated.
 
-* **rejected**: where the oracle's gap exceeds 5 standard errors, normal latents are not among the supported families.
-* **wrong**: the true family is not among them, so a wrong one was called better.
-* **ties**: normal against full_normal, and against a mixture of one, on every world; held up for being many by Holm.
+* **rejected**: normal latents are not among the supported families; expected if the gap exceeds 5 standard errors.
+* **wrong**: the true family is not among the supported families, so a wrong one was found to be better.
+* **ties**: normal against full_normal and against a mixture of one component, on every world, with Holm's correction
+  for multiple tests.
 """
 
 from __future__ import annotations
@@ -35,22 +38,22 @@ TRUE = {
     "normal": "normal", "laplace": "laplace", "student_t": "student_t:3", "mixture": "mixture:5", "sphere": "sphere",
     "categorical": "categorical:4",
 }  # fmt: skip
-TWINS = ("full_normal", "mixture:1")  # of normal: a linear layer behind them undoes what they have more
-FAMILIES = (*TRUE.values(), *TWINS)  # but for the sphere where there is one latent: it is a pair of points there
-CLEAR = 5.0  # standard errors from which a gap is there to be found
-LONGER = {"linear": 1, "mlp": 2}  # seeds end further apart behind a hidden layer
+TWINS = ("full_normal", "mixture:1")  # equivalent to normal: a linear layer undoes the additional parameters
+FAMILIES = (*TRUE.values(), *TWINS)  # without the sphere if there is one latent, where it is a pair of points
+CLEAR = 5.0  # standard errors above which a gap should be detected
+LONGER = {"linear": 1, "mlp": 2}  # factor of the steps: with a hidden layer, the results of seeds vary more
 
 
 def dataset(world: World) -> Dataset:
-    """The items of a world as Ladle reads them, in the world's own splits."""
+    """The items of a world as a data set, in the splits of the world."""
     splits = simulate(world)
     return Dataset(ladle.read(splits["train"]).schema, {name: Split(x) for name, x in splits.items()})
 
 
 def plan(world: World, schema: Schema) -> dict[str, Any]:
-    """Nets of the world's own class, and noise of one scale.
+    """Networks of the same class as the world's decoder, and noise with one scale for all columns.
 
-    The noise starts as large as the data's own spread and shrinks as the model learns.
+    The scale of the noise is initialised at the standard deviation of the data and decreases during training.
     """
     unit = math.sqrt(sum(s * s for s in schema.scale) / len(schema.scale))
     hidden = {"part": "net/mlp", "width": HIDDEN, "depth": 1}
@@ -74,8 +77,8 @@ def families(world: World) -> tuple[str, ...]:
     return tuple(name for name in FAMILIES if name != "sphere" or world.latents > 1)
 
 
-def tried(world: World, folder: Path, steps: int, seeds: int, samples: int = 100) -> dict[str, Any]:
-    """What the oracle and ``select`` say of one world."""
+def evaluate(world: World, folder: Path, steps: int, seeds: int, samples: int = 100) -> dict[str, Any]:
+    """The true gap of one world and the result of ``select``."""
     started = time.perf_counter()
     data = dataset(world)
     exact = truth(world, data.test.x)
@@ -99,7 +102,7 @@ def tried(world: World, folder: Path, steps: int, seeds: int, samples: int = 100
 
 
 def tie(folder: Path, one: str, other: str, latents: int) -> dict[str, float] | None:
-    """How much worse the second is than the first on the test items; ``None`` where one of them failed."""
+    """How much worse the second family is than the first on the test items; ``None`` if one of them failed."""
     nats = []
     for name in (one, other):
         runs = sorted((folder / "candidates").glob(f"{candidate(name, latents).folder}-[0-9]*-[0-9]*/test.npz"))
@@ -111,7 +114,7 @@ def tie(folder: Path, one: str, other: str, latents: int) -> dict[str, float] | 
 
 
 def line(row: dict[str, Any]) -> str:
-    """One world in words."""
+    """One line about a world."""
     return (
         f"{row['world']:24} {row['gap']:8.4f} {row['z']:7.1f}  {'yes' if row['rejected'] else 'no':8} "
         f"{'WRONG' if row['wrong'] else '-':6} {row['seconds']['all']:5.0f}s  {' or '.join(row['supported'])}"
@@ -119,7 +122,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[tuple[bool, str]]:
-    """Whether each of the claims holds, and with what figures."""
+    """Whether each of the claims holds, with the numbers."""
     clear = [row for row in rows if row["family"] != "normal" and row["z"] > CLEAR]
     rejected = sum(row["rejected"] for row in clear)
     wrong = [row["world"] for row in rows if row["wrong"]]
@@ -129,12 +132,15 @@ def claims(rows: list[dict[str, Any]]) -> list[tuple[bool, str]]:
     held = holm(np.array([p for *_, p in both]))
     apart = [f"{world} {twin}" for (world, twin, _), p in zip(both, held, strict=True) if p < LEVEL]
     return [
-        (len(clear) >= 15, f"{len(clear)} non-normal worlds with a gap above {CLEAR:g} standard errors (15 wanted)"),
+        (
+            len(clear) >= 15,
+            f"{len(clear)} non-normal worlds with a gap above {CLEAR:g} standard errors (at least 15 required)",
+        ),
         (
             rejected >= 0.9 * len(clear) > 0,
-            f"normal latents rejected in {rejected} of them (90 % wanted)",
+            f"normal latents rejected in {rejected} of them (at least 90 % required)",
         ),
-        (len(wrong) <= 1, f"a wrong family called better in {len(wrong)} of {len(rows)} (at most 1): {wrong}"),
+        (len(wrong) <= 1, f"a wrong family was found to be better in {len(wrong)} of {len(rows)} (at most 1): {wrong}"),
         (not apart and not failed, f"{len(tested)} pairs that must tie: apart {apart}, not tested {failed}"),
     ]
 
@@ -143,30 +149,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--only", default="", help="worlds whose name holds one of these, by commas")
-    parser.add_argument("--steps", type=int, default=1000, help="twice as many behind a hidden layer")
+    parser.add_argument(
+        "--only", default="", help="only worlds whose name contains one of these strings, separated by commas"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=1000, help="number of steps; doubled for decoders with a hidden layer"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     out: Path = arguments.out
     if out.exists() and not arguments.resume:
-        parser.error(f"{out} exists; --resume goes on with it")
+        parser.error(f"{out} exists; continue it with --resume")
     torch.set_num_threads(1)
     rows = [json.loads(text) for text in out.read_text().splitlines()] if out.exists() else []
     done = {row["world"] for row in rows}
     print(f"{'world':24} {'gap':>8} {'SE':>7}  rejected wrong    time  supported", flush=True)
     for row in rows:
         print(line(row), flush=True)
-    wanted = [w for w in WORLDS if any(part in w.name for part in arguments.only.split(","))]
-    for world in (w for w in wanted if w.name not in done):
+    chosen = [w for w in WORLDS if any(part in w.name for part in arguments.only.split(","))]
+    for world in (w for w in chosen if w.name not in done):
         folder = out.with_suffix("") / world.name
-        row = tried(world, folder, LONGER[world.decoder] * arguments.steps, arguments.seeds)
+        row = evaluate(world, folder, LONGER[world.decoder] * arguments.steps, arguments.seeds)
         with out.open("a") as file:
             file.write(json.dumps(row) + "\n")
         shutil.rmtree(folder)
         rows.append(row)
         print(line(row), flush=True)
-    for good, told in claims(rows):
-        print("PASS" if good else "FAIL", told)
+    for holds, text in claims(rows):
+        print("PASS" if holds else "FAIL", text)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
-"""Data sets whose latent family is known, with their true evidence and that of the best model with normal latents.
+"""Simulated data sets with a known family of latents, their true evidence and that of the best normal latents.
 
-A world draws z from one family, sends it through a linear decoder or one with a hidden layer, and adds normal noise of
-one scale: ``x = f(z) + sigma e``. All that is computed here is in float64 and uses nothing of Ladle.
+A world draws z from one family, decodes it with a linear decoder or one with a hidden layer, and adds normal noise
+with one scale: ``x = f(z) + sigma e``. All computations are in float64 and independent of Ladle.
 
-The true evidence ``log p(x) = log E N(x; f(z), sigma^2)`` is a sum over weighted nodes of the prior, which is exact for
-categories, and quadrature elsewhere (a circle, a sphere, a lattice in two dimensions). A linear decoder's likelihood is
-a normal density of z, so there the lattice lies around every item's own ``m = W^+ (x - b)`` and is as fine as that
-density is narrow. The best normal latents behind a linear decoder are probabilistic PCA, in closed form; behind a
-hidden layer they are found by maximising the same sum over nodes, from several starts.
+The true evidence ``log p(x) = log E N(x; f(z), sigma^2)`` is a sum over weighted nodes of the prior. It is exact for
+categories, and quadrature otherwise (a circle, a sphere, a lattice in two dimensions). For a linear decoder, the
+likelihood is a normal density in z, so the lattice is centred at ``m = W^+ (x - b)`` of every item and its spacing
+is proportional to the width of this density. With a linear decoder, the best model with normal latents is
+probabilistic PCA, in closed form; with a hidden layer, it is found by maximising the same sum over nodes from
+several starting points.
 
-Heaps of a mixture and classes overlap. At smaller noise some runs of the true family ended with two of them taken for
-one, up to 1.6 nats behind the truth, and a comparison would have been one of training.
+The components of the mixture and the classes overlap. With less noise, some runs of the true family merged two of
+them and ended up to 1.6 nats below the true evidence, so the comparison would have measured the training.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ HIDDEN = 8  # units of the decoders with a hidden layer
 COMPONENTS = 5
 CLASSES = 4
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-CELLS = 1 << 24  # numbers of a table (items, nodes) held at a time
+CELLS = 1 << 24  # elements of the table (items, nodes) held in memory at a time
 
 
 class World(NamedTuple):
-    """How a data set is made.
+    """The specification of a simulated data set.
 
     Attributes:
-        family: of the latents.
+        family: family of the latents.
         decoder: ``linear`` or ``mlp`` (one hidden layer).
-        latents: their number D; for categories the number of choices among four classes.
-        noise: sigma.
-        seed: of the decoder, the mixture and the items.
-        dims: columns of the data.
-        train, test: items; a sixteenth of ``train`` more are for validation.
+        latents: number of latents D; for categories, the number of choices among four classes.
+        noise: standard deviation sigma of the noise.
+        seed: seed of the decoder, the mixture and the items.
+        dims: number of columns of the data.
+        train, test: number of items; a sixteenth of ``train`` is generated in addition for validation.
     """
 
     family: str
@@ -54,7 +55,7 @@ class World(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For people and for the lines of a results file."""
+        """The name of the world in printed output and in results files."""
         return f"{self.family}-{self.decoder}-{self.latents}-{self.seed}"
 
 
@@ -72,7 +73,7 @@ WORLDS = tuple(
 
 
 class Decoder(NamedTuple):
-    """``f(z) = out relu(into z + shift) + bias``, or ``out z + bias`` where there is no hidden layer."""
+    """``f(z) = out relu(into z + shift) + bias``, or ``out z + bias`` without a hidden layer."""
 
     out: Tensor
     bias: Tensor
@@ -87,7 +88,7 @@ class Decoder(NamedTuple):
 
 
 class Prior(NamedTuple):
-    """p(z): ``draw(rng, n)`` gives ``(n, D)``; ``log_prob`` is ``None`` where z has no density on the whole space."""
+    """p(z): ``draw(rng, n)`` returns ``(n, D)``; ``log_prob`` is ``None`` if z has no density on the whole space."""
 
     draw: Callable[[np.random.Generator, int], np.ndarray]
     log_prob: Callable[[Tensor], Tensor] | None
@@ -99,8 +100,8 @@ def _rng(world: World, what: str) -> np.random.Generator:
 
 
 def decoder(world: World) -> Decoder:
-    """The decoder of a world. A hidden layer reads every direction forwards and backwards, so that no two z agree.
-    A choice is read as an indicator vector."""
+    """The decoder of a world. A hidden layer has a pair of units with opposite signs for every direction, so that
+    different z have different outputs. A categorical latent is encoded as an indicator vector."""
     rng, size = _rng(world, "decoder"), world.latents * (CLASSES if world.family == "categorical" else 1)
     bias = torch.tensor(rng.normal(size=world.dims))
     if world.decoder == "linear":
@@ -143,7 +144,7 @@ def prior(world: World) -> Prior:
 
 
 def _mixture(world: World) -> Prior:
-    """Five round heaps of points, at least 1.5 apart."""
+    """A mixture of five isotropic components whose centres are at least 1.5 apart."""
     rng, size = _rng(world, "mixture"), world.latents
     centres: list[np.ndarray] = []
     while len(centres) < COMPONENTS:
@@ -181,7 +182,7 @@ def lattice(size: int, reach: float, step: float, log_prob: Callable[[Tensor], T
 
 
 def _sphere(size: int) -> tuple[Tensor, Tensor]:
-    """The trapezoidal rule on the circle; that and Gauss-Legendre on the sphere."""
+    """The trapezoidal rule on the circle; on the sphere, its product with the Gauss-Legendre rule."""
     turns = 400 if size == 2 else 120
     angle = 2 * math.pi * torch.arange(turns, dtype=torch.float64) / turns
     circle = torch.stack([angle.cos(), angle.sin()], -1)
@@ -207,7 +208,7 @@ def simulate(world: World) -> dict[str, np.ndarray]:
 
 
 def truth(world: World, x: np.ndarray) -> Tensor:
-    """log p(x) under the model that made it, ``(N,)``."""
+    """log p(x) under the true model, ``(N,)``."""
     f, p, items = decoder(world), prior(world), torch.tensor(x, dtype=torch.float64)
     if world.decoder == "linear" and p.log_prob is not None:
         return around(f, world.noise, p.log_prob, items)
@@ -224,7 +225,7 @@ def over(f: Decoder, noise: Tensor, nodes: Tensor, log_weights: Tensor, x: Tenso
 
 
 def around(f: Decoder, noise: float, log_prob: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The evidence behind a linear decoder: as a function of z the likelihood is normal, so the lattice is its own."""
+    """The evidence with a linear decoder. The likelihood is normal in z, so the lattice is adapted to it."""
     size = f.out.shape[1]
     gram = f.out.T @ f.out
     centre = (x - f.bias) @ f.out @ torch.linalg.inv(gram)
@@ -242,7 +243,7 @@ def around(f: Decoder, noise: float, log_prob: Callable[[Tensor], Tensor], x: Te
 
 
 def best_normal(world: World, train: np.ndarray, x: np.ndarray) -> Tensor:
-    """log p(x) under the likeliest model of ``train`` that has normal latents and the world's kind of decoder."""
+    """log p(x) under the maximum-likelihood model of ``train`` with normal latents and the same kind of decoder."""
     size = world.latents
     learn, items = (torch.tensor(a, dtype=torch.float64) for a in (train, x))
     if world.decoder == "linear":
@@ -251,7 +252,7 @@ def best_normal(world: World, train: np.ndarray, x: np.ndarray) -> Tensor:
 
 
 def pca(train: Tensor, size: int, x: Tensor) -> Tensor:
-    """Probabilistic PCA at its maximum likelihood.
+    """log p(x) under the maximum-likelihood model of probabilistic PCA.
 
     Reference:
         Tipping, Bishop: "Probabilistic Principal Component Analysis", 1999.
@@ -265,7 +266,7 @@ def pca(train: Tensor, size: int, x: Tensor) -> Tensor:
 
 
 def hidden(world: World, train: Tensor, size: int, x: Tensor, starts: int = 2, steps: int = 1000) -> Tensor:
-    """One hidden layer, by maximising the sum over a lattice: from the world's own decoder and from chance."""
+    """log p(x) with the best decoder with one hidden layer, maximising the sum over a lattice from two starts."""
     found: list[tuple[float, Tensor]] = []
     coarse = lattice(size, 5.0, 0.25, lambda z: _log_normal(z).sum(-1))
     fine = lattice(size, 6.0, 0.125, lambda z: _log_normal(z).sum(-1))

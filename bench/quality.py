@@ -1,11 +1,12 @@
-"""Time to quality: the best test bound of pythae's default VAE in some minutes, and Ladle's in a tenth of them.
+"""Compare the best test bound of pythae's default VAE in a given time with that of Ladle in a tenth of the time.
 
     python bench/quality.py [--data mnist-static] [--minutes 10] [--size xs] [--threads 2]
 
-Both see the same bits of the same items, and both are judged by the bound with one sample on the whole test split, in
-evaluation mode. pythae 0.1.2 has its default nets (two layers, 512 units), loss of a Bernoulli, batch size and
-optimiser, and 40 latents; its clock stands still while it is measured. It is run with its default learning rate and
-with the ten times larger one of its tutorials. Ladle's clock has everything in it.
+Both libraries are trained on the same binary data and evaluated by the bound with one sample on the whole test
+split, in evaluation mode. pythae 0.1.2 uses its default networks (two layers, 512 units), a Bernoulli loss, its
+default batch size and optimiser, and 40 latents; the time of its evaluation is not counted. It is run with its
+default learning rate and with the rate of its tutorials, which is ten times larger. The time of Ladle includes
+everything.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from ladle_command import prepare
 from throughput import measure, peer_python
 
-prepare()  # as the ``ladle`` command does, before torch is loaded
+prepare()  # as the ``ladle`` command does, before torch is imported
 
 import torch  # noqa: E402
 
@@ -33,7 +34,7 @@ RATES = (1e-4, 1e-3)  # pythae's default, and that of its tutorials
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", default="mnist-static", help="binary data that is the same in every epoch")
+    parser.add_argument("--data", default="mnist-static", help="binary data that are the same in every epoch")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--recipe", default="learned_prior")
     parser.add_argument("--size", default="xs")

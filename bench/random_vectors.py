@@ -1,11 +1,11 @@
-"""Can random vectors be decoded? A plain autoencoder's beside a VAE's samples, each told apart from held-out data.
+"""Compare the samples of a VAE and the decoded random vectors of a plain autoencoder with held-out data.
 
     python bench/random_vectors.py fashion-mnist-mini mnist table.csv [--minutes 2]
 
-Both have the same nets, latent size, data, batches and training time. The autoencoder's vectors are normal with its
-codes' own mean and deviation in every dimension, which is generous: its user knows neither. Items are drawn from
-p(x|z). The figure is the area under the ROC curve of ``ladle.measures.two_sample``: 0.5 cannot be told from data,
-1 always can.
+Both models have the same networks, number of latents, data, batches and training time. The random vectors are normal
+with the mean and standard deviation of the autoencoder's codes in every dimension. This favours the autoencoder,
+whose user would have to estimate them. Items are drawn from p(x|z). The result is the area under the ROC curve of
+``ladle.measures.two_sample``: 0.5 if the items cannot be separated from data, and 1 if they always can.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def main() -> None:
         vae, ae = models["learned_prior"], models["ae"]
         x = np.random.default_rng(0).permutation(
             items(vae, data, "test").x.astype(np.float32)
-        )  # a file may have an order
+        )  # the items of a file may be sorted
         n = min(ITEMS, len(x) // 2)
         vectors = random_codes(ae, items(ae, data, "train"), n)
-        told = [two_sample(x[:n], y) for y in (x[n : 2 * n], drawn(vae, n)[1], drawn(ae, n, vectors)[1])]
-        print(f"{name:20} {n:6} " + f"{told[0]:6.3f} {told[1]:12.3f} {told[2]:11.3f}", flush=True)
+        aucs = [two_sample(x[:n], y) for y in (x[n : 2 * n], drawn(vae, n)[1], drawn(ae, n, vectors)[1])]
+        print(f"{name:20} {n:6} " + f"{aucs[0]:6.3f} {aucs[1]:12.3f} {aucs[2]:11.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""What a pass over the data costs as items, pixels, levels and processes grow.
+"""The time of a pass over the data for growing numbers of items, pixels, levels and processes.
 
     python bench/scaling.py [--out docs/scaling.png] [--threads 1]
 
-Generated colour images; seconds are those of the steps of ``ladle.fit``, the first few left out, on a model whose shape
-stays the same: ``learned_prior`` with convolutions for items and pixels, ``vdvae`` for levels. Points of one line are
-measured in turn, twice, and the faster is kept. Processes are ``ladle fit --devices N`` on the CPU, one thread each,
-and the same batch shared among them. With each line stands its exponent: the slope in logarithms, where 1 is linear.
+The data are generated colour images. The time is that of the steps of ``ladle.fit``, without the first few, on a model
+of fixed shape: ``learned_prior`` with convolutions for items and pixels, and ``vdvae`` for levels. The points of a line
+are measured one after the other, twice, and the faster time is kept. Processes are those of ``ladle fit --devices N``
+on the CPU, with one thread each and one batch split across them. The exponent of each line is its slope in logarithmic
+coordinates, where 1 is linear.
 """
 
 from __future__ import annotations
@@ -46,46 +47,46 @@ def generated(items: int, side: int) -> ladle.Dataset:
 
 
 def plan(schema: ladle.Schema, blocks: str | None = None) -> dict[str, Any]:
-    """A small model whose nets do not depend on the number of pixels, but for the ends."""
-    made = ladle.recipe("vdvae" if blocks else "learned_prior", schema, "xs")
+    """A small model whose networks, apart from the first and the last layer, do not depend on the number of pixels."""
+    model_plan = ladle.recipe("vdvae" if blocks else "learned_prior", schema, "xs")
     if blocks:
-        made["latents"] = {**made["latents"], "blocks": blocks}
+        model_plan["latents"] = {**model_plan["latents"], "blocks": blocks}
     else:
-        made["encoder"] = {"part": "net/conv_down", "width": 8, "blocks": 1}
-        made["decoder"] = {"part": "net/conv_up", "width": 8, "blocks": 1}
-    return {**made, "training": {"batch": BATCH}}
+        model_plan["encoder"] = {"part": "net/conv_down", "width": 8, "blocks": 1}
+        model_plan["decoder"] = {"part": "net/conv_up", "width": 8, "blocks": 1}
+    return {**model_plan, "training": {"batch": BATCH}}
 
 
-def a_pass(data: ladle.Dataset, made: dict[str, Any], whole: bool = False) -> float:
-    """Seconds of one pass over the data; unless all of it is wanted, by proportion to a few steps."""
-    steps = ladle.fit(ladle.assemble(data.schema, made), data, epochs=1 if whole else 100, device="cpu")
+def pass_time(data: ladle.Dataset, model_plan: dict[str, Any], complete: bool = False) -> float:
+    """Seconds per pass over the data, measured on a complete pass or extrapolated from a few steps."""
+    steps = ladle.fit(ladle.assemble(data.schema, model_plan), data, epochs=1 if complete else 100, device="cpu")
     marks = []
     for step in steps:
         if step.kind == "train":
             marks.append(time.perf_counter())
-        if not whole and len(marks) == FIRST + STEPS:
+        if not complete and len(marks) == FIRST + STEPS:
             break
-    took = marks[-1] - marks[FIRST - 1]
-    return took * (len(data.train) // BATCH) / (len(marks) - FIRST)
+    elapsed = marks[-1] - marks[FIRST - 1]
+    return elapsed * (len(data.train) // BATCH) / (len(marks) - FIRST)
 
 
 def by_items(n: int) -> float:
     data = generated(n, 32)
-    return a_pass(data, plan(data.schema), whole=True)
+    return pass_time(data, plan(data.schema), complete=True)
 
 
 def by_pixels(side: int) -> float:
     data = generated(1024, side)
-    return a_pass(data, plan(data.schema))
+    return pass_time(data, plan(data.schema))
 
 
 def by_levels(levels: int) -> float:
     data = generated(1024, 32)
-    return a_pass(data, plan(data.schema, f"1:16, 8x{levels - 1}"))
+    return pass_time(data, plan(data.schema, f"1:16, 8x{levels - 1}"))
 
 
 def by_processes(n: int) -> float:
-    """Seconds of training that the run itself counts, validation included."""
+    """The training time that the run reports, including validation."""
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/x.npy", generated(2048, 32).train.x)
         command = [
@@ -121,9 +122,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    print(f"{date.today()}  {processor()}, {asked.threads} threads of {cores()} cores")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(f"{date.today()}  {processor()}, {arguments.threads} threads of {cores()} cores")
     figure, axes = plt.subplots(1, len(LINES), figsize=(15, 3.6), layout="constrained")
     for axis, (name, (cost, points, label)) in zip(axes, LINES.items(), strict=True):
         turns = [[cost(point) for point in points] for _ in range(TURNS)]
@@ -134,18 +135,18 @@ def main() -> None:
         print(f"exponent {slope:.2f}", flush=True)
         axis.loglog(points, seconds, "o-", color=INK, label=f"measured, exponent {slope:.2f}")
         if name == "processes":
-            ideal, what = [seconds[0] / point for point in points], "the time of one, shared"
+            ideal, name_of_ideal = [seconds[0] / point for point in points], "the time of one, divided"
         else:
-            ideal, what = [seconds[-1] * g / grown[-1] for g in grown], "linear"
-        axis.loglog(points, ideal, "--", color=LINE, label=what)
+            ideal, name_of_ideal = [seconds[-1] * g / grown[-1] for g in grown], "linear"
+        axis.loglog(points, ideal, "--", color=LINE, label=name_of_ideal)
         axis.set(xlabel=label, title=name)
         axis.set_xticks(points, [str(p) for p in points])
         axis.minorticks_off()
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False)
-    axes[0].set_ylabel("seconds a pass")
-    if asked.out:
-        figure.savefig(asked.out, dpi=110)
+    axes[0].set_ylabel("seconds per pass")
+    if arguments.out:
+        figure.savefig(arguments.out, dpi=110)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Training items per second beside pythae 0.1.2, on the same nets, data, batch size and machine, in one run.
+"""Training items per second, compared with pythae 0.1.2 on the same networks, data, batch size and machine.
 
     python bench/throughput.py [--threads 2] [--repeats 3]
 
-pythae is installed into an environment of its own (``bench/.envs/pythae``) and driven as its README says, at its
-default batch size of 64 and, for the small net, at Ladle's of 128. The two take turns, so that a machine whose speed
-drifts is fair to both; the medians and their ratio are printed, and the ratio of every pair.
+pythae is installed into a separate environment (``bench/.envs/pythae``) and used as described in its README, with its
+default batch size of 64 and, for the small network, with Ladle's default of 128. The two are measured alternately, so
+that a change in the speed of the machine affects both. The script prints the medians, their ratio and the ratio of
+every pair.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ladle.machine import cores, processor
 
 HERE = Path(__file__).parent
 PEER = HERE / ".envs" / "pythae"
-# what pythae 0.1.2 needs, with the torch that Ladle is measured with
+# the requirements of pythae 0.1.2, and the version of torch that Ladle is measured with
 REQUIREMENTS = ["torch==2.13.0", "pythae==0.1.2", "pydantic", "numpy"]
 CASES = [("mlp", 64), ("mlp", 128), ("resnet", 64)]
 ITEMS = {"mlp": 12_800, "resnet": 640}
@@ -36,10 +37,10 @@ EPOCHS = 3
 
 
 def peer_python() -> Path:
-    """The interpreter of pythae's environment, made at the first call."""
+    """The interpreter of pythae's environment, which is created at the first call."""
     python = PEER / "bin" / "python"
     if not (PEER / ".ready").exists():
-        print("installing pythae 0.1.2 into its own environment", file=sys.stderr)
+        print("installing pythae 0.1.2 into a separate environment", file=sys.stderr)
         venv.create(PEER, with_pip=True, clear=True)
         subprocess.run([python, "-m", "pip", "install", "-q", *REQUIREMENTS], check=True)
         (PEER / ".ready").touch()
@@ -47,7 +48,7 @@ def peer_python() -> Path:
 
 
 def measure(python: Path | str, script: str, *arguments: object) -> dict:
-    """The parameters and items per second that one of the two sides reports."""
+    """Run the script of one library: the number of parameters, and the items per second."""
     command = [str(python), str(HERE / script), *map(str, arguments)]
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE)
@@ -57,7 +58,7 @@ def measure(python: Path | str, script: str, *arguments: object) -> dict:
 
 
 def images(n: int, path: str) -> None:
-    """Bundled pictures, thresholded: ``(n, 1, 28, 28)`` of 0 and 1."""
+    """Write ``n`` bundled images, thresholded: ``(n, 1, 28, 28)`` with values 0 and 1."""
     x = ladle.read("fashion-mnist-mini").train.x
     np.save(path, (np.resize(x, (n, *x.shape[1:])) >= 128).astype(np.uint8))
 
@@ -75,14 +76,14 @@ def main() -> None:
         for kind, batch in CASES:
             path = f"{folder}/{kind}.npy"
             images(ITEMS[kind], path)
-            asked = (kind, path, EPOCHS, batch, arguments.threads)
+            settings = (kind, path, EPOCHS, batch, arguments.threads)
             pairs = [
-                (measure(python, "peer_pythae.py", *asked), measure(sys.executable, "peer_ladle.py", *asked))
+                (measure(python, "peer_pythae.py", *settings), measure(sys.executable, "peer_ladle.py", *settings))
                 for _ in range(arguments.repeats)
             ]
             counts = {side["parameters"] for pair in pairs for side in pair}
             if len(counts) != 1:
-                raise SystemExit(f"the nets differ: {counts} parameters")
+                raise SystemExit(f"the networks differ: {counts} parameters")
             speeds = [[statistics.median(side["items_per_s"]) for side in pair] for pair in pairs]
             peer, ours = (statistics.median(column) for column in zip(*speeds, strict=True))
             ratios = " ".join(f"{b / a:.2f}" for a, b in speeds)

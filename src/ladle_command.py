@@ -1,7 +1,7 @@
-"""The ``ladle`` command: readies a process that is ours alone, then hands over to ``ladle.cli``.
+"""The ``ladle`` command: configures the process, then runs ``ladle.cli``.
 
-It stands outside the package, because what it sets must be set before torch is loaded, and a library must not
-set it: importing ``ladle`` changes nothing.
+This module is outside the package because its settings must be made before torch is imported, and importing a library
+must not change the process: ``import ladle`` sets none of them.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import sys
 
 
 def prepare() -> None:
-    """Make this process run nets well.
+    """Configure this process for training.
 
-    * OpenMP's threads wait for each other by sleeping soon instead of spinning. With anything else running on the
-      machine, spinning threads make two threads several times slower than one.
-    * Freed memory is kept for the next step (glibc only): large tensors are otherwise given back to the system and
-      faulted in again, page by page, at every step.
+    * OpenMP threads that wait for each other sleep after a short time instead of spinning. While other processes are
+      running, two spinning threads are several times slower than one thread.
+    * Freed memory is kept for the next step (glibc only). Otherwise large tensors are returned to the operating system,
+      and every step causes page faults for them again.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if sys.platform == "linux":
@@ -26,7 +26,7 @@ def prepare() -> None:
             trim_threshold, mmap_threshold = -1, -3
             libc.mallopt(mmap_threshold, 1 << 30)
             libc.mallopt(trim_threshold, (1 << 31) - 1)
-        except (OSError, AttributeError):  # another C library: nothing to set
+        except (OSError, AttributeError):  # another C library
             return
 
 

@@ -1,4 +1,4 @@
-"""Small models of several structures to compress with, and their data."""
+"""Small models of several structures for the tests of compression, and their data."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CONVOLUTIONS = {
     "encoder": {"part": "net/conv_down", "width": 4, "blocks": 1},
     "decoder": {"part": "net/conv_up", "width": 4, "blocks": 1},
 }
-PLANS: dict[str, tuple[str, str, dict[str, Any]]] = {  # data, recipe, what differs from the narrow recipe
+PLANS: dict[str, tuple[str, str, dict[str, Any]]] = {  # data, recipe, changes to the narrow recipe
     "grey": ("digits", "vae", {}),
     "learned_prior": ("digits", "learned_prior", {}),
     "vampprior": ("digits", "vampprior", {}),
     "mixture": ("digits", "vae", {"latents": {"prior": {"part": "prior/mixture", "components": 3}}}),
-    "logistic": ("digits", "vae", {"latents": {"posterior": LOGISTIC}}),  # without a ceiling for its scale
+    "logistic": ("digits", "vae", {"latents": {"posterior": LOGISTIC}}),  # no upper limit of its scale
     "sigma_vae": ("digits", "sigma_vae", {}),
     "fsq": ("digits", "fsq", {}),
     "vq": ("digits", "vq", {}),
@@ -38,7 +38,7 @@ PLANS: dict[str, tuple[str, str, dict[str, Any]]] = {  # data, recipe, what diff
 
 
 def fitted(name: str, folder: Path) -> np.ndarray:
-    """Fit the model of one of ``PLANS`` for a few epochs; returns its data."""
+    """Fit the model of one of ``PLANS`` for a few epochs, and return its data."""
     kind, recipe, other = PLANS[name]
     x = things(kind)
     data = ladle.read(x)
@@ -53,7 +53,7 @@ def fitted(name: str, folder: Path) -> np.ndarray:
 
 
 def things(name: str) -> np.ndarray:
-    """Images of uint8: digits in 256 levels, in two, or tinted; clothes in two."""
+    """Images of uint8: digits with 256 levels, with two levels, or tinted; clothes with two levels."""
     if name == "clothes":
         return (ladle.read("fashion-mnist-mini").train.x[:600] > 127).astype(np.uint8)
     x = ladle.read("digits").all.x.astype(np.uint8)

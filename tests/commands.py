@@ -1,4 +1,4 @@
-"""What tests of the command line share: how a command left, and what it must have left behind."""
+"""Helpers for tests of the command line: running a command, and checking its result and its traces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ladle.cli import main
 
 
 class Left(NamedTuple):
-    """How a command left."""
+    """The result of a command: exit status, stdout and stderr."""
 
     status: int
     out: str
@@ -30,18 +30,18 @@ class Left(NamedTuple):
 Ladle = Callable[..., Left]
 
 
-def refused(left: Left, told: str, status: int = 2) -> None:
-    """One clear line, no traceback, nothing on stdout."""
+def refused(left: Left, message: str, status: int = 2) -> None:
+    """Check that a command was refused with one line on stderr, without a traceback or any output on stdout."""
     assert left.status == status, left
     assert left.out == ""
     last = [line for line in left.err.splitlines() if not line.startswith("note:")][-1]
     assert last.startswith("ladle: ")
-    assert told in last
+    assert message in last
     assert "Traceback" not in left.err
 
 
 def nothing_left(folder: Path) -> None:
-    """No temporary file or folder is left behind."""
+    """Check that no temporary file or folder is left behind."""
     strange = [p for p in folder.rglob("*") if p.name.startswith(".") or "tmp" in p.name.lower()]
     assert not strange
 
@@ -50,13 +50,13 @@ TINY = ("--size", "xs", "--epochs", 0.3)
 
 
 def command(*arguments: object) -> int:
-    """The exit status of a command."""
+    """Run a command, and return its exit status."""
     with pytest.raises(SystemExit) as left:
         main([str(a) for a in arguments])
     return int(left.value.code or 0)
 
 
 def small_chunks(monkeypatch: pytest.MonkeyPatch, payload: int = 1 << 11) -> None:
-    """Of so many bytes, however much of them is what the first item borrows."""
-    monkeypatch.setattr("ladle.tasks.compress.PAYLOAD", payload)
-    monkeypatch.setattr("ladle.tasks.compress.INITIAL", 1.0)
+    """Make chunks of ``payload`` bytes, whatever share of them the initial bits of the first item take."""
+    monkeypatch.setattr("ladle.coding.chunks.PAYLOAD", payload)
+    monkeypatch.setattr("ladle.coding.chunks.INITIAL", 1.0)

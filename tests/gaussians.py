@@ -1,4 +1,4 @@
-"""Linear-Gaussian models with their exact posterior built in: log p(x) is known in closed form."""
+"""Linear-Gaussian models with the exact posterior as encoder; log p(x) has a closed form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import ladle
 from ladle.seeds import seeded
 
-FLOOR = 1e-3  # of every scale, as the families have it
+FLOOR = 1e-3  # the smallest scale, as in the families
 
 
 def raw_scale(scale: torch.Tensor | float) -> torch.Tensor:
@@ -20,13 +20,15 @@ def raw_scale(scale: torch.Tensor | float) -> torch.Tensor:
 
 
 def linear_gaussian(dims: int = 5, latents: int = 2, noise: float = 0.5, n: int = 200, seed: int = 0) -> tuple:
-    """``z ~ N(0, I), x = W z + m + noise * e`` with orthogonal columns of W, so that the exact posterior is factorised;
-    the encoder knows it.
+    """``z ~ N(0, I), x = W z + m + noise * e`` with orthogonal columns of W, so that the exact posterior is factorised.
+
+    The encoder is set to the exact posterior.
 
     Returns:
-        The model (float64), items drawn from it ``(n, dims)``, their log p(x) ``(n,)``, and the z that they came from.
+        The model (float64), items drawn from it ``(n, dims)``, their log p(x) ``(n,)``, and their latents
+        ``(n, latents)``.
     """
-    schema = ladle.Schema("table", (dims,), "real", loc=(0.0,) * dims, scale=(1.0,) * dims)
+    schema = ladle.Schema("table", (dims,), [ladle.Column("real", loc=0.0, scale=1.0)] * dims)
     linear = {"part": "net/linear"}
     family = {"part": "family/normal", "shared_scale": True}
     plan = {
@@ -57,7 +59,7 @@ def linear_gaussian(dims: int = 5, latents: int = 2, noise: float = 0.5, n: int 
 
 
 def narrower(model: ladle.Model, factor: float) -> ladle.Model:
-    """Every posterior's standard deviation times ``factor``."""
+    """Multiply the standard deviation of every posterior by ``factor``, in place."""
     head = model.vae.latents.posterior.head
     latents = len(head.bias) // 2
     scale = ladle.families.positive(head.bias[latents:], FLOOR)
@@ -66,7 +68,7 @@ def narrower(model: ladle.Model, factor: float) -> ladle.Model:
 
 
 def shifted(model: ladle.Model, by: float) -> ladle.Model:
-    """Every posterior's mean moved by so many of its standard deviations."""
+    """Move the mean of every posterior by ``by`` of its standard deviations, in place."""
     head = model.vae.latents.posterior.head
     latents = len(head.bias) // 2
     head.bias[:latents] += by * ladle.families.positive(head.bias[latents:], FLOOR)

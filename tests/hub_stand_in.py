@@ -1,7 +1,7 @@
-"""A stand-in for the Hugging Face Hub on this machine: the few addresses that pushing and fetching a model use.
+"""A local stand-in for the Hugging Face Hub, with the few endpoints that pushing and downloading a model use.
 
-Repositories live in memory, each a list of commits, each a dictionary of files. Weights come as large files (LFS), all
-else inside the commit, as on the Hub.
+Repositories are held in memory: each is a list of commits, and each commit a dictionary of files. As on the Hub,
+weights are uploaded as large files (LFS), and all other files within the commit.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-TOKEN = "hf_stand_in"  # the only one that may write
+TOKEN = "hf_stand_in"  # the only token with write access
 
 
 class StandIn:
-    """The state of the Hub, and its address.
+    """The state and the address of the stand-in.
 
     Attributes:
-        commits: of every repository, its files at every commit, by the commit's name.
-        private: the repositories that only a token may see.
-        asked: every request, as ``"GET /path"``.
-        sizes: what the Hub says of a file's size, where that is to be a lie.
+        commits: the files of every commit of every repository, by repository and commit.
+        private: the repositories that are accessible only with a token.
+        requests: every request, as ``"GET /path"``.
+        sizes: false sizes to report for files, by file name.
     """
 
     def __init__(self) -> None:
         self.commits: dict[str, dict[str, dict[str, bytes]]] = {}
         self.private: set[str] = set()
         self.large: dict[str, bytes] = {}
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.sizes: dict[str, int] = {}
         self.address = ""
 
     def commit(self, name: str, files: dict[str, bytes]) -> str:
-        """A commit on top of the last one."""
+        """Add a commit on top of the last one, and return its id."""
         commits = self.commits.setdefault(name, {})
-        whole = {**(list(commits.values())[-1] if commits else {}), **files}
-        sha = hashlib.sha1(repr((len(commits), sorted(whole))).encode()).hexdigest()
-        commits[sha] = whole
+        tree = {**(list(commits.values())[-1] if commits else {}), **files}
+        sha = hashlib.sha1(repr((len(commits), sorted(tree))).encode()).hexdigest()
+        commits[sha] = tree
         return sha
 
     def at(self, name: str, revision: str) -> tuple[str, dict[str, bytes]]:
-        """A commit by its name or as ``main``; ``KeyError`` where it is not there."""
+        """A commit by its id or as ``main``. Raises ``KeyError`` if it does not exist."""
         commits = self.commits[name]
         sha = list(commits)[-1] if revision == "main" else revision
         return sha, commits[sha]
@@ -54,7 +54,7 @@ class StandIn:
 
 @contextmanager
 def running() -> Iterator[StandIn]:
-    """The stand-in, answering until the block is left."""
+    """Run the stand-in until the block is left."""
     hub = StandIn()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answer", (_Answer,), {"hub": hub}))
     server.daemon_threads = True
@@ -74,7 +74,7 @@ class _Answer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Be quiet."""
+        """Print nothing."""
 
     def do_HEAD(self) -> None:
         self._get()
@@ -87,7 +87,7 @@ class _Answer(BaseHTTPRequestHandler):
         if f"/{hashlib.sha256(body).hexdigest()}" == self.path.removeprefix("/large"):
             self.hub.large[hashlib.sha256(body).hexdigest()] = body
             return self._send(200)
-        return self._refuse(400, "the file is not what its name says")
+        return self._refuse(400, "the file does not match its checksum")
 
     def do_POST(self) -> None:
         body = self._body()
@@ -113,14 +113,14 @@ class _Answer(BaseHTTPRequestHandler):
             ]})  # fmt: skip
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
             return self._commit(found[1], [json.loads(line) for line in body.splitlines()])
-        return self._refuse(404, "no such address")
+        return self._refuse(404, "no such endpoint")
 
-    def _create(self, asked: dict[str, Any]) -> None:
-        name = f"{asked['organization']}/{asked['name']}"
+    def _create(self, request: dict[str, Any]) -> None:
+        name = f"{request['organization']}/{request['name']}"
         status = 409 if name in self.hub.commits else 200
         if status == 200:
             self.hub.commits[name] = {}
-            private = asked.get("private") or asked.get("visibility") == "private"
+            private = request.get("private") or request.get("visibility") == "private"
             self.hub.private |= {name} if private else set()
         self._json({"url": f"{self.hub.address}/{name}"}, status)
 
@@ -133,14 +133,14 @@ class _Answer(BaseHTTPRequestHandler):
         self._json({"commitUrl": f"{self.hub.address}/{name}/commit/{sha}", "commitOid": sha, "hookOutput": ""})
 
     def _get(self) -> None:
-        self.hub.asked.append(f"{self.command} {self.path}")
+        self.hub.requests.append(f"{self.command} {self.path}")
         path = self.path.partition("?")[0]
         info = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path)
         file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
-        asked = info or file
-        if not asked:
-            return self._refuse(404, "no such address")
-        name, revision = asked[1], asked[2] or "main"
+        match = info or file
+        if not match:
+            return self._refuse(404, "no such endpoint")
+        name, revision = match[1], match[2] or "main"
         seen = name not in self.hub.private or self.headers.get("Authorization") == f"Bearer {TOKEN}"
         if name not in self.hub.commits or not seen:
             return self._refuse(401, "Invalid username or password.", "RepoNotFound")
@@ -171,8 +171,8 @@ class _Answer(BaseHTTPRequestHandler):
         self._send(status, json.dumps(data).encode(), {"Content-Type": "application/json"})
 
     def _refuse(self, status: int, message: str, code: str | None = None) -> None:
-        told = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
-        self._send(status, json.dumps({"error": message}).encode(), told)
+        headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
+        self._send(status, json.dumps({"error": message}).encode(), headers)
 
     def _send(self, status: int, content: bytes = b"", headers: dict[str, str] | None = None) -> None:
         self.send_response(status)

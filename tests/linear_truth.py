@@ -1,4 +1,4 @@
-"""Data from a linear-Gaussian model, and linear VAEs that are set to a known answer."""
+"""Data from a linear-Gaussian model, and linear VAEs set to a known solution."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from ladle.seeds import seeded
 
 
 def rows(n: int = 400, d: int = 6, q: int = 2, seed: int = 0) -> np.ndarray:
-    """``(n, d)`` float32: q directions of different strength and noise 0.7, away from the origin."""
+    """``(n, d)`` float32: q directions of different variances and noise 0.7, away from the origin."""
     rng = np.random.default_rng(seed)
     weight = np.linalg.qr(rng.normal(size=(d, q)))[0] * np.linspace(3.0, 1.5, q) * math.sqrt(d) / 2
     return (rng.normal(size=(n, q)) @ weight.T + rng.normal(size=(n, d)) * 0.7 + 5.0).astype(np.float32)
 
 
 def spectrum(values: list[float], n: int = 400, seed: int = 0) -> ladle.Dataset:
-    """A data set whose training split has exactly these eigenvalues of its covariance, 2^k of them, along directions
-    that give every column the same scale."""
+    """A data set whose training split has a covariance with exactly these eigenvalues.
+
+    Their number must be a power of 2. The directions give every column the same scale.
+    """
     rng, d = np.random.default_rng(seed), len(values)
     x = rng.normal(size=(n, d))
     held = ladle.read(x.astype(np.float32)).train.x.astype(np.float64)
@@ -33,14 +35,14 @@ def spectrum(values: list[float], n: int = 400, seed: int = 0) -> ladle.Dataset:
 
 
 def units(schema: ladle.Schema) -> tuple[np.ndarray, np.ndarray]:
-    """The location and scale that the likelihood speaks in."""
+    """The location and scale of the units of the likelihood."""
     return np.array(schema.loc), np.array(schema.scale)
 
 
 def linear_vae(
     schema: ladle.Schema, q: int, estimator: str = "vi", items: int = 1, **training: float
 ) -> ladle.Assembly:
-    """The recipe with q latents."""
+    """The recipe ``linear_vae`` with q latents."""
     plan = ladle.recipe("linear_vae", schema, "s")
     plan["latents"] = {**plan["latents"], "size": q}
     plan["training"] = {**plan["training"], **training}
@@ -48,8 +50,8 @@ def linear_vae(
 
 
 def set_to(assembly: ladle.Assembly, inner: LinearGaussian) -> None:
-    """Give a linear VAE these weights, in the likelihood's units, and its encoder the exact posterior, which is
-    diagonal when the columns are orthogonal. The encoder reads the same units."""
+    """Set the decoder of a linear VAE to ``inner``, in the units of the likelihood, and its encoder to the exact
+    posterior, which is diagonal if the columns of the weight are orthogonal. The encoder reads the same units."""
     vae = assembly.model
     noise = float(inner.noise[0])
     posterior = torch.eye(inner.weight.shape[1]).double() + inner.weight.mT @ inner.weight / noise
@@ -67,11 +69,11 @@ def set_to(assembly: ladle.Assembly, inner: LinearGaussian) -> None:
 
 
 def _raw(scale: float, floor: float) -> float:
-    """The raw number that the family makes this scale of."""
+    """The raw parameter that gives this scale."""
     return math.log2(math.expm1(math.log(2) * (scale - floor) / (1 - floor)))
 
 
-def whole(data: ladle.Dataset) -> Batch:
+def training_batch(data: ladle.Dataset) -> Batch:
     """The training split as one batch."""
     return make_batch(data.train, data.schema, np.arange(len(data.train)))
 
@@ -85,4 +87,4 @@ def evidence(assembly: ladle.Assembly, data: ladle.Dataset) -> float:
 def weights(assembly: ladle.Assembly, data: ladle.Dataset, samples: int = 20) -> torch.Tensor:
     """``(samples, N)``: the log importance weights of the training split."""
     with torch.no_grad(), seeded(1):
-        return assembly.model(whole(data), (samples,)).log_w
+        return assembly.model(training_batch(data), (samples,)).log_w

@@ -22,13 +22,13 @@ ORDER = [
     "objectives", "recipes", "store", "coding", "training", "tasks", "health", "measures", "comparison", "reporting",
     "sklearn", "__init__", "cli", "__main__",
 ]  # fmt: skip
-# The same inside the packages that have packages of their own.
+# The same order inside packages that contain packages.
 INNER_ORDER = {
     "model": ["conditional", "priors", "latents", "vae"],
     "coding": ["errors", "ans", "integer", "coders"],  # then the loose files of coding
 }
 MOST_LEVELS, MOST_LOOSE_FILES, DEEPEST = 15, 10, 3
-# What these import of Ladle, and nothing else: they stand alone.
+# Packages that may import nothing of Ladle except the modules listed here.
 ALONE = {
     "data": {"shapes", "seeds", "spec"},
     "families": {"shapes", "spec"},
@@ -48,7 +48,7 @@ MODULES = {module_name(path): path for path in FILES}
 
 
 def imported(path: Path) -> set[str]:
-    """The modules of Ladle that a file imports, anywhere in it; what a type checker alone imports is not counted."""
+    """The modules of Ladle that a file imports, anywhere in it; imports for type checkers only are not counted."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -76,7 +76,7 @@ def room(module: str) -> str:
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_run_one_way(module: str) -> None:
     here = room(module)
-    assert here in ORDER, f"put '{here}' in its place in the order"
+    assert here in ORDER, f"add '{here}' to the order"
     later = {other for other in map(room, IMPORTS[module]) if ORDER.index(other) > ORDER.index(here)}
     assert not later, f"{module} may not import {sorted(later)}"
 
@@ -111,7 +111,7 @@ def test_no_module_is_imported_in_a_circle() -> None:
     done: set[str] = set()
 
     def visit(module: str, above: tuple[str, ...]) -> None:
-        assert module not in above, f"imports go round in a circle: {' -> '.join((*above, module))}"
+        assert module not in above, f"circular imports: {' -> '.join((*above, module))}"
         if module not in done:
             for other in IMPORTS[module]:
                 if other in IMPORTS and other != module:
@@ -137,7 +137,7 @@ def test_few_files_are_loose() -> None:
 
 
 def fresh(code: str) -> str:
-    """What a new interpreter prints."""
+    """The output of a new interpreter."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
@@ -150,7 +150,7 @@ def fresh(code: str) -> str:
     ],
 )
 def test_data_loads_no_model_code(statement: str) -> None:
-    """Discovery included: a registry loads the package of the kind that is asked for, and no other."""
+    """This includes discovery: the registry only loads the package of the requested kind."""
     loaded = fresh(f"{statement}\nimport sys; print(*(m for m in sys.modules if m.startswith('ladle.')))").split()
     assert "ladle.data.schema" in loaded
     assert {name.split(".")[1] for name in loaded} <= {"data", "shapes", "seeds", "spec"}
@@ -158,7 +158,7 @@ def test_data_loads_no_model_code(statement: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(PACKAGES))
 def test_a_kind_of_part_loads_no_higher_package(kind: str) -> None:
-    """What discovery imports is known to the order too: a family does not load the report."""
+    """Imports by discovery follow the order too: a family does not load the report."""
     loaded = fresh(
         f"from ladle.spec import registered; registered('{kind}')\n"
         "import sys; print(*(m for m in sys.modules if m.startswith('ladle.')))"
@@ -230,6 +230,6 @@ SCOPES = {"no_grad", "enable_grad", "inference_mode", "seeded", "autocast"}
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_no_generator_waits_inside_a_global_scope(path: Path) -> None:
-    """One that is left early closes at any later time, and puts back what was long over."""
+    """A generator that is not exhausted may be closed much later, and then restores an outdated state."""
     assert not yields_inside(path.read_text(), SCOPES)
     assert yields_inside("def f():\n    with torch.no_grad(), a:\n        yield 1", SCOPES) == [2]

@@ -1,4 +1,4 @@
-"""What is fitted when nobody says: it follows the data, the time and the machine."""
+"""The default recipe and size depend on the data, the time and the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IDLE = Machine("cpu", "32-true", True, 2, "a processor")
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> list[Machine]:
-    """The machine that is found; a test may put another one in its place."""
+    """The detected machine, which a test may replace."""
     found = [IDLE]
     monkeypatch.setattr(default, "choose", lambda device: found[0])
     return found
@@ -32,7 +32,7 @@ def pictures() -> ladle.Dataset:
     return ladle.read(rng.random((12_000, 28, 28)) < 0.2)
 
 
-def test_more_time_and_a_faster_machine_give_larger_nets(machine: list[Machine], pictures: ladle.Dataset) -> None:
+def test_more_time_and_a_faster_machine_give_larger_networks(machine: list[Machine], pictures: ladle.Dataset) -> None:
     order = {size: i for i, size in enumerate(ladle.recipes.SIZES)}
     sizes = [order[ladle.best(pictures, minutes).size] for minutes in (0.1, 1, 5, 60, 600)]
     assert sizes == sorted(sizes)
@@ -44,7 +44,7 @@ def test_more_time_and_a_faster_machine_give_larger_nets(machine: list[Machine],
     assert "in 0.3 minutes" in slow.why
 
 
-def test_no_more_parameters_than_the_data_has_numbers(machine: list[Machine], toys: dict[str, ladle.Dataset]) -> None:
+def test_no_more_parameters_than_the_data_have_numbers(machine: list[Machine], toys: dict[str, ladle.Dataset]) -> None:
     machine[0] = IDLE._replace(threads=1000)
     for name, data in toys.items():
         chosen = ladle.best(data, 600)
@@ -72,7 +72,7 @@ def test_the_cost_is_that_of_the_products(toys: dict[str, ladle.Dataset]) -> Non
     assert default.cost(assembly) == 3 * sum(2 * m.in_features * m.out_features for m in products)
 
 
-def test_a_run_that_goes_on_keeps_what_it_began_with(
+def test_a_resumed_run_keeps_its_recipe_and_size(
     machine: list[Machine], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fit(*options: str) -> str:
@@ -93,7 +93,7 @@ def test_a_run_that_goes_on_keeps_what_it_began_with(
 
 @pytest.mark.parametrize("recipe", sorted(set(parts()["recipe"]) - {"linear_vae"}))
 def test_every_size_costs_more_than_the_one_before(recipe: str) -> None:
-    """On grey images and, as their nets are others, on colour."""
+    """For greyscale images and for colour images, which have other networks."""
     for shape in ((1, 28, 28), (3, 32, 32)):
         schema = ladle.Schema("image", shape, "bytes")
         costs = []

@@ -1,4 +1,4 @@
-"""The command line, end to end: every verb, what it prints, and what it refuses."""
+"""End-to-end tests of the command line: every command, its output, and the input that it refuses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from toys import toy_data
 
 @pytest.fixture(scope="module")
 def table_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of a table with holes, fitted by the command line from a .csv."""
+    """A model of a table with missing values, trained on a .csv by the command line."""
     folder = tmp_path_factory.mktemp("table")
     data = toy_data()["table"].all
     lines = ["a,b,c,d"]
@@ -29,16 +29,16 @@ def table_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-# ---------------------------------------------------------------------------------------------------- the verbs
+# ------------------------------------------------------------------------------------------------- the commands
 
 
 def test_fit_from_end_to_end(call: Ladle, tmp_path: Path) -> None:
     left = call("fit", "digits", "--out", "deep/run", *TINY, "--recipe", "vae", "--json")
-    told = left.json()
-    assert told["recipe"] == "vae"
-    assert told["items"] == {"train": 1437, "valid": 180, "test": 180}
-    assert told["steps"] > 1
-    assert np.isfinite(told["nats"])
+    result = left.json()
+    assert result["recipe"] == "vae"
+    assert result["items"] == {"train": 1437, "valid": 180, "test": 180}
+    assert result["steps"] > 1
+    assert np.isfinite(result["nats"])
     assert len(left.err.splitlines()) < 15, "progress must be quiet where there is no terminal"
     assert "\r" not in left.err
     assert "\x1b" not in left.err
@@ -52,13 +52,13 @@ def test_fit_from_end_to_end(call: Ladle, tmp_path: Path) -> None:
 
     refused(call("fit", "digits", "--out", run, *TINY, "--recipe", "vae"), "--resume")
     (run / "training.png").unlink()
-    (run / "report.html").unlink()  # it is drawn last
+    (run / "report.html").unlink()  # it is written last
     before = (run / "model.safetensors").stat().st_mtime_ns
     again = call("fit", "digits", "--out", run, *TINY, "--recipe", "vae", "--resume", "--json")
-    assert again.json()["nats"] == told["nats"]
+    assert again.json()["nats"] == result["nats"]
     assert "finished" in again.err
     assert (run / "model.safetensors").stat().st_mtime_ns == before
-    assert (run / "training.png").exists(), "pictures that an interruption left out are drawn"
+    assert (run / "training.png").exists(), "images that an interruption prevented are drawn"
     assert (run / "report.html").exists()
     refused(call("fit", "digits", "--out", run, *TINY, "--recipe", "ae", "--resume"), "other settings")
     assert call("fit", "digits", "--out", run, *TINY, "--recipe", "ae", "--force").status == 0
@@ -66,13 +66,13 @@ def test_fit_from_end_to_end(call: Ladle, tmp_path: Path) -> None:
 
 
 def test_a_dry_run_does_nothing(call: Ladle, tmp_path: Path) -> None:
-    told = call("fit", "digits", "--out", "run", "--dry-run", "--json").json()
-    assert told["parameters"] > 0
+    result = call("fit", "digits", "--out", "run", "--dry-run", "--json").json()
+    assert result["parameters"] > 0
     assert list(tmp_path.iterdir()) == []
 
 
 def test_images(call: Ladle, digits_run: Path, tmp_path: Path) -> None:
-    n = 180  # of a name, the test split is meant
+    n = 180  # the test split is the default for named data sets
     assert call("encode", digits_run, "digits", "z.npy", "--json").json()["latents"] == 3
     assert np.load("z.npy").shape == (n, 3)
     for name in ("z.csv", "z.npz", "z.parquet"):
@@ -111,14 +111,14 @@ def test_images(call: Ladle, digits_run: Path, tmp_path: Path) -> None:
 
     assert np.isfinite(call("score", digits_run, "folder", "s.csv", "--samples", 2, "--json").json()["mean_nats"])
     assert pyarrow.csv.read_csv("s.csv").column_names == ["nats"]
-    told = call("evidence", digits_run, "--samples", 2, "--json").json()
-    assert told["kind"] == "bound"
-    assert told["items"] == told["of"] == n
-    assert [k for k, _ in told["curve"]] == [1, 2]
+    result = call("evidence", digits_run, "--samples", 2, "--json").json()
+    assert result["kind"] == "bound"
+    assert result["items"] == result["of"] == n
+    assert [k for k, _ in result["curve"]] == [1, 2]
     wide = call("evidence", digits_run, "--samples", 2, "--proposal", "defensive", "--minutes", 60, "--json").json()
     assert wide["items"] == n
-    assert wide["nats"] != told["nats"]
-    assert call("evidence", digits_run, "digits", "--samples", 2, "--json").json() == told
+    assert wide["nats"] != result["nats"]
+    assert call("evidence", digits_run, "digits", "--samples", 2, "--json").json() == result
     assert "nats" in call("evidence", digits_run, "folder", "--samples", 2).out
     few = ("--samples", 2, "--temperatures", 3, "--items", 4, "--json")
     annealed = call("evidence", digits_run, "digits", "--method", "ais", *few).json()
@@ -144,13 +144,13 @@ def test_tables(call: Ladle, table_run: Path, tmp_path: Path) -> None:
     refused(call("evidence", table_run), "DATA must be given: 'rows.csv'")
     holes = np.full((2, 4), np.nan, np.float32)
     holes[:, 0] = 1e4
-    np.save("holes.npy", holes)  # the model knows what NaN means
+    np.save("holes.npy", holes)  # NaN is a missing value in the schema of this model
     assert call("score", table_run, "holes.npy", "s.npy", "--samples", 2).status == 0
 
 
 def test_parts_and_version_and_help(call: Ladle) -> None:
-    told = call("parts", "--json").json()
-    assert {"recipe", "family", "prior", "net", "objective", "format"} <= set(told)
+    result = call("parts", "--json").json()
+    assert {"recipe", "family", "prior", "net", "objective", "format"} <= set(result)
     assert "learned_prior" in call("parts").out
     assert call("--version").out == f"ladle {ladle.__version__}\n"
     for verb in ((), ("--help",), ("fit", "-h")):
@@ -161,7 +161,7 @@ def test_parts_and_version_and_help(call: Ladle) -> None:
         assert "..." not in verb, "the first line of a docstring is cut"
 
 
-# ------------------------------------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------------------------------------ invalid input
 
 REFUSED = {
     "no such data": ("fit nowhere.npy --out r", "no such file or folder"),
@@ -192,13 +192,13 @@ REFUSED = {
     "no items": ("sample {run} o.npy -n 0", "at least 1"),
     "no temperature": ("sample {run} o.npy --temperature -1", "above 0"),
     "no run": ("sample nowhere o.npy", "no model folder 'nowhere'"),
-    "a run that is none": ("sample empty o.npy", "no config.json"),
+    "not a model folder": ("sample empty o.npy", "no config.json"),
     "no folder to write into": ("sample {run} nowhere/o.npy", "must exist"),
     "an unknown output": ("sample {run} o.xyz", "must end in .csv"),
     "latents as a picture": ("encode {run} digits z.png", "images must be"),
     "images as a table": ("decode {run} z.npy x.csv", "a table must be"),
     "an existing output": ("sample {run} a.xyz", "--force"),
-    "an existing output, always": ("encode nowhere digits z.npy", "--force"),
+    "an existing output, before anything else": ("encode nowhere digits z.npy", "--force"),
     "a folder that is not replaced": ("sample {run} garbage --force", "not replaced"),
     "another shape": ("encode {run} nine.npy o.npy", "as the model's"),
     "other columns": ("encode {run} nan.npy o.npy", "NaN"),
@@ -216,7 +216,7 @@ REFUSED = {
     "no temperatures": ("evidence {run} --method ais --temperatures 0", "at least 1"),
     "no items for the evidence": ("evidence {run} --items 0", "at least 1"),
     "a sandwich of data": ("evidence {run} digits --sandwich", "leave out 'digits'"),
-    "a sandwich with a time limit": ("evidence {run} --sandwich --minutes 1", "no --method, --minutes or --split"),
+    "a sandwich with a time limit": ("evidence {run} --sandwich --minutes 1", "give no --method, --minutes or --split"),
     "a sandwich of no items": ("evidence {run} --sandwich --items 0", "at least 1"),
     "an unknown proposal": ("evidence {run} --proposal wide", "known: q, inflated, defensive"),
     "no samples for the evidence": ("evidence {run} --samples 0", "at least 1"),
@@ -255,17 +255,17 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_refused(call: Ladle, things: Path, digits_run: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(things)
     before = sorted(things.rglob("*"))
-    line, told = REFUSED[name]
-    refused(call(*(str(digits_run) if word == "{run}" else word for word in line.split())), told)
+    line, message = REFUSED[name]
+    refused(call(*(str(digits_run) if word == "{run}" else word for word in line.split())), message)
     assert sorted(things.rglob("*")) == before, "something was left behind"
 
 
-def test_a_gpu_that_is_not_there(call: Ladle, digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_refused(call: Ladle, digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    refused(call("sample", digits_run, "o.npy", "--device", "cuda"), "no GPU here; --device cpu will do")
+    refused(call("sample", digits_run, "o.npy", "--device", "cuda"), "torch finds none; use --device cpu")
 
 
-def test_what_a_plain_autoencoder_cannot_do(call: Ladle, tmp_path: Path) -> None:
+def test_commands_that_a_plain_autoencoder_refuses(call: Ladle, tmp_path: Path) -> None:
     assert call("fit", "digits", "--out", "ae", *TINY, "--recipe", "ae").status == 0
     refused(call("sample", "ae", "o.npy"), "no prior")
     refused(call("score", "ae", "digits", "o.npy"), "no prior")
@@ -274,7 +274,7 @@ def test_what_a_plain_autoencoder_cannot_do(call: Ladle, tmp_path: Path) -> None
     nothing_left(tmp_path)
 
 
-def test_a_folder_called_like_a_known_set_is_not_taken_for_it(call: Ladle) -> None:
+def test_a_folder_with_the_name_of_a_named_data_set_is_read_as_a_folder(call: Ladle) -> None:
     os.mkdir("digits")
     rng = np.random.default_rng(0)
     for i in range(12):
@@ -292,7 +292,7 @@ def test_force_replaces_and_seeds_may_be_negative(call: Ladle, digits_run: Path)
     refused(call("sample", digits_run, "o.npy"), "--force")
 
 
-def test_paths_with_brackets_are_no_markup(call: Ladle) -> None:
+def test_brackets_in_paths_are_not_interpreted_as_markup(call: Ladle) -> None:
     np.save("[red]x.npy", np.random.default_rng(0).normal(size=(30, 3)))
     left = call("fit", "[red]x.npy", "--out", "[bold]", *TINY)
     assert left.status == 0
@@ -300,7 +300,7 @@ def test_paths_with_brackets_are_no_markup(call: Ladle) -> None:
     assert "[bold]" in left.err
 
 
-def test_an_estimator_leaves_an_interval_that_evidence_tells(call: Ladle, tmp_path: Path) -> None:
+def test_the_laplace_estimator_gives_evidence_an_interval(call: Ladle, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(90, 3)).astype(np.float32))
     fit = ("fit", "x.npy", "--recipe", "linear_vae", "--size", "xs", "--epochs", "3")
     left = call(*fit, "--out", "run", "--estimator", "laplace", "--json")
@@ -310,8 +310,8 @@ def test_an_estimator_leaves_an_interval_that_evidence_tells(call: Ladle, tmp_pa
     assert config["objective"]["part"] == "objective/map"
     assert config["objective"]["items"] == 72
     assert config["result"]["laplace"]["curvature"] == "exact"
-    told = call("evidence", "run", "x.npy", "--samples", "5", "--json").json()
-    assert told["laplace"]["low"] <= told["laplace"]["high"]
+    result = call("evidence", "run", "x.npy", "--samples", "5", "--json").json()
+    assert result["laplace"]["low"] <= result["laplace"]["high"]
     assert "Laplace posterior" in call("evidence", "run", "x.npy", "--samples", "5").out
 
     (tmp_path / "run/laplace.safetensors").unlink()  # an interruption between training and the posterior

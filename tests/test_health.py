@@ -1,4 +1,4 @@
-"""``ladle check`` names planted illnesses by their cause, and nothing else; and lets healthy models pass."""
+"""``ladle check`` reports planted problems by their cause, without false alarms, and passes healthy models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ladle.cli import main
 from ladle.data import Dataset
 from ladle.families.pixels import DiscretisedLogistic
 from ladle.health import predicted_units
-from ladle.health.check import rungs
+from ladle.health.check import all_checks
 from ladle.store.files import read_tensors, write_tensors
 
 Fitted = tuple[ladle.Model, Dataset]
@@ -41,13 +41,13 @@ def fitted(data: Dataset, recipe: str, epochs: float, **objective: Any) -> Fitte
 
 
 def few(data: Dataset, n: int) -> Dataset:
-    """Only so many items to learn from, and no other ones to stop by: asking for over-fitting."""
+    """A data set with n training items, which are also the validation items, to provoke over-fitting."""
     train = data.train.take(np.arange(n))
     return Dataset(data.schema, {"train": train, "valid": train, "test": data.test}, default="test")
 
 
 def cancer() -> Dataset:
-    """569 rows of 30 real numbers of very different size."""
+    """569 rows of 30 real numbers of very different scales."""
     return ladle.read(load_breast_cancer().data.astype(np.float32))
 
 
@@ -68,7 +68,7 @@ def healthy(name: str) -> Fitted:
 def test_a_healthy_model_passes(name: str) -> None:
     health = ladle.check(*healthy(name))
     assert health.ok, str(health)
-    assert [f.name for f in health.findings] == [name for name, _ in rungs()]
+    assert [f.name for f in health.findings] == [name for name, _ in all_checks()]
     checked = {f.name for f in health.findings if f.ok}
     density = {"collapse", "active units", "information", "prior", "samples", "amortisation", "generalisation"}
     if name == "autoencoder":
@@ -98,11 +98,11 @@ def test_a_joint_posterior_is_summed_as_a_whole() -> None:
     assert health["collapse"].measured["kl"] == pytest.approx(float(kl), rel=0.3)
 
 
-# ------------------------------------------------------------------------------------------ planted illnesses
+# ------------------------------------------------------------------------------------------ planted problems
 
 
 def changed(name: str, change: Callable[[Any], None]) -> Fitted:
-    """A healthy model and what ``change`` does to a copy of it."""
+    """A copy of a healthy model, modified by ``change``."""
     model, data = healthy(name)
     vae = copy.deepcopy(model.vae)
     with torch.no_grad():
@@ -118,7 +118,7 @@ class DroppedConstant(td.Normal):
 
 
 class DroppedScale(td.Normal):
-    """As if the scale were no part of the density."""
+    """A density without its scale factor."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         return super().log_prob(value) + self.scale.log()
@@ -134,14 +134,14 @@ class Tailless(DiscretisedLogistic):
 
 
 class Pointwise(DiscretisedLogistic):
-    """The density at an integer, which is no mass."""
+    """The density at an integer instead of the mass."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         return td.Normal(self.loc, self.scale, validate_args=False).log_prob(value)
 
 
 def member_is(member: type[td.Distribution]) -> Callable[[Any], None]:
-    """The table's likelihood, each column's distribution replaced."""
+    """Replace the distribution of every column of the table."""
 
     def change(vae: Any) -> None:
         vae.likelihood.family.family.member = lambda loc, scale: member(loc, scale, validate_args=False)
@@ -158,7 +158,7 @@ def pixels_are(member: type[DiscretisedLogistic]) -> Callable[[Any], None]:
 
 
 class Around(nn.Module):
-    """A net with something after it."""
+    """A network followed by another function."""
 
     def __init__(self, net: Any, after: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -212,15 +212,15 @@ def noise_above_all_variance(vae: Any) -> None:
 
 COLLAPSE = {"collapse", "information", "shuffle"}
 PRIOR = {"prior", "samples"}
-ILL: dict[str, tuple[Callable[[], Fitted], set[str], str]] = {
+PROBLEMS: dict[str, tuple[Callable[[], Fitted], set[str], str]] = {
     "a weight is NaN": (
-        lambda: changed("table", a_weight_is_nan), {"weights"}, r"1 of [\d,]+ are NaN .*in 'likelihood.head"),
+        lambda: changed("table", a_weight_is_nan), {"weights"}, r"1 of [\d,]+ weights are NaN .*in 'likelihood.head"),
     "outputs are NaN": (
         lambda: changed("table", a_division_by_zero), {"weights"}, "finite, but the reconstructions"),
-    "bytes explained by a real family": (
-        lambda: changed("digits", a_family_of_reals_for_bytes), {"supports"}, "explains real data"),
+    "a real family for bytes": (
+        lambda: changed("digits", a_family_of_reals_for_bytes), {"supports"}, r"has the support Real\(\)"),
     "a positive family, called real": (
-        lambda: changed("table", a_positive_family_called_real), {"supports"}, "values of the data lie outside"),
+        lambda: changed("table", a_positive_family_called_real), {"supports"}, "values of the data are outside"),
     "posterior outside the prior": (
         lambda: changed("digits", a_prior_on_the_unit_interval), {"supports"}, "posterior leave the support"),
     "batch normalisation": (
@@ -232,9 +232,9 @@ ILL: dict[str, tuple[Callable[[], Fitted], set[str], str]] = {
     "a dropped log scale": (
         lambda: changed("table", member_is(DroppedScale)), {"normalisation"}, "depends on the parameters"),
     "edge bins without tails": (
-        lambda: changed("digits", pixels_are(Tailless)), {"normalisation"}, r"p\(x\|z\) sums to .* no mass function"),
+        lambda: changed("digits", pixels_are(Tailless)), {"normalisation"}, r"p\(x\|z\) sums .* not a mass function"),
     "a density at the integers": (
-        lambda: changed("digits", pixels_are(Pointwise)), {"normalisation"}, "no mass function"),
+        lambda: changed("digits", pixels_are(Pointwise)), {"normalisation"}, "not a mass function"),
     "beta is 50": (
         lambda: fitted(ladle.read("digits"), "vae", 16, beta=50.0), COLLAPSE | {"active units"},
         "posterior collapse: 16 latents"),
@@ -246,49 +246,49 @@ ILL: dict[str, tuple[Callable[[], Fitted], set[str], str]] = {
     "noise above everything": (
         lambda: changed("table", noise_above_all_variance), {"predicted units", "shuffle"}, "no principal direction"),
     "next to no KL": (
-        lambda: fitted(ladle.read("digits"), "sigma_vae", 12, beta=0.001), PRIOR, "it draws where no data are"),
+        lambda: fitted(ladle.read("digits"), "sigma_vae", 12, beta=0.001), PRIOR, "draws latents far from the data"),
     "over-fitting": (
         lambda: fitted(few(ladle.read("digits"), 50), "learned_prior", 250), {"generalisation"}, "over-fitting: the"),
 }  # fmt: skip
 
 
 @functools.cache
-def illness(name: str) -> ladle.Health:
-    return ladle.check(*ILL[name][0]())
+def diagnosed(name: str) -> ladle.Health:
+    return ladle.check(*PROBLEMS[name][0]())
 
 
-@pytest.mark.parametrize("name", ILL)
-def test_an_ill_model_is_named_by_its_cause(name: str) -> None:
-    _, wanted, told = ILL[name]
-    health = illness(name)
-    assert {f.name for f in health.ill} == wanted, str(health)
-    reasons = " ".join(f.reason for f in health.ill)
-    assert re.search(told, reasons), reasons
-    assert all(f.remedy for f in health.ill)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_a_planted_problem_is_reported_by_its_cause(name: str) -> None:
+    _, names, pattern = PROBLEMS[name]
+    health = diagnosed(name)
+    assert {f.name for f in health.problems} == names, str(health)
+    reasons = " ".join(f.reason for f in health.problems)
+    assert re.search(pattern, reasons), reasons
+    assert all(f.remedy for f in health.problems)
     assert not any(f.remedy for f in health.findings if f.ok)
 
 
-INFORMS = {"amortisation"}  # never ill; tests/truth/test_refine.py sees it tell a planted gap
+INFORMS = {"amortisation"}  # never reports a problem; tests/truth/test_refine.py plants a gap and checks its size
 
 
 def test_every_check_has_been_seen_to_fail() -> None:
-    assert set().union(*(wanted for _, wanted, _ in ILL.values())) == {name for name, _ in rungs()} - INFORMS
+    assert set().union(*(names for _, names, _ in PROBLEMS.values())) == {name for name, _ in all_checks()} - INFORMS
 
 
-def test_what_is_ill_on_the_ground_carries_nothing() -> None:
-    health = illness("a weight is NaN")
+def test_a_failed_prerequisite_skips_the_later_checks() -> None:
+    health = diagnosed("a weight is NaN")
     assert [f.ok for f in health.findings] == [False] + [None] * (len(health.findings) - 1)
-    assert "not run, for 'weights' is ill" in str(health)
+    assert "not run, because the check 'weights' found a problem" in str(health)
 
 
-def test_a_dropped_constant_is_told_from_lost_mass() -> None:
-    constant, mass = (illness(n)["normalisation"].reason for n in ("a dropped constant", "edge bins without tails"))
+def test_a_dropped_constant_is_distinguished_from_missing_mass() -> None:
+    constant, mass = (diagnosed(n)["normalisation"].reason for n in ("a dropped constant", "edge bins without tails"))
     assert "a constant was dropped" in constant
     assert "a constant was dropped" not in mass
 
 
 def test_a_density_with_batch_normalisation_is_refused() -> None:
-    model, data = ILL["batch normalisation"][0]()
+    model, data = PROBLEMS["batch normalisation"][0]()
     for task in (ladle.evidence, ladle.score):
         with pytest.raises(ladle.NotAvailable, match=r"'likelihood\.net\.after' is a batch normalisation"):
             task(model, data)
@@ -298,12 +298,12 @@ def test_a_density_with_batch_normalisation_is_refused() -> None:
 def test_units_predicted_before_training() -> None:
     x = np.random.default_rng(0).normal(size=(400, 4)) * [20, 10, 1, 0.1]
     assert [predicted_units(x, v) for v in (1e-3, 0.5, 50.0, 1e4)] == [4, 3, 2, 0]
-    assert predicted_units(x, np.array([1e4, 1.0, 1e4, 1e-3])) == 2, "each element in units of its own noise"
+    assert predicted_units(x, np.array([1e4, 1.0, 1e4, 1e-3])) == 2, "each element is scaled by its own noise"
     with pytest.raises(ValueError, match="positive variance"):
         predicted_units(x, 0.0)
 
 
-def test_data_that_is_not_what_it_was_fitted_to_shows_no_over_fitting() -> None:
+def test_over_fitting_is_not_checked_on_data_that_the_model_was_not_fitted_to() -> None:
     model, data = healthy("table")
     assert ladle.check(model, data.test)["generalisation"].ok is None
     config = {"data": {"items": {"train": len(data.train) - 1}}}
@@ -331,12 +331,12 @@ def test_the_command_line(digits_run: Path, tmp_path: Path, capsys: pytest.Captu
     assert out == f"{health}\n"
     assert "\x1b" not in out + err
     status, out, _ = call(capsys, "check", digits_run, "digits", "--json")
-    told = json.loads(out)
-    assert told == json.loads(json.dumps(health.to_json()))
-    assert status == (0 if told["ok"] else 1)
+    printed = json.loads(out)
+    assert printed == json.loads(json.dumps(health.to_json()))
+    assert status == (0 if printed["ok"] else 1)
 
 
-def test_a_damaged_folder_is_ill_and_not_a_crash(
+def test_a_damaged_folder_is_a_problem_and_not_a_crash(
     digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "config.json").write_bytes((digits_run / "config.json").read_bytes())

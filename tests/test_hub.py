@@ -1,4 +1,4 @@
-"""A model goes to the Hub and comes back the same; what is no model, or cannot be reached, is refused in one line."""
+"""A model that is pushed to the Hub and loaded again is unchanged; errors are reported in one line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ constants = pytest.importorskip("huggingface_hub.constants")
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandIn]:
-    """The stand-in, as the only Hub that this process knows, with a token that may write."""
+    """The stand-in as the Hub of this process, with a token that has write access."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
@@ -43,12 +43,12 @@ def command(*arguments: object) -> int:
 
 
 def put(hub: StandIn, run: Path, name: str = "someone/else", **changed: bytes) -> str:
-    """A repository with the model of a run."""
+    """Commit the model of a run to a repository, with the files of ``changed`` replaced."""
     files = {n: (run / n).read_bytes() for n in ("config.json", "model.safetensors")}
     return hub.commit(name, {**files, **{n.replace("__", "."): b for n, b in changed.items()}})
 
 
-def test_there_and_back_in_a_fresh_process(
+def test_push_and_load_in_a_new_process(
     hub: StandIn, digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -60,9 +60,9 @@ def test_there_and_back_in_a_fresh_process(
         (run / extra).write_text("{}")
 
     assert command("push", run, "someone/digits", "--private", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
     sha, files = hub.at("someone/digits", "main")
-    assert told == {"name": "hub:someone/digits", "commit": f"{hub.address}/someone/digits/commit/{sha}"}
+    assert result == {"name": "hub:someone/digits", "commit": f"{hub.address}/someone/digits/commit/{sha}"}
     public = {"config.json", "model.safetensors", "log.jsonl", "README.md", "samples.png", "report.html"}
     assert set(files) == public
     assert all(files[name] == (run / name).read_bytes() for name in public)
@@ -77,10 +77,10 @@ def test_there_and_back_in_a_fresh_process(
     assert (np.load(tmp_path / "x.npy") == here).all()
     assert here.any()
     fetched = {p.name for p in (tmp_path / "other").rglob("snapshots/*/*")}
-    assert fetched == {"config.json", "model.safetensors"}, "nothing else is fetched"
+    assert fetched == {"config.json", "model.safetensors"}, "nothing else is downloaded"
 
 
-def test_a_commit_is_kept_and_pushing_again_makes_another(hub: StandIn, digits_run: Path, tmp_path: Path) -> None:
+def test_pushing_again_adds_a_commit_and_keeps_the_first(hub: StandIn, digits_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(digits_run, run)
     ladle.push(run, "someone/digits")
@@ -100,10 +100,10 @@ def test_a_cached_model_opens_without_the_hub(hub: StandIn, digits_run: Path, mo
     put(hub, digits_run)
     ladle.load("hub:someone/else")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    asked = len(hub.asked)
+    requests = len(hub.requests)
     assert (ladle.sample(ladle.load("hub:someone/else"), 2) == ladle.sample(ladle.load(digits_run), 2)).all()
-    assert len(hub.asked) == asked
-    with pytest.raises(ladle.ModelError, match="out of reach"):
+    assert len(hub.requests) == requests
+    with pytest.raises(ladle.ModelError, match="cannot be reached"):
         ladle.load("hub:someone/unknown")
 
 
@@ -122,9 +122,9 @@ def test_hostile_repositories(hub: StandIn, digits_run: Path, tmp_path: Path) ->
     least, most = sum(t.nbytes for t in tensors), sum(t.nbytes + 4096 for t in tensors) + 4096
     assert least < len(weights) < most
     hub.sizes["model.safetensors"] = most + 1
-    with pytest.raises(ladle.ModelError, match=rf"at most {most:,} bytes; the Hub says {most + 1}"):
+    with pytest.raises(ladle.ModelError, match=rf"at most {most:,} bytes, but the Hub lists {most + 1}"):
         ladle.load("hub:someone/large")
-    assert not [a for a in hub.asked if "model.safetensors" in a], "what is too large is not asked for"
+    assert not [a for a in hub.requests if "model.safetensors" in a], "a file that is too large is not requested"
     hub.sizes["model.safetensors"] = most
     put(hub, digits_run, "someone/short", model__safetensors=weights[:-100])
     with pytest.raises(ladle.ModelError, match="truncated"):
@@ -135,16 +135,16 @@ def test_hostile_repositories(hub: StandIn, digits_run: Path, tmp_path: Path) ->
     config = json.loads((digits_run / "config.json").read_text())
     config["model"]["part"] = "model/elsewhere"
     put(hub, digits_run, "someone/code", config__json=json.dumps(config).encode())
-    before = len([a for a in hub.asked if "model.safetensors" in a])
+    before = len([a for a in hub.requests if "model.safetensors" in a])
     with pytest.raises(ladle.ModelError, match="does not describe a model"):
         ladle.load("hub:someone/code")
-    assert len([a for a in hub.asked if "model.safetensors" in a]) == before, "no weights without a model"
+    assert len([a for a in hub.requests if "model.safetensors" in a]) == before, "no weights without a valid config"
 
 
 BAD = {
-    "a name without a user": ("hub:name", "called user/name"),
-    "a path": ("hub:../../etc/passwd", "called user/name"),
-    "an address": ("hub:https://elsewhere/x", "called user/name"),
+    "a name without a user": ("hub:name", "must be user/name"),
+    "a path": ("hub:../../etc/passwd", "must be user/name"),
+    "an address": ("hub:https://elsewhere/x", "must be user/name"),
     "no revision": ("hub:someone/else@", "must be a branch"),
     "an unknown repository": ("hub:someone/unknown", "no model 'hub:someone/unknown' on the Hub"),
     "an unknown revision": ("hub:someone/else@nowhere", "no such revision"),
@@ -156,19 +156,19 @@ def test_bad_names(
     hub: StandIn, digits_run: Path, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(hub, digits_run)
-    name, told = BAD[what]
+    name, message = BAD[what]
     assert command("sample", name, tmp_path / "x.npy") == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("ladle: ")
-    assert told in lines[-1]
+    assert message in lines[-1]
     assert len(lines) == 1
     assert not (tmp_path / "x.npy").exists()
 
 
-def test_without_a_token_or_the_right_to_write(
+def test_without_a_token_or_write_access(
     hub: StandIn, digits_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
+    monkeypatch.setenv("HF_TOKEN", "hf_without_write_access")
     assert command("push", digits_run, "someone/digits") == 2
     assert "HF_TOKEN" in capsys.readouterr().err
     monkeypatch.delenv("HF_TOKEN")
@@ -184,25 +184,25 @@ def test_without_a_token_or_the_right_to_write(
 
 def test_without_a_network(hub: StandIn, digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ladle.ModelError, match="out of reach for 'hub:someone/else'"):
+    with pytest.raises(ladle.ModelError, match="cannot be reached for 'hub:someone/else'"):
         ladle.load("hub:someone/else")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ladle.ModelError, match="out of reach for 'someone/else'"):
+    with pytest.raises(ladle.ModelError, match="cannot be reached for 'someone/else'"):
         ladle.push(digits_run, "someone/else")
 
 
-def test_only_whole_models_are_pushed(
+def test_only_complete_models_are_pushed(
     hub: StandIn, digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(digits_run, tmp_path / "run")
     (tmp_path / "run/model.safetensors").unlink()
-    for run, told in ((tmp_path / "run", "training has not ended"), ("hub:someone/else", "of this machine")):
+    for run, message in ((tmp_path / "run", "training has not ended"), ("hub:someone/else", "a local folder")):
         assert command("push", run, "someone/digits") == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert not hub.commits
 
 
-def test_a_run_is_not_written_to_the_hub(
+def test_fit_does_not_write_to_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -218,7 +218,7 @@ def test_without_the_package(digits_run: Path, monkeypatch: pytest.MonkeyPatch) 
             use()
 
 
-def test_the_card_is_one_the_hub_reads(digits_run: Path, hub: StandIn) -> None:
+def test_the_hub_can_parse_the_model_card(digits_run: Path, hub: StandIn) -> None:
     card = huggingface_hub.ModelCard.load(digits_run / "README.md")
     assert card.data.library_name == "ladle"
     assert card.data.pipeline_tag == "unconditional-image-generation"

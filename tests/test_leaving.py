@@ -1,4 +1,4 @@
-"""How the command line leaves when it is interrupted, or a disk is full: what is saved, and nothing half-written."""
+"""Interruptions of the command line and full disks: the run is saved, and no incomplete file is left behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIT = ("fit", "digits", "--out", "run", "--size", "xs", "--recipe", "vae", "--re
 
 
 def test_sigterm_in_the_middle_saves_the_run(call: Ladle, tmp_path: Path) -> None:
-    """In a process of its own, as a batch system would: status 143, a run to go on with, and no trace."""
+    """In a separate process, as a batch system sends it: status 143, a run that can be resumed, no traceback."""
     ladle_ = [sys.executable, "-m", "ladle", *FIT, "--epochs", "10000"]
     process = subprocess.Popen(ladle_, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     started = time.monotonic()
@@ -36,7 +36,7 @@ def test_sigterm_in_the_middle_saves_the_run(call: Ladle, tmp_path: Path) -> Non
     out, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
     assert out == ""
-    assert "go on with --resume" in err
+    assert "continue with --resume" in err
     assert "Traceback" not in err
     assert "arning" not in err
     assert "Mixed Precision" not in err
@@ -50,7 +50,7 @@ def test_sigterm_in_the_middle_saves_the_run(call: Ladle, tmp_path: Path) -> Non
     refused(call(*FIT, "--epochs", 9999), "other settings")
 
 
-def test_a_signal_between_steps_and_going_on(call: Ladle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_between_steps_and_resuming(call: Ladle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ladle.cli import fit
 
     class Interrupting(fit.Show):
@@ -67,7 +67,7 @@ def test_a_signal_between_steps_and_going_on(call: Ladle, tmp_path: Path, monkey
     steps = call(*FIT, "--epochs", 0.6, "--json").json()["steps"]
     assert steps > 3
     assert call(*FIT, "--epochs", 0.6, "--json").json()["steps"] == steps
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "the handlers are put back"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "the handlers are restored"
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -81,7 +81,7 @@ def test_a_signal_while_writing_leaves_nothing(
         return kept(*arguments, **options)
 
     monkeypatch.setattr("ladle.write", interrupted)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     try:
         assert call("sample", digits_run, "o.npy").status == status
     finally:
@@ -89,8 +89,8 @@ def test_a_signal_while_writing_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupt_while_torch_is_loaded(tmp_path: Path) -> None:
-    """In its first seconds the command has not come to its own code yet."""
+def test_an_interrupt_while_torch_is_imported(tmp_path: Path) -> None:
+    """In its first seconds the command is still importing torch, before its own error handling."""
     line = (
         "import builtins, ladle_command as c; real = builtins.__import__\n"
         "def late(name, *more):\n"
@@ -109,19 +109,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk.mkdir()
     mount = shutil.which("mount")
     if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]).returncode:
-        pytest.skip("mounting a small file system needs rights that are not there")
+        pytest.skip("no permission to mount a small file system")
     yield disk
     subprocess.run(["umount", disk], check=True)
 
 
-def test_a_disk_that_is_really_full(call: Ladle, digits_run: Path, small_disk: Path) -> None:
+def test_a_disk_that_is_full(call: Ladle, digits_run: Path, small_disk: Path) -> None:
     refused(call("sample", digits_run, small_disk / "o.npy", "-n", 10_000), "no space left", 1)
     assert list(small_disk.iterdir()) == []
     refused(call("fit", "digits", "--out", small_disk / "run", *TINY), "no space left", 1)
     nothing_left(small_disk)
 
 
-def test_a_disk_too_small_for_what_is_decompressed(
+def test_a_disk_too_small_for_the_decompressed_data(
     call: Ladle, digits_run: Path, small_disk: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(digits_run, tmp_path / "run")
@@ -137,7 +137,7 @@ def test_a_disk_too_small_for_what_is_decompressed(
 
 
 def test_a_disk_that_fills_up(call: Ladle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint that cannot be written leaves the one before it as it was, and the run can be gone on with."""
+    """A checkpoint that cannot be written leaves the previous one unchanged, and the run can be resumed."""
     full = [False]
     real = Path.write_bytes
 
@@ -166,8 +166,8 @@ def test_a_disk_that_fills_up(call: Ladle, tmp_path: Path, monkeypatch: pytest.M
     assert call(*FIT, "--epochs", 0.6, "--json").json()["steps"] > 3
 
 
-def test_a_log_line_is_whole_or_not_there(tmp_path: Path) -> None:
-    """A small file system holds some lines; the one that does not fit is taken back."""
+def test_an_incomplete_log_line_is_removed(tmp_path: Path) -> None:
+    """A file of limited size holds some lines; the one that does not fit is removed."""
     import resource
 
     from ladle.training.records import Log, Step

@@ -1,4 +1,4 @@
-"""The report: every panel for every kind of run, escaped, whole in one file."""
+"""The report: every panel for every kind of run, escaped, in a single file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import pytest
 import ladle
 from ladle.html.charts import Marks, limits, plot, ticks
 from ladle.html.elements import Absent, element
-from ladle.html.items import fits
+from ladle.html.items import Originals, fits, view
+from ladle.html.signals import reduced
 from ladle.reporting import autoencoder_baseline
 from ladle.reporting.compression import compression, mosaic, rivals
 from ladle.reporting.report import PANELS
@@ -32,7 +33,7 @@ HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(1)">&"\''
 
 
 class Reader(HTMLParser):
-    """What a page holds: its elements and their attributes, its text, and whether they are nested well."""
+    """Parse a page: its elements and their attributes, its text, and closing tags that do not match."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -60,7 +61,7 @@ class Reader(HTMLParser):
 
 
 def faults(page: str) -> list[str]:
-    """What is wrong with a page: elements that load, run or are not nested, pictures without words, its size."""
+    """The faults of a page: elements that load something, scripts, bad nesting, missing descriptions, its size."""
     read, found = Reader(page), []
     if read.ill or read.open:
         found.append(f"not nested: {read.ill or read.open}")
@@ -73,15 +74,15 @@ def faults(page: str) -> list[str]:
             if name in LOADS and not str(value).startswith(("data:image/", "#")):
                 found.append(f"{tag} {name}={str(value)[:40]}")
         if tag == "img" and not attributes.get("alt"):
-            found.append("an image without words")
+            found.append("an image without a description")
         if tag == "svg" and not (attributes.get("aria-label") or attributes.get("aria-hidden")):
-            found.append("a drawing without words")
+            found.append("a drawing without a description")
     if re.search(r"url\(|@import|http-equiv=.refresh", page):
         found.append("the style loads something")
     if len(page.encode()) >= 6e6:
         found.append("6 MB or more")
     titles = read.text.get("h2", "").split("\n")
-    own = ("Latent families", "Compression")  # of some models alone: tests/test_select.py, test_files_beside_the_bound
+    own = ("Latent families", "Compression")  # of some models only: tests/test_select.py, test_files_beside_the_bound
     found += [f"no panel '{title}'" for title in PANELS if title not in (*own, *titles)]
     return found
 
@@ -98,7 +99,7 @@ def test_faults_are_found(planted: str) -> None:
 
 
 def fitted(folder: Path, data: ladle.Dataset, recipe: str = "vae", **settings: Any) -> Path:
-    """A run of a narrow model."""
+    """The folder of a small trained model."""
     assembly = ladle.assemble(data.schema, narrow(recipe, data.schema))
     for _ in ladle.fit(assembly, data, epochs=2, run=folder, settings={"recipe": recipe, "size": "xs", **settings}):
         pass
@@ -139,11 +140,11 @@ def test_a_run_of_images(run: Path) -> None:
     assert "2,000 draws from the prior" in page, "the quantiles of an autoregressive prior are those of its samples"
     kept = (run / "autoencoder/model.safetensors").stat().st_mtime_ns
     again, _ = drawn(run)
-    assert (run / "autoencoder/model.safetensors").stat().st_mtime_ns == kept, "the next report takes it from there"
+    assert (run / "autoencoder/model.safetensors").stat().st_mtime_ns == kept, "the next report loads it"
     assert again.count("<img") == page.count("<img")
 
 
-def test_the_companion_has_the_same_nets(run: Path, tmp_path: Path) -> None:
+def test_the_autoencoder_has_the_same_nets(run: Path, tmp_path: Path) -> None:
     model = ladle.load(run)
     subject = Subject(run, model, ladle.read("digits"))
     companion_model = autoencoder_baseline.autoencoder(subject)
@@ -193,6 +194,24 @@ def test_a_plain_autoencoder_says_what_it_lacks(tmp_path: Path, toys: dict[str, 
     assert not (tmp_path / "run/autoencoder").exists()
 
 
+def test_a_run_of_signals(tmp_path: Path) -> None:
+    x = np.random.default_rng(1).normal(size=(60, 2, 64)).astype(np.float32).cumsum(-1)
+    schema = ladle.Schema("signal", (2, 64), [ladle.Column("real", loc=0.0, scale=float(x.std()))])
+    members = {"train": np.arange(40), "valid": np.arange(40, 50), "test": np.arange(50, 60)}
+    data = ladle.Dataset(schema, {"all": ladle.Split(x)}, members=members)
+    plan = {**ladle.recipe("vae", schema, "xs"), "training": {"batch": 20}}
+    for net, way in (("encoder", "down"), ("decoder", "up")):
+        plan[net] = {"part": f"net/conv1d_{way}", "width": 4}
+    for _ in ladle.fit(ladle.assemble(schema, plan), data, epochs=2, run=tmp_path / "run"):
+        pass
+    page, numbers = drawn(tmp_path / "run", data, quick=True)
+    assert not faults(page)
+    assert ["at least 40 held-out items" in text for text in empties(page)] == [True]
+    assert set(numbers["reconstructions"]["r2"]) == {"channel 0", "channel 1"}
+    assert page.count('class="plot bare wave"') == 10 + 12 + 4 + min(6, numbers["use of the latents"]["latents"])
+    assert "new.npy" in page
+
+
 # ---------------------------------------------------------------------------------------------------- what is missing
 
 
@@ -233,7 +252,7 @@ def test_a_log_that_is_missing_or_strange(run: Path) -> None:
     page, numbers = drawn(run, quick=True)
     assert not faults(page)
     assert "rolled back &lt;script&gt;" in page
-    assert "3 gradients were outliers" in page
+    assert "3 outlier gradients were clipped" in page
     assert numbers["training"] == {"notes": 1, "clipped": 3}
 
 
@@ -255,7 +274,7 @@ def test_a_run_that_goes_on(tmp_path: Path, toys: dict[str, ladle.Dataset]) -> N
     model, step = ladle.store.folder.load_unfinished(tmp_path / "run", "cpu")
     tensors = Checkpoints(tmp_path / "run").latest()[0]  # type: ignore[index]
     for i, parameter in enumerate(model.vae.parameters()):
-        assert (parameter == tensors[f"average.{i}"]).all(), "the averaged weights, not the last ones"
+        assert (parameter == tensors[f"average.{i}"]).all(), "the averaged weights, not those of the last step"
     assert step == 15
     with pytest.raises(ladle.ModelError, match="training has not ended"):
         ladle.load(tmp_path / "run")
@@ -268,11 +287,11 @@ def test_a_run_that_goes_on(tmp_path: Path, toys: dict[str, ladle.Dataset]) -> N
 # ------------------------------------------------------------------------------------------------------------ hostile
 
 
-def test_hostile_words_are_text(tmp_path: Path) -> None:
+def test_hostile_text_is_escaped(tmp_path: Path) -> None:
     noise = np.random.default_rng(1)
     x = noise.normal(size=(120, 2)).astype(np.float32)
     words = {"label_names": ("!" + HOSTILE, "two"), "policy": HOSTILE, "source": HOSTILE.replace("/", "|")}
-    schema = ladle.Schema("table", (2,), "real", None, (HOSTILE, "`b`"), (0.0, 0.0), (1.0, 1.0), **words)
+    schema = ladle.Schema("table", (2,), [ladle.Column("real", name, 0.0, 1.0) for name in (HOSTILE, "`b`")], **words)
     rows = ladle.Split(x, labels=noise.integers(0, 2, 120))
     members = {"train": np.arange(60), "valid": np.arange(60, 80), "test": np.arange(80, 120)}
     data = ladle.Dataset(schema, {"all": rows}, members, notes=(HOSTILE,))
@@ -288,7 +307,7 @@ def test_hostile_words_are_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["data", "fit", "result", "training"])
 @pytest.mark.parametrize("value", [None, [], 7, {"items": {"a": "b"}, "notes": 3, "nats": [], "seconds": 1e400}])
-def test_a_config_that_says_strange_things(run: Path, part: str, value: Any) -> None:
+def test_a_config_with_unexpected_values(run: Path, part: str, value: Any) -> None:
     model = ladle.load(run)
     strange = MappingProxyType({**model.config, part: value})
     subject = Subject(run, ladle.Model(model.vae, model.schema, strange, "cpu"), None, "no data")
@@ -320,7 +339,35 @@ def test_charts_of_strange_numbers(values: list[float]) -> None:
     assert all(low <= t <= high for t in ticks(low, high))
 
 
-def test_what_is_text_is_escaped() -> None:
+def test_long_signals_keep_their_extremes() -> None:
+    values = np.random.default_rng(0).normal(size=16_000)
+    values[777], values[5000], values[9000:9400] = 50.0, -60.0, np.nan
+    at, few = reduced(values)
+    assert len(at) == len(few) == 240
+    assert (np.nanmax(few), np.nanmin(few)) == (50.0, -60.0)
+    assert (np.diff(at) >= 0).all()
+    assert at[-1] == 15_999
+    assert np.isnan(few).any()
+
+
+def test_rows_of_all_kinds_of_columns_are_drawn() -> None:
+    columns = [
+        ladle.Column("category", "colour", values=("red", "blue")),
+        ladle.Column("count", "visits"),
+        ladle.Column("ordinal", "grade", values=("low", "middle", "high")),
+        ladle.Column("real", "height", 1.7, 0.2),
+    ]
+    rows = view(ladle.Schema("table", (4,), columns))
+    x = np.array([[0, 7, 2, 1.5], [1, 0, 1, 1.8], [1, 3, np.nan, 1.7]])
+    found = rows.reconstructions(Originals(x, x), np.where(np.isnan(x), 1.0, x), 2)
+    assert found.numbers["r2"] == {"colour": None, "visits": 1.0, "grade": 1.0, "height": 1.0}
+    assert "100 % equal" in found.body
+    body = rows.samples(Originals(x, x), np.nan_to_num(x)).body
+    assert ">red<" in body
+    assert ">high<" in body
+
+
+def test_text_is_escaped() -> None:
     assert element("p", HOSTILE, title=HOSTILE).count("<") == 2
 
 
@@ -345,7 +392,7 @@ def test_a_report_of_a_model_on_the_hub_has_no_place() -> None:
 
 
 def test_files_beside_the_bound(tmp_path: Path, digits_run: Path) -> None:
-    """The panel of compression says the sizes of real files, and the bound."""
+    """The panel of compression gives the sizes of actual files, and the bound."""
     run = tmp_path / "run"
     shutil.copytree(digits_run, run)
     subject = Subject(run, ladle.load(run), ladle.read("digits"))
@@ -358,8 +405,8 @@ def test_files_beside_the_bound(tmp_path: Path, digits_run: Path) -> None:
     assert compression(Subject(run, subject.model, subject.data, quick=True)) is None
 
 
-def test_rivals_are_told_real_sizes() -> None:
-    """Of two levels, a bit for each number; a mosaic holds every item."""
+def test_sizes_of_other_codecs() -> None:
+    """Binary values take one bit each; a mosaic contains every item."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (30, 1, 16, 16), np.uint8)
     for whole, alone in rivals(noise).values():

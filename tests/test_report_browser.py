@@ -1,4 +1,4 @@
-"""The report in a real browser: it fits a phone, asks for nothing, and can be read in light and in dark."""
+"""The report in a browser: it fits a phone, makes no requests, and is readable in light and dark mode."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHROMIUM = next(
 )
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path")
 
-# Text whose contrast with what is behind it is below 4.5 (WCAG AA).
+# Text whose contrast with its background is below 4.5 (WCAG AA).
 FAINT = """() => {
   const parse = c => c.match(/[\\d.]+/g).map(Number);
   const light = c => parse(c).slice(0, 3).map(v => v / 255)
@@ -40,7 +40,7 @@ FAINT = """() => {
   }
   return found;
 }"""
-# Elements that stand out of the window, but for those inside a box that scrolls by itself.
+# Elements that extend beyond the window, except those inside a box that scrolls.
 OUTSIDE = """() => [...document.querySelectorAll("body *")]
   .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest("pre, .wide, svg"))
   .map(e => e.tagName + " " + e.textContent.slice(0, 40))"""

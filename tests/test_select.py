@@ -1,4 +1,4 @@
-"""Latent families by evidence: the statistics on scores whose truth is known, and the whole on tiny nets."""
+"""Latent families by evidence: the statistics on simulated scores, and whole comparisons with tiny networks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def plan(data: ladle.Dataset) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def chosen(tmp_path_factory: pytest.TempPathFactory, data: ladle.Dataset, plan: dict[str, Any]) -> Path:
-    """The folder of a finished comparison. Not to be changed: copy it."""
+    """The folder of a finished comparison. Tests must copy it before changing it."""
     out = tmp_path_factory.mktemp("select") / "run"
     ladle.select(data, out, families=["normal", "laplace", "categorical:3"], recipe=plan, **QUICK)
     return out
@@ -52,7 +52,7 @@ def chosen(tmp_path_factory: pytest.TempPathFactory, data: ladle.Dataset, plan: 
 
 
 def scores(rng: np.random.Generator, shifts: list[float], seeds: int, noise: tuple[float, float]) -> dict:
-    """Nats with noise of items, of the family on each item, of seeds, and of a seed on each item."""
+    """Nats with noise per item, per family and item, per seed, and per seed and item."""
     of_seeds, of_both = noise
     item = 3 * rng.normal(size=(1, 200))
     return {
@@ -63,16 +63,16 @@ def scores(rng: np.random.Generator, shifts: list[float], seeds: int, noise: tup
 
 
 @pytest.mark.parametrize("seeds, noise", [(3, (0.05, 0.3)), (3, (0.2, 0.0)), (2, (0.05, 0.0)), (1, (0.0, 0.3))])
-def test_false_alarms_are_as_rare_as_is_said(seeds: int, noise: tuple[float, float]) -> None:
+def test_the_false_alarm_rate_is_at_most_the_stated_level(seeds: int, noise: tuple[float, float]) -> None:
     """Three equal families, seed 0: in 250 repetitions at most 5 % call one of them worse. The limit, 0.05 + 3.1
-    standard errors of 0.014, is passed by a sound procedure with probability below 0.1 %."""
+    standard errors of 0.014, is exceeded by a correct procedure with probability below 0.1 %."""
     rng = np.random.default_rng(0)
     alarms = [len(compare(scores(rng, [0, 0, 0], seeds, noise)).supported) < 3 for _ in range(250)]
     assert np.mean(alarms) < 0.093
 
 
-def test_a_bootstrap_of_items_alone_would_cry_wolf() -> None:
-    """What the seeds' own term is for: without it, noise of seeds passes for a difference of families."""
+def test_errors_over_items_alone_would_give_false_alarms() -> None:
+    """Without the term of the seeds, noise of the seeds is mistaken for a difference between families."""
     rng = np.random.default_rng(1)
     alarms = []
     for _ in range(200):
@@ -89,7 +89,7 @@ def test_a_difference_is_found() -> None:
     assert np.mean(["f2" not in names for names in found]) > 0.95
 
 
-def test_the_error_is_that_of_repetition() -> None:
+def test_the_standard_error_matches_the_spread_of_repetitions() -> None:
     """The stated standard error against the spread of 500 repetitions, seed 3: within 10 %."""
     rng = np.random.default_rng(3)
     found = [difference(*scores(rng, [0.1, 0], 3, (0.05, 0.0)).values()) for _ in range(500)]
@@ -99,8 +99,8 @@ def test_the_error_is_that_of_repetition() -> None:
     assert np.isclose(np.mean([abs(d.nats - 0.1) < d.half for d in found]), 1 - LEVEL, atol=0.03)
 
 
-def test_what_is_worse_than_another_is_not_supported_because_the_best_is_unsure() -> None:
-    """a is best by a seed's luck, and nothing can be told from it; b and c can be told from each other."""
+def test_a_family_worse_than_another_is_not_supported_even_if_the_best_is_uncertain() -> None:
+    """a is best by one lucky seed and does not differ significantly from any other; b and c differ from each other."""
     rng = np.random.default_rng(4)
     item = rng.normal(size=(1, 500))
     small = [item + 0.1 * rng.normal(size=(2, 500)) for _ in range(3)]
@@ -123,12 +123,12 @@ def words(shifts: list[float], loose: float = 0.0, names: str = "abc") -> str:
     return verdict(found, [Row(n, n, "finalist", loose=loose) for n in found.differences], 3)
 
 
-def test_the_verdict_says_what_can_be_said() -> None:
-    assert words([0, 0, 0]).startswith("No difference that this data can show between")
+def test_the_verdict() -> None:
+    assert words([0, 0, 0]).startswith("There is no significant difference between")
     assert words([0, 1, 2]).startswith("The data support a: its evidence is better than that of b and c.")
     two = words([0, 0, 2])
     assert "or" in two
-    assert "no difference that this data can show between the two; worse: c" in two
+    assert "no significant difference between the two; worse: c" in two
     assert "3 pairs" in two
     assert "3 seeds" in two
     assert "k > 0.7" in words([0, 0, 0], loose=0.5)
@@ -138,7 +138,7 @@ def test_the_verdict_says_what_can_be_said() -> None:
 def test_one_prior_with_two_posteriors_is_compared_as_bounds() -> None:
     rows = [Row(n, "normal", "finalist") for n in ("normal", "normal/laplace")]
     nats = {row.family: np.random.default_rng(0).normal(size=(2, 50)) for row in rows}
-    assert "one prior and different posteriors" in verdict(compare(nats), rows, 2)
+    assert "the same prior and different posteriors" in verdict(compare(nats), rows, 2)
 
 
 # --------------------------------------------------------------------------------------------- candidates
@@ -152,7 +152,7 @@ def test_every_candidate_makes_a_model(name: str, data: ladle.Dataset, plan: dic
     assert len(ladle.sample(ladle.Model(model.eval(), data.schema, {}, "cpu"), 4)) == 4
 
 
-def test_a_posterior_leaves_the_prior_as_it_is() -> None:
+def test_a_named_posterior_does_not_change_the_prior() -> None:
     for name in ("laplace", "mixture", "full_normal", "student_t:4"):
         one, other = candidate(name, 2), candidate(f"{name}/logistic", 2)
         assert one.prior == other.prior == name
@@ -167,7 +167,7 @@ def test_there_is_no_sphere_of_one_number() -> None:
 
 
 @pytest.mark.parametrize("count, finalists", [(2, 4), (4, 4), (11, 4), (7, 1), (3, 2)])
-def test_the_race_halves_the_field(count: int, finalists: int) -> None:
+def test_each_round_halves_the_candidates(count: int, finalists: int) -> None:
     field = rungs(count, 6400, 3, finalists)
     assert field[0].candidates == count
     assert field[-1] == (min(count, finalists), 6400, 3)
@@ -211,14 +211,14 @@ def test_the_report_draws_the_comparison(chosen: Path, data: ladle.Dataset, tmp_
 
 
 class Stop(Exception):
-    """What a test ends a comparison with."""
+    """Raised by a test to interrupt a comparison."""
 
 
-def test_it_goes_on_where_it_was_broken_off(
+def test_an_interrupted_comparison_is_resumed(
     chosen: Path, data: ladle.Dataset, plan: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Stopped in the middle of the second candidate's training: the first is not trained again, the second goes on
-    from its checkpoint, and the result is the same to the last bit."""
+    """Stopped in the middle of the second candidate's training: the first is not trained again, the second
+    continues from its checkpoint, and the result is bit-identical."""
     began: list[str] = []
 
     def until(limit: str, step: int) -> Any:
@@ -256,10 +256,10 @@ def test_it_goes_on_where_it_was_broken_off(
         ladle.select(data, tmp_path, **{**ask, "seeds": 3}, resume=True)
 
 
-def test_who_fails_is_reported_and_the_others_go_on(
+def test_a_failed_candidate_is_reported_and_the_others_continue(
     data: ladle.Dataset, plan: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that cannot be made, and one that diverges."""
+    """One candidate cannot be assembled, and one diverges."""
     from ladle.comparison import race
 
     fit = race.fit
@@ -288,21 +288,21 @@ def test_who_fails_is_reported_and_the_others_go_on(
 def test_minutes_make_steps(
     data: ladle.Dataset, plan: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pace that is measured, and the steps of one that is known: 2 candidates of half a second a step."""
+    """A measured pace, and the steps that follow from a known pace: 2 candidates of half a second per step."""
     race = Race(data, plan, tmp_path, "cpu", lambda what: lambda done, total: None)
     measured = pace(race, candidate("normal", 2), 0.01, 5)
     assert all(seconds > 0 for seconds in measured)
-    monkeypatch.setattr(choice, "pace", lambda *told: Pace(0.5, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(choice, "pace", lambda *arguments: Pace(0.5, 0.0, 0.0, 0.0))
     ask = {**QUICK, "steps": None, "seeds": 1}
     found = ladle.select(data, tmp_path / "run", families=["normal", "laplace"], recipe=plan, minutes=0.5, **ask)
     assert 25 <= found.about["steps"] <= 30
     dear = 15.0 / len(race.held("test"))  # both, once: more than the half minute
-    monkeypatch.setattr(choice, "pace", lambda *told: Pace(0.05, 0.0, dear, 0.0))
+    monkeypatch.setattr(choice, "pace", lambda *arguments: Pace(0.05, 0.0, dear, 0.0))
     fewer = ladle.select(data, tmp_path / "few", families=["normal", "laplace"], recipe=plan, minutes=0.5, **ask)
     assert fewer.about["items"] < found.about["items"], "measuring must leave half of the time to training"
     with pytest.raises(ladle.DataError, match="time is not enough"):
         ladle.select(data, tmp_path / "no", families=["normal", "laplace"], recipe=plan, minutes=0.05, **ask)
-    assert not (tmp_path / "no").exists(), "another try may have more time"
+    assert not (tmp_path / "no").exists(), "a later call may have more time"
 
     def broken(race: Race, one: Any, *told: Any) -> Pace:
         if one.name == "laplace":
@@ -314,10 +314,10 @@ def test_minutes_make_steps(
     assert {row.family: row.status for row in found.rows} == {"normal": "finalist", "laplace": "failed"}
 
 
-def test_a_closer_look_that_cannot_be_had_leaves_the_bound(
+def test_a_closer_method_corrects_the_bound_if_it_is_available(
     data: ladle.Dataset, plan: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where k forbids to trust the bound, what a closer method gains on some items corrects the mean of all."""
+    """If k shows that the bound is unreliable, the improvement of a closer method on some items corrects the mean."""
     from ladle.comparison import race as race_module
 
     race = Race(data, plan, tmp_path, "cpu", lambda what: lambda done, total: None)
@@ -370,7 +370,7 @@ def test_a_corrected_mean_has_the_error_of_a_difference_estimator() -> None:
     [
         ({"families": ["normal", "gausian"]}, "unknown candidate 'gausian'; known: .*normal"),
         ({"families": ["normal"]}, "at least 2 candidates"),
-        ({"families": ["normal", "normal"]}, "every candidate once"),
+        ({"families": ["normal", "normal"]}, "every candidate must be given once"),
         ({"families": ["normal", "laplace:3"]}, "takes no number"),
         ({"families": ["normal", "laplace/nowhere"]}, "unknown family 'nowhere'"),
         ({"families": ["normal", "a b"]}, "written NAME"),
@@ -386,10 +386,10 @@ def test_bad_input_is_refused(asked: dict[str, Any], told: str, data: ladle.Data
 
 
 def test_a_folder_in_use_is_not_touched(chosen: Path, data: ladle.Dataset, tmp_path: Path) -> None:
-    with pytest.raises(ladle.ModelError, match="--resume goes on"):
+    with pytest.raises(ladle.ModelError, match="--resume continues"):
         ladle.select(data, chosen, **QUICK)
     (tmp_path / "mine").write_text("x")
-    with pytest.raises(ladle.ModelError, match="holds no comparison"):
+    with pytest.raises(ladle.ModelError, match="must be empty or contain a comparison"):
         ladle.select(data, tmp_path, **QUICK, force=True)
 
 
@@ -409,10 +409,10 @@ def test_the_command(tmp_path: Path, data: ladle.Dataset) -> None:
     assert json.loads(again.stdout)["rows"] == found["rows"]
 
 
-def test_a_signal_is_no_failure_of_a_candidate(
+def test_a_signal_is_not_a_failure_of_a_candidate(
     tmp_path: Path, data: ladle.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGTERM in the first training: nobody failed, and --resume ends as if nothing had been."""
+    """After SIGTERM in the first training no candidate is marked as failed, and --resume finishes the comparison."""
     from ladle.cli import select
 
     asked: list[None] = []

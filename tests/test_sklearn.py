@@ -1,4 +1,4 @@
-"""The scikit-learn estimator: scikit-learn's own checks, its numbers, and its place in pipelines and searches."""
+"""The scikit-learn estimator: scikit-learn's own checks, its numbers, and its use in pipelines and searches."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TINY: dict[str, Any] = {**SMALL, "epochs": 2, "importance_samples": 5}
 
 
 def plane(n: int = 400, columns: int = 12, hidden: int = 5, seed: int = 0) -> np.ndarray:
-    """Rows on a plane of ``hidden`` dimensions, with a little noise: ``(n, columns)``, every column of unit scale."""
+    """Rows near a plane of ``hidden`` dimensions: ``(n, columns)``, every column of unit scale."""
     rng = np.random.default_rng(seed)
     turn = np.random.default_rng(99).normal(size=(hidden, columns)) / np.sqrt(hidden)
     return rng.normal(size=(n, hidden)) @ turn + 0.1 * rng.normal(size=(n, columns))
@@ -48,34 +48,34 @@ def fitted() -> VAE:
 @estimator_checks.parametrize_with_checks(
     [VAE(**TINY), VAE(**{**TINY, "recipe": "learned_prior"}), VAE(missing="nan", **TINY)]
 )
-def test_what_scikit_learn_wants(estimator: VAE, check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SCIPY_ARRAY_API", "1")  # or one check would be left out
+def test_checks_of_scikit_learn(estimator: VAE, check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCIPY_ARRAY_API", "1")  # otherwise one check is skipped
     check(estimator)
 
 
 @pytest.mark.parametrize(
     "check", [estimator_checks.check_transformer_get_feature_names_out, estimator_checks.check_set_output_transform]
 )
-def test_what_scikit_learn_wants_of_its_own_transformers(check: Any) -> None:
+def test_checks_that_scikit_learn_runs_on_its_own_transformers(check: Any) -> None:
     check("VAE", VAE(**TINY))
 
 
 @pytest.mark.parametrize(
     "check", [estimator_checks.check_methods_sample_order_invariance, estimator_checks.check_methods_subset_invariance]
 )
-def test_noise_that_is_keyed_by_place_is_found_out(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checks_detect_noise_that_depends_on_the_position(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ladle.sklearn, "keyed_by_content", lambda batch: batch)
     with pytest.raises(AssertionError, match="score_samples"):
         check("VAE", VAE(**TINY))
 
 
-def test_it_is_loaded_only_when_asked_for() -> None:
+def test_it_is_imported_only_on_demand() -> None:
     code = "import sys, ladle; print('ladle.sklearn' in sys.modules); import ladle.sklearn as s; print(s.VAE.__name__)"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.split() == ["False", "VAE"]
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout.split() == ["False", "VAE"]
 
 
-# ------------------------------------------------------------------------------------------ its numbers
+# ------------------------------------------------------------------------------------------ numbers
 
 
 def test_the_same_numbers_as_the_rest_of_ladle(fitted: VAE) -> None:
@@ -91,7 +91,7 @@ def test_the_same_numbers_as_the_rest_of_ladle(fitted: VAE) -> None:
     assert fitted.bound_ < 0
 
 
-def test_the_density_is_near_the_true_one() -> None:
+def test_the_density_is_close_to_the_true_density() -> None:
     rng = np.random.default_rng(5)
     sigma = np.array([[4.0, 1.2], [1.2, 1.0]])
     X, new = (rng.multivariate_normal([10.0, -3.0], sigma, n) for n in (1000, 500))
@@ -106,7 +106,7 @@ def test_the_density_is_near_the_true_one() -> None:
     np.testing.assert_allclose(np.cov(drawn.T), sigma, atol=0.8)
 
 
-def test_what_a_row_gets_depends_on_the_row_alone(fitted: VAE) -> None:
+def test_the_score_of_a_row_depends_only_on_the_row(fitted: VAE) -> None:
     X = plane(40, seed=2)
     X[7] = X[31]
     X[3, 0], X[4] = 0.0, X[3]
@@ -129,7 +129,7 @@ def test_a_random_state_repeats_everything(state: Any) -> None:
     assert np.array_equal(other.sample(5, random_state=1), other.sample(5, random_state=1))
 
 
-def test_a_pickle_is_exact_and_small(fitted: VAE) -> None:
+def test_a_pickle_restores_the_model_and_is_small(fitted: VAE) -> None:
     X, packed = plane(20), pickle.dumps(fitted)
     again = pickle.loads(packed)
     assert np.array_equal(again.transform(X), fitted.transform(X))
@@ -139,18 +139,18 @@ def test_a_pickle_is_exact_and_small(fitted: VAE) -> None:
 
 
 def test_a_pickle_is_on_the_cpu(fitted: VAE) -> None:
-    far = copy.copy(fitted)
-    far.model_ = dataclasses.replace(fitted.model_, device="cuda")  # in name only: there may be no GPU here
-    again = pickle.loads(pickle.dumps(far))
+    moved = copy.copy(fitted)
+    moved.model_ = dataclasses.replace(fitted.model_, device="cuda")  # only the name: there may be no GPU
+    again = pickle.loads(pickle.dumps(moved))
     assert again.model_.device == "cpu"
     assert np.array_equal(again.transform(plane(5)), fitted.transform(plane(5)))
-    assert far.model_.device == "cuda"
+    assert moved.model_.device == "cuda"
 
 
 # ------------------------------------------------------------------------------------------ kinds of data
 
 
-def test_the_kind_of_data_is_found() -> None:
+def test_the_support_is_detected() -> None:
     rng = np.random.default_rng(0)
     bits = (rng.random((80, 6)) < rng.random((80, 1))).astype(float)
     grey = rng.integers(0, 256, (80, 6)).astype(np.uint8)
@@ -179,21 +179,21 @@ def test_missing_values_are_filled_in() -> None:
     filled = vae.inverse_transform(vae.transform(holed))
     assert np.square(filled - X)[holes].mean() < 0.5 * np.square(X)[holes].mean()
     assert np.isfinite(vae.score_samples(holed)).all()
-    whole = VAE(2, **TINY, missing="nan").fit(X)  # nothing was missing here, and yet may be elsewhere
+    whole = VAE(2, **TINY, missing="nan").fit(X)  # no missing values in training, but in later data
     assert np.isfinite(whole.transform(holed)).all()
     with pytest.raises(ValueError, match="NaN"):
         VAE(2, **TINY).fit(holed)
 
 
-# ------------------------------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------------------------------ invalid input
 
 
 @pytest.mark.parametrize(
-    "wrong, told",
+    "wrong, message",
     [
         ({"n_components": 0}, "n_components == 0, must be >= 1"),
         ({"n_components": 2.5}, "n_components must be an instance of int"),
-        ({"recipe": "vea"}, "unknown recipe 'vea'; known: "),
+        ({"recipe": "vea"}, r"unknown recipe 'vea' \(did you mean 'vae'\?\); known: "),
         ({"size": "xxl"}, "unknown size 'xxl'"),
         ({"support": "counts"}, "support must be auto, binary"),
         ({"support": "binary"}, r"whole numbers 0\.\.1"),
@@ -204,8 +204,8 @@ def test_missing_values_are_filled_in() -> None:
         ({"device": "tpu"}, "device must be auto"),
     ],
 )
-def test_wrong_parameters(wrong: dict[str, Any], told: str) -> None:
-    with pytest.raises((ValueError, TypeError), match=told):
+def test_wrong_parameters(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
         VAE(**{**TINY, **wrong}).fit(plane(20))
 
 
@@ -233,7 +233,7 @@ def test_two_rows_are_enough() -> None:
         VAE(**TINY).fit([[1.0, 5.0]])
 
 
-# ------------------------------------------------------------------------------------------ where it stands
+# ------------------------------------------------------------------------------------------ in use
 
 
 def test_a_recipe_may_be_a_function() -> None:
@@ -247,7 +247,7 @@ def test_a_recipe_may_be_a_function() -> None:
     assert again.model_.config["training"]["rate"] == 1e-3
 
 
-def test_the_batch_follows_the_rows() -> None:
+def test_the_batch_size_depends_on_the_number_of_rows() -> None:
     def batch(n: int, **settings: Any) -> int:
         return VAE(2, **{**TINY, "epochs": 0.01, **settings}).fit(plane(n)).model_.config["training"]["batch"]
 
@@ -255,13 +255,13 @@ def test_the_batch_follows_the_rows() -> None:
     assert batch(1000, batch_size=10) == 10
 
 
-def test_progress_is_shown_when_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+def test_verbose_prints_progress(capfd: pytest.CaptureFixture[str]) -> None:
     VAE(2, **TINY).fit(plane(40))
     assert capfd.readouterr() == ("", "")
     VAE(2, **TINY, verbose=True).fit(plane(40))
-    told = capfd.readouterr()
-    assert told.out == ""
-    assert "nats" in told.err
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "nats" in captured.err
 
 
 def test_a_pipeline() -> None:
@@ -273,7 +273,7 @@ def test_a_pipeline() -> None:
     assert list(pipe[:-1].get_feature_names_out())[:2] == ["vae0", "vae1"]
 
 
-def test_a_grid_search_finds_how_many_latents_there_are() -> None:
+def test_a_grid_search_finds_the_number_of_latents() -> None:
     held_out = ShuffleSplit(1, test_size=0.2, random_state=0)
     search = GridSearchCV(VAE(**SMALL, epochs=30, random_state=0), {"n_components": [1, 5]}, cv=held_out).fit(plane())
     one, five = search.cv_results_["mean_test_score"]

@@ -1,4 +1,4 @@
-"""The explained path computes what it prints."""
+"""The code blocks of ``docs/understand.md`` print the output that the page shows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "understand.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```\n(?:```text\n(.*?)```)?", PAGE, flags=re.DOTALL)
 NUMBER = re.compile(r"-?\d[\d,]*\.?\d*(?:e-?\d+)?")
-RELATIVE, UNITS = 0.02, 1.01  # other processors round differently, and training magnifies it
+RELATIVE, UNITS = 0.02, 1.01  # processors round differently, and training amplifies the difference
 
 
 def unit(number: str) -> float:
-    """One in the last digit that is shown.
+    """One unit in the last digit of a printed number.
 
     >>> [unit(n) for n in ("12", "0.30", "1e-12")]
     [1.0, 0.01, 1e-12]
@@ -28,7 +28,7 @@ def unit(number: str) -> float:
 
 
 def agree(printed: str, shown: str) -> bool:
-    """Equal words, and numbers within 2 % or one in the last digit shown."""
+    """Whether the words are equal and the numbers agree within 2 % or one unit in the last digit shown."""
     if NUMBER.sub("#", printed).split() != NUMBER.sub("#", shown).split():
         return False
     pairs = zip(NUMBER.findall(printed), NUMBER.findall(shown), strict=True)
@@ -36,7 +36,7 @@ def agree(printed: str, shown: str) -> bool:
     return all(abs(a - b) <= max(UNITS * unit(text), RELATIVE * abs(b)) for a, b, text in both)
 
 
-def test_every_block_prints_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_block_prints_the_output_that_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     np.set_printoptions(legacy=False)
     scope: dict = {}
@@ -49,11 +49,11 @@ def test_every_block_prints_what_the_page_shows(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(("printed", "fits"), [("a 1.00", True), ("a 1.01", True), ("a 1.04", False), ("b 1", False)])
-def test_a_number_that_is_off_is_seen(printed: str, fits: bool) -> None:
+def test_a_wrong_number_is_detected(printed: str, fits: bool) -> None:
     assert agree(printed, "a 1.00") == fits
 
 
-def test_its_figures_are_there_and_small() -> None:
+def test_the_figures_exist_and_are_small() -> None:
     figures = re.findall(r"understand/[\w.]+", PAGE)
     assert len(figures) == 9
     assert {DOCS / name for name in figures} == set((DOCS / "understand").iterdir())

@@ -1,4 +1,4 @@
-"""Tiny data sets of every kind, and plans of recipes so narrow that they train in no time."""
+"""Tiny data sets of every kind, and plans with networks so narrow that training is almost instantaneous."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ladle.seeds import seeded
 
 
 def narrow(recipe: str, schema: ladle.Schema, latents: int = 3, width: int = 16) -> dict[str, Any]:
-    """A recipe's plan with nets so narrow that it trains in no time."""
+    """The plan of a recipe with very narrow networks."""
     plan = ladle.recipe(recipe, schema, "xs")
     plan["latents"] = {**plan["latents"], "size": latents}
     if "blocks" in plan["latents"]:
@@ -38,7 +38,7 @@ def narrow(recipe: str, schema: ladle.Schema, latents: int = 3, width: int = 16)
 
 
 def stirred(module: nn.Module, by: float = 0.3, seed: int = 1) -> nn.Module:
-    """The module a small step away from where it was initialised: zeros hide what they multiply."""
+    """Perturb the parameters of a module, since zeros at initialisation would hide the gradients they multiply."""
     with seeded(seed, "stirred"), torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(
@@ -48,7 +48,7 @@ def stirred(module: nn.Module, by: float = 0.3, seed: int = 1) -> nn.Module:
 
 
 def toy_data() -> dict[str, ladle.Dataset]:
-    """One tiny data set of every kind that a recipe tells apart, generated from fixed seeds."""
+    """A tiny data set of every kind that recipes distinguish, generated from fixed seeds."""
     rng = np.random.default_rng(7)
     table = rng.normal([1e4, 0.0, -3.0, 0.5], [1e3, 1.0, 1e-2, 2.0], (300, 4)).astype(np.float32)
     table[:, 3] += table[:, 1]

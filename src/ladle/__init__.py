@@ -20,7 +20,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "coding.errors": ("CodingError",),
     "comparison.select": ("select",),
     "comparison.selection": ("Selection",),
-    "data": ("DataError", "Dataset", "Schema", "Split", "read", "write"),
+    "data": ("Column", "DataError", "Dataset", "Schema", "Split", "read", "write"),
     "families.family": ("NotAvailable",),
     "health.amortisation": ("amortisation_gap",),
     "health.check": ("check",),
@@ -75,7 +75,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from ladle.coding.errors import CodingError
     from ladle.comparison.select import select
     from ladle.comparison.selection import Selection
-    from ladle.data import DataError, Dataset, Schema, Split, read, write
+    from ladle.data import Column, DataError, Dataset, Schema, Split, read, write
     from ladle.families.family import NotAvailable
     from ladle.health.amortisation import amortisation_gap
     from ladle.health.check import check

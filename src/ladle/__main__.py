@@ -1,4 +1,4 @@
-"""``python -m ladle``."""
+"""Entry point of ``python -m ladle``."""
 
 from ladle.cli import main
 

@@ -1,4 +1,4 @@
-"""What this machine has: devices, precision, threads and optional packages. What is chosen is recorded."""
+"""Devices, precision, threads and optional packages of this machine."""
 
 from __future__ import annotations
 
@@ -17,11 +17,19 @@ import torch
 
 
 class MachineError(ValueError):
-    """A device that is not there."""
+    """The requested device does not exist, or its memory is too small."""
 
 
 class Machine(NamedTuple):
-    """How a model is run. ``precision`` is Lightning Fabric's word for it."""
+    """The device and settings with which a model is run.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        precision: Lightning Fabric's name of the precision, such as ``32-true``.
+        channels_last: whether the model uses the channels-last memory format.
+        threads: the number of torch threads.
+        processor: the name of the processor or GPU.
+    """
 
     device: str
     precision: str
@@ -31,23 +39,27 @@ class Machine(NamedTuple):
 
 
 def choose(device: str = "auto", devices: int = 1) -> Machine:
-    """The machine for ``device``: ``auto`` takes a GPU when there is one; ``devices`` says how many are wanted here.
+    """Choose the device and the precision.
 
-    bf16 is chosen where the processor multiplies it natively (AMX or AVX512-BF16, or a GPU that has it);
-    elsewhere it is slower than float32.
+    bf16 is used if the processor multiplies it natively (AMX or AVX512-BF16) or the GPU supports it; otherwise it is
+    slower than float32.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``; ``auto`` uses a GPU if there is one.
+        devices: the number of GPUs needed on this machine.
 
     Raises:
-        MachineError: for an unknown device, or a GPU that is not there.
+        MachineError: if the device is unknown, or there are too few GPUs.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise MachineError(f"device must be auto, cpu or cuda, got '{device}'")
     if device == "cuda" and not torch.cuda.is_available():
-        raise MachineError("device 'cuda' was asked for, but torch sees no GPU here; --device cpu will do")
+        raise MachineError("device 'cuda' needs a GPU, but torch finds none; use --device cpu")
     if device != "cpu" and torch.cuda.is_available():
         if devices > torch.cuda.device_count():
-            there = torch.cuda.device_count()
+            count = torch.cuda.device_count()
             raise MachineError(
-                f"{devices} GPUs were asked for, but torch sees {there} here; --devices {there} or --device cpu will do"
+                f"{devices} GPUs were requested, but torch finds {count}; use --devices {count} or --device cpu"
             )
         precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
         return Machine("cuda", precision, True, torch.get_num_threads(), torch.cuda.get_device_name())
@@ -56,7 +68,7 @@ def choose(device: str = "auto", devices: int = 1) -> Machine:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """The name of the processor."""
     try:
         with open("/proc/cpuinfo") as lines:
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -64,9 +76,11 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def release() -> None:
-    """Give the memory that is no longer used back to the system, between two pieces of work of different kinds: the
-    C library may keep it (glibc: the ``ladle`` command asks for that, as training takes the same again at every step).
+def release_memory() -> None:
+    """Return unused memory to the operating system, for example between training and the report.
+
+    The C library may keep freed memory: the ``ladle`` command configures glibc to do so, because every training step
+    allocates the same memory again.
     """
     gc.collect()
     if sys.platform == "linux":
@@ -75,42 +89,43 @@ def release() -> None:
 
 
 def cores() -> int:
-    """The number of cores this process may use; ``OMP_NUM_THREADS`` is respected."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
+    """The number of cores this process may use, or ``OMP_NUM_THREADS`` if that is set."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdigit() and int(threads) > 0:
+        return int(threads)
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:
         return os.cpu_count() or 1
 
 
-class Neighbours:
-    """What else keeps this machine's processors busy, from now on. Known on Linux only."""
+class OtherProcesses:
+    """Measures the processor time that other processes use from now on. Available on Linux only."""
 
     def __init__(self) -> None:
-        self.began = spent()
+        self.start = processor_times()
 
-    def crowding(self) -> str:
-        """What to tell who trains here when there are fewer processors than work for them; else nothing."""
-        now = spent()
-        if self.began is None or now is None or now[0] == self.began[0]:
+    def warning(self) -> str:
+        """A warning if other processes leave too few processors for training; otherwise an empty string."""
+        now = processor_times()
+        if self.start is None or now is None or now[0] == self.start[0]:
             return ""
-        clock, all_work, own = (b - a for a, b in zip(self.began, now, strict=True))
-        others, there, threads = max(0.0, all_work - own) / clock, os.cpu_count() or 1, torch.get_num_threads()
-        if others < 0.3 or others + threads < there + 0.3:
+        elapsed, total, own = (b - a for a, b in zip(self.start, now, strict=True))
+        busy, count, threads = max(0.0, total - own) / elapsed, os.cpu_count() or 1, torch.get_num_threads()
+        if busy < 0.3 or busy + threads < count + 0.3:
             return ""
-        free = max(1, round(there - others))
-        message = (
-            f"other work keeps {others:.1f} of the {there} processors busy, so training is slower than it could be"
-        )
+        free = max(1, round(count - busy))
+        message = f"other processes keep {busy:.1f} of the {count} processors busy, which slows down training"
         if free < threads:
             message += f"; its {threads} threads wait for each other: OMP_NUM_THREADS={free} may be faster"
         return message
 
 
-def spent() -> tuple[float, float, float] | None:
-    """Seconds of the clock, and of processor time that everything on this machine and this process have used."""
+def processor_times() -> tuple[float, float, float] | None:
+    """The wall-clock time, and the processor time used by the whole machine and by this process, in seconds.
+
+    ``None`` if the operating system does not provide them.
+    """
     try:
         with open("/proc/stat") as lines:
             user, nice, system, _, _, irq, softirq, steal = map(int, lines.readline().split()[1:9])
@@ -121,20 +136,20 @@ def spent() -> tuple[float, float, float] | None:
 
 
 class MissingPackage(ImportError):
-    """An optional package that is not installed; the message says how to install it."""
+    """An optional package is not installed. The message says how to install it."""
 
 
-def need(module: str, extra: str) -> ModuleType:
+def require(module: str, extra: str) -> ModuleType:
     """Import a module of an optional package.
 
     Args:
-        module: its name.
+        module: the name of the module.
         extra: the extra of ladle that installs it.
 
     Raises:
-        MissingPackage: when it cannot be imported.
+        MissingPackage: if the module cannot be imported.
 
-    >>> need("no_such_module", "hub")
+    >>> require("no_such_module", "hub")
     Traceback (most recent call last):
     ladle.machine.MissingPackage: the package 'no_such_module' is needed for this: pip install 'ladle[hub]'
     """
@@ -142,6 +157,6 @@ def need(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        lacking = getattr(error, "name", None) or package
-        why = "" if lacking.partition(".")[0] == package else f" ({error})"
+        missing = getattr(error, "name", None) or package
+        why = "" if missing.partition(".")[0] == package else f" ({error})"
         raise MissingPackage(f"the package '{package}' is needed for this{why}: pip install 'ladle[{extra}]'") from None

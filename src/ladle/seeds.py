@@ -1,4 +1,4 @@
-"""Randomness as an argument: draws run inside one scope that puts the global state back."""
+"""Explicit seeds: random numbers are drawn in a scope that sets the seed and restores the global state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LOCK = threading.RLock()
 
 
 def key(*parts: int | str) -> int:
-    """A 63-bit seed from any number of integers and words: equal parts give equal seeds on every machine.
+    """A 63-bit seed from any number of integers and strings. Equal arguments give equal seeds on every machine.
 
     >>> key(0, "step", 7) == key(0, "step", 7) != key(0, "step", 8)
     True
@@ -33,12 +33,12 @@ def seeded(*parts: int | str) -> Iterator[None]:
     >>> bool((a == b).all())
     True
     """
-    # torch.manual_seed would also queue a call for every kind of device that is not in use: a millisecond each time.
-    here = torch.cuda.is_initialized()
-    devices = list(range(torch.cuda.device_count())) if here else []
+    # torch.manual_seed would also queue a call for every type of device that is not in use, which takes a millisecond.
+    cuda = torch.cuda.is_initialized()
+    devices = list(range(torch.cuda.device_count())) if cuda else []
     with _LOCK, torch.random.fork_rng(devices=devices):
         seed = key(*parts)
         torch.default_generator.manual_seed(seed)
-        if here:
+        if cuda:
             torch.cuda.manual_seed_all(seed)
         yield

@@ -1,6 +1,6 @@
-"""Shapes: leading dimensions ``S`` (samples) and ``B`` (batch), then the event.
+"""Shapes of tensors: the leading dimensions ``S`` (samples) and ``B`` (batch), followed by the event dimensions.
 
-Families return element-wise distributions; the one function that sums over the event is here.
+Families return element-wise distributions. :func:`sum_event` sums their log-densities over the event.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def sum_event(value: Tensor, lead: int) -> Tensor:
     """Sum over everything after the first ``lead`` dimensions.
 
     Args:
-        value: ``(*lead, *rest)``; ``rest`` may be empty (a joint distribution has summed already).
+        value: ``(*lead, *rest)``; ``rest`` is empty for a joint distribution over the event.
         lead: the number of leading dimensions to keep.
 
     Returns:
@@ -30,7 +30,7 @@ def sum_event(value: Tensor, lead: int) -> Tensor:
 
 
 def wide(value: Tensor) -> Tensor:
-    """At least float32: densities are never computed in a half precision.
+    """Convert to at least float32: densities are never computed in half precision.
 
     >>> wide(torch.zeros(1, dtype=torch.bfloat16)).dtype, wide(torch.zeros(1, dtype=torch.float64)).dtype
     (torch.float32, torch.float64)
@@ -45,7 +45,7 @@ def fold(value: Tensor, event: int) -> tuple[Tensor, Size]:
 
 
 def unfold(value: Tensor, lead: Sequence[int]) -> Tensor:
-    """Undo :func:`fold`: ``(prod(lead), *event) -> (*lead, *event)``."""
+    """The inverse of :func:`fold`: ``(prod(lead), *event) -> (*lead, *event)``."""
     return value.reshape(*lead, *value.shape[1:])
 
 

@@ -1,6 +1,6 @@
-"""A scikit-learn estimator: a VAE that stands in pipelines and grid searches.
+"""A scikit-learn estimator: a VAE for pipelines and grid searches.
 
-The rest of Ladle does not need this module, and ``import ladle`` does not load it.
+The rest of Ladle does not use this module, and ``import ladle`` does not import it.
 """
 
 from __future__ import annotations
@@ -20,64 +20,65 @@ from ladle.data import Batch, DataError, Dataset, Schema, read
 from ladle.data.arrays import arrange
 from ladle.data.conform import moments
 from ladle.data.content import Content, Request
-from ladle.data.schema import SUPPORTS
-from ladle.inference.evidence import joined
-from ladle.inference.importance import importance, rows
+from ladle.data.schema import Column
+from ladle.inference.methods import prepare
 from ladle.machine import choose
 from ladle.recipes import recipe as recipe_spec
 from ladle.recipes.assemble import Training, assemble
+from ladle.recipes.plans import has_levels
 from ladle.seeds import key
 from ladle.shapes import numel
 from ladle.spec import SpecError
 from ladle.store.folder import Model, describe
-from ladle.tasks.common import each_batch, items
+from ladle.tasks.common import each_batch, gather, items
 from ladle.tasks.encode import decode, encode
 from ladle.tasks.sample import sample
 from ladle.training.fit import fit
 from ladle.training.progress import Show
 
+SUPPORTS = ("binary", "bytes", "real")
 MISSING = (None, "nan")
 SMALLEST_BATCH = 16
 
 
 class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
-    """A variational autoencoder of the rows of a table: an embedding, and a density that can be drawn from.
+    """A variational autoencoder for the rows of a table: an embedding, and a density that can be sampled.
 
     ::
 
         X --transform--> z --inverse_transform--> E[x|z]          score_samples: log p(x)          sample: x ~ p
 
-    Everything is computed, and given back, in 32-bit floating point. The columns may have any units. After a
-    ``StandardScaler``, which blows up columns that hardly vary, ``recipe="sigma_vae"``, with one scale for all of them,
-    tends to give better embeddings: the others spend their latents where they can be most exact.
+    All computations and results are in 32-bit floating point. The columns may have any units. After a
+    ``StandardScaler``, which enlarges columns of small variance, ``recipe="sigma_vae"``, with a common scale for all of
+    them, tends to give better embeddings: other recipes spend their latents on the columns that they reconstruct best.
 
     Args:
-        n_components: the number of latents; ``None`` takes the recipe's, at most as many as there are columns.
+        n_components: the number of latents; ``None`` uses the recipe's number, but at most the number of columns.
         recipe: the name of a recipe (``ladle parts`` lists them), or a function ``(schema, size) -> plan`` that
-            returns what :func:`ladle.recipe` gives, changed to taste.
-        size: the dial of the nets: ``"xs"``, ``"s"``, ``"m"`` or ``"l"``.
-        support: where the data lies: ``"binary"`` {0, 1}, ``"bytes"`` {0..255} or ``"real"``. ``"auto"`` takes binary
-            where nothing but 0 and 1 is seen in ``fit``, bytes for other arrays of type uint8, and real for the rest.
-        missing: ``"nan"`` to read NaN as missing: what is encoded and scored is then the part of a row that is there,
-            and ``inverse_transform(transform(X))`` fills in the rest. ``None`` refuses NaN.
-        epochs: passes over the training rows. The learning rate falls to its end over them; training ends sooner
-            where the validation rows have long stopped gaining.
-        batch_size: rows per step; ``None`` takes the recipe's, where it names one, or else a sixteenth of the training
-            rows, but from 16 to 128: so 100 epochs are steps enough where rows are few.
-        validation_fraction: of the rows; they are held out of ``fit`` to choose the best weights. At least one is.
-        importance_samples: draws per row for ``score_samples``; more make its bound tighter.
-        random_state: of the weights, the held-out rows, the training and ``sample``: an int to repeat them, a
-            ``RandomState``, or ``None`` for NumPy's own.
-        device: ``"auto"``, ``"cpu"`` or ``"cuda"``. A pickled estimator is on the CPU.
-        verbose: show the training on stderr.
+            returns a plan, such as a modified result of :func:`ladle.recipe`.
+        size: the size of the networks: ``"xs"``, ``"s"``, ``"m"`` or ``"l"``.
+        support: the support of the data: ``"binary"`` {0, 1}, ``"bytes"`` {0..255} or ``"real"``. ``"auto"`` selects
+            binary if ``fit`` gets only 0 and 1, bytes for other arrays of type uint8, and real otherwise.
+        missing: ``"nan"`` treats NaN as missing values: only the observed part of a row is encoded and scored, and
+            ``inverse_transform(transform(X))`` fills in the rest. ``None`` refuses NaN.
+        epochs: the maximum number of passes over the training rows, over which the learning rate decays. Training stops
+            early if the bound on the validation rows no longer improves.
+        batch_size: the number of rows per step. ``None`` uses the recipe's batch size if it has one, and otherwise a
+            sixteenth of the training rows, but between 16 and 128: so 100 epochs have enough steps on small data.
+        validation_fraction: the fraction of the rows (at least one row) held out from training to select the weights.
+        importance_samples: the number of samples per row in ``score_samples``; more samples give a tighter bound.
+        random_state: determines the initial weights, the held-out rows, the training noise and ``sample``. Pass an int
+            for reproducible results, a ``RandomState``, or ``None`` to use NumPy's global random state.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``. A pickled estimator is stored on the CPU.
+        verbose: print the progress of training on stderr.
 
     Attributes:
-        model_: the fitted :class:`ladle.Model`; every function of Ladle takes it.
-        bound_: the evidence lower bound on log p(x) of the validation rows, the mean in nats, with one draw per row.
-            A plain autoencoder has no such bound: of it, log p(x|z).
-        n_iter_: passes over the training rows, the last one counted whole.
+        model_: the fitted :class:`ladle.Model`, which can be passed to every function of Ladle.
+        bound_: the mean evidence lower bound on log p(x) of the validation rows in nats, with one sample per row. For a
+            plain autoencoder, which has no such bound, the mean of log p(x|z).
+        n_iter_: the number of passes over the training rows, rounded up.
         n_features_in_: the number of columns.
-        feature_names_in_: their names, where X has such.
+        feature_names_in_: the names of the columns, if X has column names.
 
     Example:
         >>> from sklearn.datasets import load_digits
@@ -115,14 +116,14 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
         self.device, self.verbose = device, verbose
 
     def fit(self, X: Any, y: Any = None) -> VAE:
-        """Learn the density of the rows.
+        """Fit the model to the rows.
 
         Args:
-            X: ``(n_samples, n_features)`` numbers, at least 2 rows.
+            X: ``(n_samples, n_features)``, with at least 2 rows.
             y: ignored.
 
         Raises:
-            ValueError: for data or parameters that cannot be used.
+            ValueError: if the data or the parameters are not valid.
         """
         X = self._checked(X, reset=True)
         rng = check_random_state(self.random_state)
@@ -139,14 +140,14 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
             if show:
                 show(step)
 
-        told = {"recipe": self._recipe_name(), "size": self.size, "epochs": float(self.epochs), "seed": seed}
+        settings = {"recipe": self._recipe_name(), "size": self.size, "epochs": float(self.epochs), "seed": seed}
         vae = assembly.model.eval().requires_grad_(False)
-        self.model_ = Model(vae, schema, describe(assembly, data, told), choose(self.device).device)
+        self.model_ = Model(vae, schema, describe(assembly, data, settings), choose(self.device).device)
         self.bound_, self.n_iter_ = -step.nats, int(np.ceil(step.epoch))
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """The embedding of every row, the centre of q(z|x): deterministic, never a random sample.
+        """Embed every row as the centre of q(z|x), which is deterministic.
 
         Returns:
             ``(n_samples, n_components)`` float32.
@@ -154,10 +155,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
         return encode(self._fitted(), self._checked(X))
 
     def inverse_transform(self, X: Any) -> np.ndarray:
-        """The expectation of p(x|z) for every row of latents, in the data's own units; for binary data, probabilities.
+        """Decode every row of latents to the mean of p(x|z), in the units of the data; for binary data, probabilities.
 
         Args:
-            X: ``(n_samples, n_components)``, as :meth:`transform` gives.
+            X: ``(n_samples, n_components)``, such as the result of :meth:`transform`.
 
         Returns:
             ``(n_samples, n_features)`` float32.
@@ -165,29 +166,29 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
         return decode(self._fitted(), check_array(X, dtype=np.float32, input_name="X"))
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """How likely each row is: the importance-weighted bound on log p(x), in nats; higher is likelier.
+        """Score each row: the importance-weighted bound on log p(x), in nats. Higher scores are more likely.
 
-        It is a lower bound in expectation. Its noise is keyed by what is in the row, so that a row's score depends on
-        neither its place nor its neighbours, and is the same at every call. Log-probabilities of binary data and of
-        bytes are at most 0; log-densities of real data are per unit of the data, and may be positive.
+        The score is a lower bound in expectation. Its noise is seeded by the content of the row, so the score of a row
+        does not depend on its position or on the other rows, and is the same in every call. Log-probabilities of binary
+        data and of bytes are at most 0; log-densities of real data refer to the units of the data and may be positive.
 
         Returns:
             ``(n_samples,)`` float32.
 
         Raises:
-            NotAvailable: for a plain autoencoder, which has no density.
+            NotAvailable: if the model is a plain autoencoder, which has no density.
 
         Reference:
             Burda, Grosse, Salakhutdinov: "Importance Weighted Autoencoders", 2016.
         """
         model, samples = self._fitted(), self.importance_samples
         check_scalar(samples, "importance_samples", Integral, min_val=1)
-        batches = each_batch(model, items(model, self._checked(X)), rows(model.vae, samples))
-        found = importance(model.vae, map(keyed_by_content, batches), samples=samples)
-        return -joined(found).nats.astype(np.float32)
+        ready, found = prepare(model.vae, samples=samples), items(model, self._checked(X))
+        batches = map(keyed_by_content, each_batch(model, found, ready.batch_size))
+        return -gather(map(ready.measure, batches), len(found)).nats.astype(np.float32)
 
     def score(self, X: Any, y: Any = None) -> float:
-        """The mean of :meth:`score_samples`; of rows that were held out, it is what a grid search should maximise.
+        """The mean of :meth:`score_samples`. On held-out rows, it is the score to maximise in a grid search.
 
         Args:
             X: ``(n_samples, n_features)``.
@@ -196,28 +197,28 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
         return float(self.score_samples(X).mean(dtype=np.float64))
 
     def sample(self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None) -> np.ndarray:
-        """Rows drawn from the model: z from the prior, then x from p(x|z).
+        """Sample rows from the model: z from the prior, then x from p(x|z).
 
-        As from scikit-learn's ``KernelDensity``, the rows alone come back (``GaussianMixture`` adds the component that
-        each is from; there are none here), in random draws and not expectations.
+        Like scikit-learn's ``KernelDensity``, and unlike ``GaussianMixture``, this returns only the rows. They are
+        samples of p(x|z), not its mean.
 
         Args:
-            n_samples: how many.
-            random_state: of the draws; ``None`` takes the estimator's own, so that with an int there every call
-                gives the same rows.
+            n_samples: the number of rows.
+            random_state: the random state of the samples. ``None`` uses the random state of the estimator; if that is
+                an int, every call returns the same rows.
 
         Returns:
-            ``(n_samples, n_features)`` float32, in the data's own units.
+            ``(n_samples, n_features)`` float32, in the units of the data.
         """
         model = self._fitted()
         check_scalar(n_samples, "n_samples", Integral, min_val=1)
         rng = check_random_state(self.random_state if random_state is None else random_state)
         return sample(model, n_samples, seed=int(rng.randint(2**31 - 1)), noise=True)
 
-    # ------------------------------------------------------------------------------------------ what it is made of
+    # ------------------------------------------------------------------------------------------ schema and plan
 
     def _schema(self, content: Content, train: np.ndarray) -> Schema:
-        """What the rows are, by the training rows; ``missing`` stays as asked for, whatever these rows lack."""
+        """The schema of the rows, with the moments of the training rows; ``missing`` is set by the parameter alone."""
         found, learned = content.items, content.items.take(train)
         support = self.support
         if support == "auto":
@@ -227,17 +228,18 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
             raise DataError(f"support must be auto, {', '.join(SUPPORTS)}, got {support!r}")
         loc, scale = moments("table", learned)
         missing = self.missing is not None
-        return Schema("table", found.x.shape[1:], support, loc=loc, scale=scale, source="array", missing=missing)
+        columns = [Column(support, loc=m, scale=s) for m, s in zip(loc, scale, strict=True)]
+        return Schema("table", found.x.shape[1:], columns, source="array", missing=missing)
 
     def _plan(self, schema: Schema, n: int) -> Mapping[str, Any]:
-        """The recipe's plan for ``n`` training rows of this data, with the latents and the batches asked for."""
+        """The recipe's plan for ``n`` training rows, with the requested latents and batch size."""
         plan = self.recipe(schema, self.size) if callable(self.recipe) else recipe_spec(self.recipe, schema, self.size)
         latents, training = dict(plan["latents"]), dict(plan.get("training", {}))
         if self.n_components is not None:
-            if "blocks" in latents:
+            if has_levels(plan):
                 raise SpecError(
-                    f"n_components counts the latents of one level, but {self._recipe_name()} has the levels "
-                    f"'{latents['blocks']}'; leave it None, or give a recipe that returns other blocks"
+                    f"n_components must be None for a model with several levels of latents, and "
+                    f"{self._recipe_name()} has '{latents['blocks']}'; change the blocks in a recipe function instead"
                 )
             latents["size"] = int(self.n_components)
         if self.batch_size is not None:
@@ -249,7 +251,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
         return self.recipe if isinstance(self.recipe, str) else getattr(self.recipe, "__name__", "a function")
 
     def _checked(self, X: Any, reset: bool = False) -> np.ndarray:
-        """Rows that scikit-learn's rules allow; with ``reset``, the parameters of ``fit`` too."""
+        """Validate the rows by scikit-learn's rules; with ``reset``, validate the parameters too."""
         if reset:
             for name in ("n_components", "batch_size"):
                 if getattr(self, name) is not None:
@@ -278,14 +280,14 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
         return sum(numel(event) for event in self.model_.vae.latents.events)
 
     def __sklearn_tags__(self) -> Tags:
-        """What scikit-learn should know."""
+        """Tags for scikit-learn."""
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.missing == "nan"
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: the model on the CPU, so that a machine without a GPU can read it."""
+        """The state for pickling, with the model on the CPU, so that a machine without a GPU can load it."""
         state = dict(super().__getstate__())
         model = state.get("model_")
         if model is not None and model.device != "cpu":
@@ -294,7 +296,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
 
 
 def keyed_by_content(batch: Batch) -> Batch:
-    """The batch with its items numbered by what they hold: evaluation keys their noise by these numbers.
+    """The batch with indices derived from the content of its items. Evaluation seeds the noise of each item by them.
 
     >>> x = torch.tensor([[1.0, 0.0], [2.0, 3.0], [1.0, -0.0]])
     >>> a, b, c = keyed_by_content(Batch(x, None, {}, torch.arange(3))).index

@@ -1,8 +1,8 @@
-"""Parts and their specs: how a model is written down as plain data and built again.
+"""Parts and their specs: models as plain data.
 
-A *part* is a class or function registered under ``kind/name``. Its *spec* is the dictionary of its
-constructor arguments plus ``{"part": "kind/name"}``; specs nest, and are plain JSON. Building looks a
-name up in the registry; nothing in a spec is ever imported.
+A *part* is a class or function registered under ``kind/name``. Its *spec* is the dictionary of its constructor
+arguments plus ``{"part": "kind/name"}``. Specs may be nested and are plain JSON. :func:`build` creates a part from its
+spec by looking its name up in the registry; nothing is ever imported because a spec names it.
 
     >>> from ladle.spec import build, to_spec
     >>> family = build({"part": "family/categorical", "classes": 3})
@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# The package that holds the parts of each kind. A new file in it is found without being named anywhere.
+# The package that holds the parts of each kind. Its modules are discovered automatically.
 PACKAGES = {
     "family": "families",
     "net": "nets",
@@ -43,17 +43,17 @@ _REGISTRY: dict[str, dict[str, Any]] = {}
 
 
 class SpecError(ValueError):
-    """A spec that cannot be built: an unknown part, a missing or unknown argument."""
+    """A spec cannot be built: it has an unknown part, or missing, unknown or invalid arguments."""
 
 
 def part(kind: str, name: str) -> Callable[[T], T]:
     """Register a class or function as the part ``kind/name``.
 
-    A class also gets its constructor wrapped, so that every instance remembers its spec. Running the same definition
-    again, as in a notebook, replaces the part.
+    The constructor of a class is wrapped so that every instance stores its spec. Running the same definition again, as
+    in a notebook, replaces the part.
 
     Raises:
-        SpecError: for an unknown kind, or a name that another class or function has already.
+        SpecError: if the kind is unknown, or another class or function is registered under the name.
     """
     _package(kind)
 
@@ -118,21 +118,25 @@ def build(spec: Any) -> Any:
     """Build a part, and the parts inside it, from a spec.
 
     Raises:
-        SpecError: for an unknown kind or name (the known ones are listed), or arguments that do not fit or that the
-            part refuses.
+        SpecError: if a kind or name is unknown (the message lists the known ones), or the arguments are not valid.
     """
     if isinstance(spec, Mapping) and "part" in spec:
         arguments = {k: build(v) for k, v in spec.items() if k != "part"}
         maker = lookup(spec["part"])
-        if not inspect.isclass(maker):  # a writer, say: a spec from a stranger must not call it
+        if not inspect.isclass(maker):  # such as a writer: an untrusted spec must not call it
             raise SpecError(f"part '{spec['part']}' is a function, and no part of a spec")
+        takes = inspect.signature(maker).parameters
+        unknown = [name for name in arguments if name not in takes]
+        if unknown:
+            told = f"unknown argument '{unknown[0]}'{nearest(unknown[0], takes)}"
+            raise SpecError(f"part '{spec['part']}': {told}; known: {', '.join(takes) or 'none'}")
         try:
             inspect.signature(maker).bind(**arguments)
         except TypeError as error:
             raise SpecError(f"part '{spec['part']}': {error}") from None
         try:
             return maker(**arguments)
-        except SpecError:  # of a part inside, which it names
+        except SpecError:  # raised by a nested part, and names it
             raise
         except ValueError as error:
             raise SpecError(f"part '{spec['part']}': {error}") from None
@@ -147,7 +151,7 @@ def lookup(full_name: Any) -> Any:
     """The class or function registered as ``kind/name``.
 
     Raises:
-        SpecError: for an unknown kind or name; the nearest known one and the list are given.
+        SpecError: if the kind or name is unknown; the message gives the most similar name and lists all.
     """
     kind, _, name = str(full_name).partition("/")
     known = registered(kind)
@@ -157,7 +161,7 @@ def lookup(full_name: Any) -> Any:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that is most like an unknown one, as words for an error message; empty where none is alike.
+    """A suggestion for an error message: the known name that is most similar to ``name``, or an empty string.
 
     >>> nearest("learnt_prior", ["vae", "learned_prior"]), nearest("x", ["vae"])
     (" (did you mean 'learned_prior'?)", '')
@@ -168,10 +172,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 @functools.cache
 def registered(kind: str) -> Mapping[str, Any]:
-    """The parts of one kind, by name. The first call imports the package that holds them, and no other.
+    """The parts of one kind, by name. The first call imports the package that contains them, and no other.
 
     Raises:
-        SpecError: for an unknown kind.
+        SpecError: if the kind is unknown.
     """
     name = f"ladle.{_package(kind)}"
     for module in pkgutil.iter_modules(importlib.import_module(name).__path__):
@@ -180,7 +184,7 @@ def registered(kind: str) -> Mapping[str, Any]:
 
 
 def parts() -> Mapping[str, Mapping[str, Any]]:
-    """Every registered part, by kind and name."""
+    """All registered parts, by kind and name."""
     return {kind: registered(kind) for kind in PACKAGES}
 
 

@@ -1,4 +1,4 @@
-"""Files: every kind of damage is found and named, and what is whole can still be read."""
+"""Files: every kind of damage is detected and named, and undamaged parts can still be read."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import pytest
 
 import ladle
 from coding_plans import things
-from ladle.coding.container import END, SIGNATURE, Reader, Writer, digest, inflated
+from ladle.coding.container import END, SIGNATURE, Reader, Writer, decompress_xz, digest
 from ladle.coding.errors import CodingError, Damaged, Newer, NotALadleFile, NumericsError, WrongModel
-from ladle.coding.items import understood
-from ladle.tasks.compress import exact
+from ladle.coding.items import parse_contents
+from ladle.tasks.compress import integer_model
 
 
 @pytest.fixture(scope="module")
 def packed(coding_runs, tmp_path_factory):  # type: ignore[no-untyped-def]
-    """A model, some items, and the bytes of a file of several chunks."""
+    """A model, items, and the bytes of a file with several chunks."""
     folder, data = coding_runs("grey")
     file = tmp_path_factory.mktemp("packed") / "x.ladle"
     monkey = pytest.MonkeyPatch()
-    monkey.setattr("ladle.tasks.compress.PAYLOAD", 1 << 11)
+    monkey.setattr("ladle.coding.chunks.PAYLOAD", 1 << 11)
     made = ladle.compress(folder, data[:400], file)
     monkey.undo()
     assert made.chunks >= 4
@@ -39,7 +39,7 @@ def read(folder, file, data: bytes, tmp_path) -> np.ndarray | None:  # type: ign
 
 
 def test_every_flipped_bit_is_found(packed, tmp_path):
-    """A thousand of them, and nothing but an error of ours."""
+    """A thousand flipped bits, each of which raises a ``CodingError`` or is reported."""
     _, _, data = packed
     path = tmp_path / "y.ladle"
     rng = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def test_a_file_that_was_cut_is_named_and_what_is_left_is_found(packed, tmp_path
         ladle.decompress(path, model=folder)
     if share > 0.2:
         found = ladle.verify(path, folder)
-        assert "cut" in found.damaged[0]
+        assert "truncated" in found.damaged[0]
         assert (share - 0.3) * len(x) < found.items < len(x) + 1
 
 
@@ -104,7 +104,7 @@ def test_files_of_other_kinds(packed, coding_runs, tmp_path):
         with pytest.raises(NotALadleFile):
             read(folder, None, other, tmp_path)
     text = data.replace(b"\r\n", b"\n", 1)
-    with pytest.raises(Damaged, match="takes the file for text"):
+    with pytest.raises(Damaged, match="in text mode"):
         read(folder, None, text, tmp_path)
     head = len(SIGNATURE)
     (length,) = struct.unpack_from("<I", data, head + 4)
@@ -112,32 +112,32 @@ def test_files_of_other_kinds(packed, coding_runs, tmp_path):
     with pytest.raises(Newer, match=r"format 9\.0"):
         read(folder, None, newer + struct.pack("<I", zlib.crc32(newer)) + data[head + 12 + length :], tmp_path)
     another, _ = coding_runs("learned_prior")
-    exact(another)
+    integer_model(another)
     with pytest.raises(WrongModel, match="is another one"):
         read(another, None, data, tmp_path)
 
 
 def test_a_chunk_that_decodes_to_something_else_is_blamed_on_the_machine(packed, tmp_path):
-    """Its bytes are whole, so it is not the file that is wrong."""
+    """The checksum of the chunk matches, so the file is not damaged."""
     folder, _, data = packed
     source, out = Reader(io.BytesIO(data)), io.BytesIO()
     writer = Writer(out, source.header)
     for chunk in map(source.chunk, range(len(source.index))):
-        writer.chunk(chunk.items, chunk.how, chunk.payload, digest(b"other") if chunk.number == 1 else chunk.digest)
+        writer.chunk(chunk.items, chunk.method, chunk.payload, digest(b"other") if chunk.number == 1 else chunk.digest)
     writer.finish(source.contents())
-    with pytest.raises(NumericsError, match="chunk 1 is whole"):
+    with pytest.raises(NumericsError, match="chunk 1 is intact"):
         read(folder, None, out.getvalue(), tmp_path)
 
 
 def test_lengths_are_held_against_the_file(tmp_path, packed):
-    """Numbers that would take gigabytes are refused before anything is allocated."""
+    """Numbers that would need gigabytes are refused before memory is allocated."""
     folder, _, data = packed
     source = Reader(io.BytesIO(data))
     for items in (0, 1 << 31):
         out = io.BytesIO()
         writer = Writer(out, source.header)
         chunk = source.chunk(0)
-        writer.chunk(items, chunk.how, chunk.payload, chunk.digest)
+        writer.chunk(items, chunk.method, chunk.payload, chunk.digest)
         writer.finish(source.contents())
         path = tmp_path / "y.ladle"
         path.write_bytes(out.getvalue())
@@ -145,14 +145,14 @@ def test_lengths_are_held_against_the_file(tmp_path, packed):
             ladle.decompress(path, tmp_path / "y.npy", model=folder)
     huge = json.dumps({"mode": "bitsback"}).encode()
     head = SIGNATURE + struct.pack("<HHI", 1, 0, 1 << 31) + huge
-    with pytest.raises(Damaged, match="cannot have"):
+    with pytest.raises(Damaged, match="the header must fit in the file"):
         read(folder, None, head, tmp_path)
 
 
 def test_a_table_of_contents_is_held_against_its_limits(packed, tmp_path):
     bomb = lzma.compress(b" " * (1 << 29), lzma.FORMAT_XZ, preset=0)
     with pytest.raises(Damaged, match="longer than"):
-        inflated(bomb, 1 << 20)
+        decompress_xz(bomb, 1 << 20)
     for wrong in (
         b"none", b"[]", b'{"kind": "array", "dtype": "O", "shape": [1]}',
         b'{"kind": "images", "files": [["../../x", "L", 1, 1, ""]]}',
@@ -160,7 +160,7 @@ def test_a_table_of_contents_is_held_against_its_limits(packed, tmp_path):
         b'{"kind": "images", "files": [["x", "CMYK", 10, 10, ""]]}',
     ):  # fmt: skip
         with pytest.raises(ladle.DataError):
-            understood(wrong)
+            parse_contents(wrong)
 
 
 def test_the_end_is_what_the_format_says(packed):

@@ -1,4 +1,4 @@
-"""Programs of whole numbers: what nets compute, the same to the last bit whatever the batch, with proved bounds."""
+"""Programs of whole numbers: close to their networks, bit-identical for every batch size, with proved bounds."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from ladle.coding.errors import InexactError
-from ladle.coding.integer.program import LIMIT, Program, Range, exactly
+from ladle.coding.integer.program import LIMIT, Program, Range, exact_arithmetic
 from ladle.coding.integer.rewriter import Rewriter
-from ladle.nets.conv import Block, ConvDown, ConvUp
+from ladle.nets.conv2d import Block, ConvDown, ConvUp
 from ladle.nets.mlp import MLP
 from ladle.nets.residual import MapUp, Pyramid
 from ladle.spec import build
@@ -37,23 +37,23 @@ class _Last(nn.Module):
 
 
 def made(name: str, items: int = 200):  # type: ignore[no-untyped-def]
-    """A net with random weights, some items, and its program."""
+    """A network with random weights, items, its outputs, and its program."""
     torch.manual_seed(0)
     make, size = NETS[name]
     net = make().eval()
-    for parameter in net.parameters():  # branches that start at zero would test nothing
+    for parameter in net.parameters():  # branches whose weights start at zero would not be tested
         parameter.data += 0.05 * torch.randn_like(parameter)
     x = torch.randint(0, 256, (items, *size)).float()
     new = Rewriter()
     with torch.no_grad():
-        (y,) = new.trace(lambda x: [net(x / 128 - 1)], new.put_in(x, 0, 0, 255))
+        (y,) = new.trace(lambda x: [net(x / 128 - 1)], new.add_input(x, 0, 0, 255))
     return x, y.real, new.program([new.finish(y, 12, bits=18)])
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_a_program_is_close_to_the_net_and_the_same_in_every_batch(name):
     x, real, program = made(name)
-    with exactly("cpu"):
+    with exact_arithmetic("cpu"):
         (y,) = program(x)
         for size in (1, 7):
             assert torch.equal(torch.cat([program(part)[0] for part in x.split(size)]), y)
@@ -63,10 +63,10 @@ def test_a_program_is_close_to_the_net_and_the_same_in_every_batch(name):
 
 @pytest.mark.parametrize("name", ["mlp", "silu", "conv down", "map up", "pyramid"])
 def test_float32_gives_what_whole_numbers_of_64_bits_give(name):
-    """At the ends of the inputs' range too: the same steps in int64, whose sums cannot be rounded."""
+    """The same steps in float64, whose sums are exact, also at the limits of the inputs' range."""
     x, _, program = made(name)
     x[0], x[1], x[2] = 0, 255, torch.randint(0, 2, x.shape[1:]).float() * 255
-    with exactly("cpu"):
+    with exact_arithmetic("cpu"):
         (y,) = program(x[:20])
     values: list[torch.Tensor] = [x[:20].double()]
     wide = {k: t.double() for k, t in program.tensors.items()}
@@ -96,7 +96,7 @@ def test_weights_that_are_too_large_are_refused():
 
 def test_an_operation_without_a_form_is_named():
     new = Rewriter()
-    x = new.put_in(torch.randn(20, 8), 0, -8, 8)
+    x = new.add_input(torch.randn(20, 8), 0, -8, 8)
     with pytest.raises(InexactError, match="native_layer_norm"):
         new.trace(lambda x: [nn.functional.layer_norm(x, [8])], x)
     with pytest.raises(InexactError, match="product of two values"):
@@ -104,12 +104,12 @@ def test_an_operation_without_a_form_is_named():
 
 
 def test_every_net_that_recipes_use_has_a_form():
-    """Nets are traced, so a new one needs nothing; but it must be made of operations that have a step."""
+    """Networks are traced, so a new one needs no code here, but all its operations must have a step."""
     from ladle.spec import parts
 
     given = {"inputs": [3, 16, 16], "outputs": [16, 16], "width": 8, "depth": 1, "features": 8, "blocks": 1}
     for name in parts()["net"]:
-        if name in ("standardise",):
+        if name == "standardise" or name.startswith("conv1d"):  # signals: see the next test
             continue
         import inspect
 
@@ -121,11 +121,21 @@ def test_every_net_that_recipes_use_has_a_form():
         x = torch.randint(0, 256, (50, *spec["inputs"])).float()
         new = Rewriter()
         with torch.no_grad():
-            new.trace(lambda x, net=net: [net(x / 255)], new.put_in(x, 0, 0, 255))
+            new.trace(lambda x, net=net: [net(x / 255)], new.add_input(x, 0, 0, 255))
         assert len(new.steps) > 0, name
 
 
+@pytest.mark.parametrize("spec", [{"part": "net/conv1d_down", "inputs": [2, 64], "width": 4},
+                                  {"part": "net/conv1d_up", "inputs": [2, 8], "outputs": [64], "width": 4}])  # fmt: skip
+def test_a_net_of_signals_has_no_form_yet_and_is_refused(spec):
+    net = build(spec)
+    x = torch.randint(0, 256, (5, *spec["inputs"])).float()
+    new = Rewriter()
+    with torch.no_grad(), pytest.raises(InexactError):
+        new.trace(lambda x: [net(x / 255)], new.add_input(x, 0, 0, 255))
+
+
 def test_numpy_agrees_on_powers_of_two():
-    """Exponents are stored, and scales made of them exactly."""
+    """Exponents are stored, and scales are computed from them exactly."""
     exponents = np.arange(-60, 61)
     assert (np.ldexp(np.float32(1), exponents) == np.array([2.0**e for e in exponents], np.float32)).all()

@@ -1,4 +1,4 @@
-"""The stack: what is pushed is popped, with and without machine code, and the bits are those of the entropy."""
+"""The stack: pushed symbols are popped again, with and without machine code, and their size is their information."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from ladle.coding.ans import loops_numpy
 from ladle.coding.ans.bins import Bins
-from ladle.coding.ans.fixed_point import FRACTION, PRECISION, Curve, logistic, normal, rising
+from ladle.coding.ans.fixed_point import FRACTION, PRECISION, Curve, curve_values, logistic, normal
 from ladle.coding.ans.stack import Stack, loops
 from ladle.coding.ans.streams import Streams
 from ladle.coding.errors import Desynchronised
@@ -15,10 +15,10 @@ from ladle.coding.errors import Desynchronised
 CURVES = {"logistic": (logistic, 16, 2048), "normal": (normal, 8, 2048)}
 
 
-def some(rng, shape, n, components=3, name="logistic") -> Bins:
-    """Random distributions over n bins: narrow and wide ones, some of them far out."""
+def random_bins(rng, shape, n, components=3, name="logistic") -> Bins:
+    """Random distributions over n bins: narrow and wide, also with locations outside of the range."""
     function, reach, entries = CURVES[name]
-    unit = 64  # of an edge
+    unit = 64  # units between two edges
     shift = 8
     per = (entries << FRACTION << shift) / (2 * reach) / unit
     loc = rng.integers(-n * unit // 4, 5 * n * unit // 4, (*shape, components))
@@ -27,7 +27,7 @@ def some(rng, shape, n, components=3, name="logistic") -> Bins:
     weight = np.floor(share * ((1 << PRECISION) - n)).astype(np.int64)
     weight[..., 0] += (1 << PRECISION) - n - weight.sum(-1)
     edges = (np.arange(1, n) * unit) - unit // 2
-    return Bins(edges, loc, rate, weight, Curve(rising(function, reach, entries), shift))
+    return Bins(edges, loc, rate, weight, Curve(curve_values(function, reach, entries), shift))
 
 
 @pytest.fixture(params=["numpy", "numba"])
@@ -42,7 +42,9 @@ def plain(request) -> bool:
 def test_what_is_pushed_is_popped(plain, lanes, name):
     rng = np.random.default_rng(0)
     stack = Stack(lanes, reserve=1 << 12, numpy=plain)
-    calls = [some(rng, shape, n, name=name) for shape, n in [((50,), 2), ((7, 11), 256), ((), 5), ((300,), 4096)]]
+    calls = [
+        random_bins(rng, shape, n, name=name) for shape, n in [((50,), 2), ((7, 11), 256), ((), 5), ((300,), 4096)]
+    ]
     drawn = [stack.pop_bins(bins) for bins in calls]
     data = [rng.integers(0, len(bins.edges) + 1, bins.shape) for bins in calls]
     for bins, x in zip(calls, data, strict=True):
@@ -60,15 +62,15 @@ def test_what_is_pushed_is_popped(plain, lanes, name):
 
 def test_machine_code_gives_the_same_bits():
     pytest.importorskip("numba")
-    assert loops().__name__.endswith("compiled")
+    assert loops().__name__.endswith("numba")
     rng = np.random.default_rng(1)
     written = []
     for numpy in (True, False):
         rng = np.random.default_rng(1)
         stack = Stack(lanes=5, reserve=1 << 10, numpy=numpy)
         for name in CURVES:
-            z = stack.pop_bins(some(rng, (40, 3), 1024, name=name))
-            stack.push_bins(z // 4, some(rng, (40, 3), 256, name=name))
+            z = stack.pop_bins(random_bins(rng, (40, 3), 1024, name=name))
+            stack.push_bins(z // 4, random_bins(rng, (40, 3), 256, name=name))
             rows = np.cumsum(rng.multinomial((1 << PRECISION) - 6, [0.2] * 5, 30) + 1, 1)
             rows = np.concatenate([0 * rows[:, :1], rows + 0], 1)
             rows[:, -1] = 1 << PRECISION
@@ -79,7 +81,7 @@ def test_machine_code_gives_the_same_bits():
 
 
 def test_a_symbol_that_is_certain_costs_nothing():
-    """All slots are its own, in both loops and in streams: 2 ** 24 << 39 has one bit more than a signed number."""
+    """It has all slots, in both versions of the loops and in streams: 2 ** 24 << 39 does not fit a signed number."""
     pytest.importorskip("numba")
     rows = np.tile([[0, 1 << PRECISION], [0, 1 << PRECISION]], (50, 1))
     written = []
@@ -98,9 +100,9 @@ def test_a_symbol_that_is_certain_costs_nothing():
 
 @pytest.mark.parametrize("name", CURVES)
 def test_bins_are_the_distribution_and_sum_to_one(name):
-    """Counts against the mixture in float64: within the table's 2e-4 of probability, and exactly one in all."""
+    """Counts against the mixture in float64: within the table's error of 2e-4, with a sum of exactly one."""
     rng = np.random.default_rng(2)
-    bins = some(rng, (200,), 64, name=name)
+    bins = random_bins(rng, (200,), 64, name=name)
     counts = bins.counts()
     assert (counts >= 1).all()
     assert (counts.sum(-1) == 1 << PRECISION).all()
@@ -113,9 +115,9 @@ def test_bins_are_the_distribution_and_sum_to_one(name):
 
 
 def test_the_bits_are_those_of_the_entropy():
-    """Data drawn from the distributions, by popping, costs its information and no more than a thousandth above."""
+    """Data drawn from the distributions, by popping, take at most a thousandth more than their information."""
     rng = np.random.default_rng(3)
-    source, bins = Stack(1, reserve=1 << 16), some(rng, (50_000,), 256)
+    source, bins = Stack(1, reserve=1 << 16), random_bins(rng, (50_000,), 256)
     x = source.pop_bins(bins)
     stack = Stack(4, reserve=0)
     stack.push_bins(x, bins)
@@ -125,9 +127,9 @@ def test_the_bits_are_those_of_the_entropy():
 
 
 def test_a_stack_that_was_cut_or_is_read_with_other_numbers_does_not_finish():
-    """Not all damage shows here: neighbouring symbols of one slot each may be exchanged. Checksums are for that."""
+    """Not all damage is detected here: neighbouring symbols of one slot may be exchanged. Checksums detect that."""
     rng = np.random.default_rng(4)
-    bins = some(rng, (500,), 256)
+    bins = random_bins(rng, (500,), 256)
     x = Stack(1, reserve=1 << 12).pop_bins(bins)
     stack = Stack(2, reserve=0)
     stack.push_bins(x, bins)
@@ -155,7 +157,7 @@ def test_a_stack_that_was_cut_or_is_read_with_other_numbers_does_not_finish():
 @pytest.mark.parametrize("items", [1, 57])
 def test_streams_stand_by_themselves(items):
     rng = np.random.default_rng(5)
-    calls = [some(rng, (items, *shape), n) for shape, n in [((30,), 256), ((), 2), ((4, 3), 4096)]]
+    calls = [random_bins(rng, (items, *shape), n) for shape, n in [((30,), 256), ((), 2), ((4, 3), 4096)]]
     data = [rng.integers(0, len(bins.edges) + 1, bins.shape) for bins in calls]
     rows = np.sort(rng.integers(1, 1 << PRECISION, (items, 6)), 1) + np.arange(6)
     rows[:, 0], rows[:, -1] = 0, 1 << PRECISION
@@ -169,9 +171,9 @@ def test_streams_stand_by_themselves(items):
         back = Streams.from_bytes([written[i] for i in chosen], 44)
         assert (back.pop_rows(rows[chosen]) == classes[chosen]).all()
         for bins, x in zip(calls[::-1], data[::-1], strict=True):
-            assert (back.pop_bins(bins.changed(lambda a, chosen=chosen: a[chosen])) == x[chosen]).all()
+            assert (back.pop_bins(bins.mapped(lambda a, chosen=chosen: a[chosen])) == x[chosen]).all()
         back.finish()
-    back.pop_bins(calls[0].changed(lambda a: a[: len(chosen)]))
+    back.pop_bins(calls[0].mapped(lambda a: a[: len(chosen)]))
     with pytest.raises(Desynchronised):
         back.finish()
 
@@ -189,8 +191,8 @@ def test_every_head_is_written_so_that_it_is_read():
 
 
 def test_one_bin_alone_is_certain(plain):
-    """As the places of a ladder are, at their coarsest."""
-    bins = some(np.random.default_rng(7), (20, 3), 5)
+    """The places of a ladder have a single bin at the coarsest setting."""
+    bins = random_bins(np.random.default_rng(7), (20, 3), 5)
     bins = bins._replace(edges=bins.edges[:0])
     stack = Stack(lanes=2, reserve=9, numpy=plain)
     before = stack.to_bytes()
@@ -200,7 +202,7 @@ def test_one_bin_alone_is_certain(plain):
 
 
 def test_a_draw_from_a_stream_that_is_nearly_empty_comes_back():
-    """As a mixture draws a component with bits of an item that cost next to none."""
+    """A mixture draws a component with the bits of an item even if that item has almost none."""
     rng = np.random.default_rng(6)
     items = 200
     few = np.tile([0, (1 << PRECISION) - 1, 1 << PRECISION], (items, 1))
@@ -218,7 +220,7 @@ def test_a_draw_from_a_stream_that_is_nearly_empty_comes_back():
 
 
 def test_a_stream_longer_than_its_symbols_is_refused():
-    """Before room is made for as many words for every item."""
+    """It is refused before memory for as many words is allocated for every item."""
     streams = Streams(2)
     rows = np.tile([0, 1, 1 << PRECISION], (2, 1))
     for _ in range(30):

@@ -1,8 +1,8 @@
-"""What every family must keep, as plain functions: each takes a family and the size of one event, and raises
-``AssertionError`` where the family breaks its contract.
+"""The contract of families, as functions: each takes a family and the size of one event, and raises
+``AssertionError`` if the family violates the contract.
 
-Densities are integrated in float64 over a cover of the support. ``test_faults.py`` shows for each check a
-fault that it finds.
+Densities are integrated in float64 over a cover of the support. ``test_faults.py`` shows, for each check, a fault that
+it finds.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.distributions import constraints
 
 from ladle.families import Family, NotAvailable, centre, chain, draw, mapped, mean, quantile, tempered
 from ladle.families.colour import ColourMixture
+from ladle.families.columns import ColumnsFamily
 from ladle.families.directional import VonMises, sphere
 from ladle.families.discrete import OneHot, OneHotBlocks
 from ladle.families.mixture import Mixture
@@ -28,13 +29,13 @@ from ladle.families.simplex import LogisticNormal, open_simplex
 from ladle.shapes import Size, sum_event
 from ladle.spec import build, to_spec
 
-FALSE_ALARM = 1e-6  # of each test of a sampler, at one seed
+FALSE_ALARM = 1e-6  # the false-alarm probability of each test of a sampler
 
 
 def raws(
     family: Family, event: Size, spread: float, lead: Size = (3,), seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> list[Tensor]:
-    """Random raw inputs within ±4 (or beyond, for a spread above 4)."""
+    """Random raw parameters, clamped to ±4 (or to ±``spread`` if that is larger)."""
     generator = torch.Generator().manual_seed(seed)
     bound = max(4.0, spread)
     return [
@@ -44,7 +45,7 @@ def raws(
 
 
 def exact(family: Family) -> Family:
-    """The family in float64, its parameters fixed."""
+    """A copy of the family in float64 with fixed parameters."""
     return copy.deepcopy(family).double().requires_grad_(False)
 
 
@@ -63,7 +64,7 @@ def has_density(family: Family, event: Size) -> bool:
 
 def density_sums_to_one(family: Family, event: Size) -> None:
     """The integral of ``exp(log_prob)`` is 1: to 1e-6 over a discrete support, to 2e-3 over a continuous one
-    (where a float64 cannot tell values next to 1 from 1)."""
+    (where float64 cannot resolve values near 1)."""
     family = exact(family)
     for spread, seed in ((0.0, 0), (1.0, 1), (4.0, 2)):
         d = family(*raws(family, event, spread, seed=seed))
@@ -75,22 +76,22 @@ def density_sums_to_one(family: Family, event: Size) -> None:
 
 
 def directions(size: int) -> list[Tensor]:
-    """What a joint distribution's values are projected to, one by one: oblique, so that no two cells of a grid fall on
-    the same number."""
+    """The directions on which the values of a joint distribution are projected, oblique so that no two cells of a grid
+    have the same projection."""
     return [torch.tensor([math.cos(k * i + k) for i in range(size)], dtype=torch.float64) for k in (1, 2, 3)]
 
 
 def sampler_agrees_with_density(family: Family, event: Size, n: int = 20_000, seed: int = 0) -> None:
-    """The empirical distribution function of n samples keeps within the Dvoretzky-Kiefer-Wolfowitz bound of the
-    one integrated from ``log_prob``, which holds for discrete distributions too; of joint continuous ones, that of
-    three projections."""
+    """The empirical distribution function of n samples is within the Dvoretzky-Kiefer-Wolfowitz bound of the integral
+    of ``log_prob``. The bound also holds for discrete distributions. Joint continuous distributions are tested on three
+    projections."""
     family = exact(family)
     d = family(*raws(family, event, 1.0, lead=(2,)))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         samples = d.sample((n,))
     assert samples.shape == (n, *d.batch_shape, *d.event_shape)
-    assert bool(family.support.check(samples).all()), "a sample lies outside the support"
+    assert bool(family.support.check(samples).all()), "a sample is outside the support"
     cells = cover(d, family.support)
     masses = columns(cells.masses(d), d.batch_shape)
     tests = len(masses) * len(directions(math.prod(d.event_shape)))
@@ -120,7 +121,7 @@ def sampler_agrees_with_density(family: Family, event: Size, n: int = 20_000, se
 
 def kl_equals_monte_carlo(q: td.Distribution, p: td.Distribution, n: int = 20_000, seed: int = 0) -> bool:
     """``kl_divergence(q, p)`` agrees with the mean of ``log q - log p`` over n samples of q, to 4 standard errors
-    (a false alarm in 16,000 comparisons). False if there is no closed form."""
+    (a false alarm in 16,000 comparisons). Returns False if there is no closed form."""
     try:
         closed = td.kl_divergence(q, p)
     except NotImplementedError:
@@ -128,7 +129,7 @@ def kl_equals_monte_carlo(q: td.Distribution, p: td.Distribution, n: int = 20_00
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         z = q.sample((n,))
-    lead = 1 + min(len(q.batch_shape), len(p.batch_shape))  # beside a joint distribution an element-wise one is summed
+    lead = 1 + min(len(q.batch_shape), len(p.batch_shape))  # with a joint distribution, an element-wise one is summed
     ratio = sum_event(q.log_prob(z), lead) - sum_event(p.log_prob(z), lead)
     error = ratio.std(0) / math.sqrt(n)
     assert closed.shape == ratio.shape[1:]
@@ -137,7 +138,7 @@ def kl_equals_monte_carlo(q: td.Distribution, p: td.Distribution, n: int = 20_00
 
 
 def extremes(family: Family, d: td.Distribution) -> list[Tensor]:
-    """Values at the far ends of a support, as far as float32 data may go."""
+    """Values at the extremes of a support, within the range of float32 data."""
     support = family.support
     if support == constraints.real:
         return [torch.full(d.batch_shape + d.event_shape, v) for v in (-1e6, 1e6)]
@@ -157,9 +158,9 @@ def extremes(family: Family, d: td.Distribution) -> list[Tensor]:
 
 
 def gradients_reach_every_parameter(family: Family, event: Size) -> None:
-    """In float32, the gradient of ``log_prob`` (of a draw, where there is no density) to every raw input and every
-    parameter exists and is finite, however extreme the raw inputs and the values are; and at ordinary ones it
-    is not zero."""
+    """In float32, the gradient of ``log_prob`` (of a draw, if there is no density) with respect to every raw parameter
+    and every learned parameter exists and is finite, even for extreme raw parameters and values, and is not zero for
+    ordinary ones."""
     for spread in (0.0, 1.0, 100.0):
         raw = [r.requires_grad_() for r in raws(family, event, spread, dtype=torch.float32)]
         d = family(*raw)
@@ -176,11 +177,11 @@ def gradients_reach_every_parameter(family: Family, event: Size) -> None:
                     d.log_prob(x)
                     for x in (torch.where(inside, sample, centre(d).to(sample.dtype)), *extremes(family, d))
                 ]
-        wanted = {f"raw[{i}]": r for i, r in enumerate(raw)} | dict(family.named_parameters())
+        parameters = {f"raw[{i}]": r for i, r in enumerate(raw)} | dict(family.named_parameters())
         for number, outcome in enumerate(outcomes):
             assert bool(outcome.isfinite().all()), f"log_prob is not finite at spread {spread}"
-            found = torch.autograd.grad(outcome.sum(), list(wanted.values()), allow_unused=True, retain_graph=True)
-            for name, gradient in zip(wanted, found, strict=True):
+            found = torch.autograd.grad(outcome.sum(), list(parameters.values()), allow_unused=True, retain_graph=True)
+            for name, gradient in zip(parameters, found, strict=True):
                 assert gradient is not None, f"no gradient reaches {name}"
                 assert bool(gradient.isfinite().all()), f"the gradient to {name} is not finite at spread {spread}"
                 if spread == 1.0 and number == 0:
@@ -188,8 +189,10 @@ def gradients_reach_every_parameter(family: Family, event: Size) -> None:
 
 
 def masks_add_up(family: Family, event: Size) -> None:
-    """Where the family is element-wise, the masked sum of ``log_prob`` is the sum over the observed elements alone,
-    and what the others hold does not matter. ``event`` is repeated along a new first dimension, which is masked."""
+    """For an element-wise family, the masked sum of ``log_prob`` is the sum over the observed elements, whatever the
+    values of the others. ``event`` is repeated along a new first dimension, which is masked."""
+    if isinstance(family, ColumnsFamily):  # it has no wider event; test_columns masks its columns
+        return
     family, wide, keep = exact(family), (4, *event), torch.tensor([0, 2])
     raw = raws(family, wide, 1.0)
     d = family(*raw)
@@ -211,8 +214,8 @@ def masks_add_up(family: Family, event: Size) -> None:
 
 
 def chain_adds_up(family: Family, event: Size) -> bool:
-    """The conditionals of ``chain`` sum to log p(z), and no element depends on those after it. False if there are
-    none."""
+    """The conditionals of ``chain`` sum to log p(z), and no element depends on later ones. Returns False if the family
+    has no chain."""
     family = exact(family)
     d = family(*raws(family, event, 1.0))
     with torch.random.fork_rng():
@@ -228,35 +231,37 @@ def chain_adds_up(family: Family, event: Size) -> bool:
     torch.testing.assert_close(sum_event(found, lead), sum_event(d.log_prob(x), lead))
     for i in range(math.prod(event)):
         keep = (torch.arange(math.prod(event)) <= i).reshape(event)
-        shown = chain(d, torch.where(keep, x, other))
-        torch.testing.assert_close(*(each.reshape(*shape[:lead], -1)[..., i] for each in (shown, found)))
+        partial = chain(d, torch.where(keep, x, other))
+        torch.testing.assert_close(*(each.reshape(*shape[:lead], -1)[..., i] for each in (partial, found)))
     return True
 
 
 def spec_round_trips(family: Family, event: Size) -> None:
-    """A family built from the JSON of its spec has the same spec, and the same density for the same raw inputs."""
+    """A family built from the JSON of its spec has the same spec, and the same density for the same raw parameters."""
     text = json.dumps(to_spec(family))
-    again = build(json.loads(text))
-    assert type(again) is type(family)
-    assert json.loads(json.dumps(to_spec(again))) == json.loads(text)
-    again.load_state_dict(family.state_dict())
+    rebuilt = build(json.loads(text))
+    assert type(rebuilt) is type(family)
+    assert json.loads(json.dumps(to_spec(rebuilt))) == json.loads(text)
+    rebuilt.load_state_dict(family.state_dict())
     raw = raws(family, event, 1.0, dtype=torch.float32)
-    assert family.raw(event) == again.raw(event)
-    assert torch.equal(centre(family(*raw)), centre(again(*raw)))
+    assert family.raw(event) == rebuilt.raw(event)
+    assert torch.equal(centre(family(*raw)), centre(rebuilt(*raw)))
     if has_density(family, event):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             x = family(*raw).sample()
-        assert torch.equal(family(*raw).log_prob(x), again(*raw).log_prob(x)), "the spec forgets something"
+        assert torch.equal(family(*raw).log_prob(x), rebuilt(*raw).log_prob(x)), "the spec is incomplete"
 
 
 def zeros_are_standard(
     family: Family, event: Size, loc: float | list[float] = 0.0, scale: float | list[float] = 1.0
 ) -> None:
-    """Raw zeros give the standard member. On the line: centred at ``loc`` and symmetric, with roughly half to two
-    thirds of its mass within ``scale``. On the unit interval, the circle, the sphere, the simplex and over one-hot
-    vectors: uniform (the logistic-normal: centred). Over the integers of an interval: symmetric. For every item
-    alike."""
+    """Raw zeros give the standard member, the same for every item.
+
+    On the real line it is symmetric around ``loc``, with between 0.45 and 0.7 of its mass within ``scale``. On the unit
+    interval, the circle, the sphere, the simplex and one-hot vectors it is uniform (the logistic-normal: centred). On
+    an interval of integers it is symmetric.
+    """
     family = exact(family)
     d = family(*raws(family, event, 0.0))
     middle = centre(d)
@@ -285,8 +290,8 @@ def zeros_are_standard(
 
 
 def mapped_agrees(family: Family, event: Size) -> None:
-    """Slicing or detaching a distribution gives what building from sliced or detached raw inputs gives, so its
-    tensors keep the leading dimensions in front and in order."""
+    """Slicing or detaching a distribution is equivalent to building it from sliced or detached raw parameters, so the
+    leading dimensions of its tensors come first and in order."""
     lead = (4, 3)
     raw = [r.requires_grad_() for r in raws(family, event, 1.0, lead=lead, dtype=torch.float32)]
     d = family(*raw)
@@ -303,17 +308,17 @@ def mapped_agrees(family: Family, event: Size) -> None:
             here, there = mapped(d, change), family(*(change(r) for r in raw))
             x = there.sample()
             torch.manual_seed(0)
-            again = here.sample()
+            y = here.sample()
         assert here.batch_shape == there.batch_shape, f"{name}: the batch shape differs"
-        assert x.shape == again.shape, f"{name}: the samples' shape differs"
-        torch.testing.assert_close(again, x, msg=f"{name}: the samples differ")
+        assert x.shape == y.shape, f"{name}: the samples' shape differs"
+        torch.testing.assert_close(y, x, msg=f"{name}: the samples differ")
         torch.testing.assert_close(centre(here), centre(there), msg=f"{name}: the centres differ")
         torch.testing.assert_close(mean(here), mean(there), msg=f"{name}: the means differ")
         if has_density(family, event):
             log_p = here.log_prob(x)
             torch.testing.assert_close(log_p, there.log_prob(x), msg=f"{name}: log_prob differs")
             assert name != "detached" or not log_p.requires_grad, "a gradient passes through a detached distribution"
-    assert tuple(d.batch_shape + d.event_shape) == (*lead, *event), "batch and event shapes do not spell out the event"
+    assert tuple(d.batch_shape + d.event_shape) == (*lead, *event), "batch and event shapes do not end in the event"
 
 
 def expand_agrees(family: Family, event: Size) -> None:
@@ -331,7 +336,7 @@ def expand_agrees(family: Family, event: Size) -> None:
 
 
 def cdf_agrees_with_density(family: Family, event: Size) -> bool:
-    """``cdf``, where there is one, is the integral of the density."""
+    """``cdf`` is the integral of the density. Returns False if there is no ``cdf``."""
     family = exact(family)
     d = family(*raws(family, event, 1.0))
     cells = cover(d, family.support)
@@ -346,7 +351,7 @@ def cdf_agrees_with_density(family: Family, event: Size) -> bool:
 
 
 def quantile_inverts_cdf(family: Family, event: Size) -> bool:
-    """``quantile(d, u)`` is the first value at which the integrated density reaches u. False if there is none."""
+    """``quantile(d, u)`` is the first value at which the integrated density reaches u. Returns False without one."""
     family = exact(family)
     d = family(*raws(family, event, 1.0))
     u = torch.tensor([1e-3, 0.1, 0.3, 0.5, 0.77, 0.999], dtype=torch.float64)
@@ -366,16 +371,16 @@ def quantile_inverts_cdf(family: Family, event: Size) -> bool:
         return True
     masses = cells.masses(d)
     shape = d.batch_shape
-    for mass, edge, values, wanted in zip(*(columns(v, shape) for v in (masses, cells.values, x, u)), strict=True):
+    for mass, edge, values, target in zip(*(columns(v, shape) for v in (masses, cells.values, x, u)), strict=True):
         reached = np.interp(values, edge, np.cumsum(mass) - mass / 2)
-        assert np.abs(reached - wanted).max() < 1e-4, "not the inverse of the cdf"
+        assert np.abs(reached - target).max() < 1e-4, "not the inverse of the cdf"
     return True
 
 
 def spread_of(d: td.Distribution, cells: Cover) -> Tensor:
-    """The variance (the circular one of angles); for unordered values, the chance that two draws differ; for pixel
-    mixtures, the mean scale of the components (the mixture's own variance may shrink as they widen, where the ends of
-    the range cut them)."""
+    """A measure of spread: the variance (the circular variance of angles); for unordered values, the probability that
+    two draws differ; for pixel mixtures, the mean scale of the components (the variance of the mixture may decrease as
+    components widen, because they are truncated at the ends of the range)."""
     if isinstance(d, DiscretisedLogisticMixture):
         return (d.logits.softmax(-1) * d.scale).sum(-1)
     if isinstance(d, ColourMixture):
@@ -394,8 +399,8 @@ def spread_of(d: td.Distribution, cells: Cover) -> Tensor:
 
 
 def temperature_acts(family: Family, event: Size) -> bool:
-    """``tempered`` changes nothing at 1, narrows below, widens above, and refuses 0 and less. False if there is
-    none."""
+    """``tempered`` changes nothing at 1, narrows below 1, widens above 1, and refuses values of 0 and less. Returns
+    False if the family has no temperature."""
     family = exact(family)
     d = family(*raws(family, event, 0.3))
     try:
@@ -419,20 +424,20 @@ def temperature_acts(family: Family, event: Size) -> bool:
 
 
 def centre_in_support(family: Family, event: Size) -> None:
-    """``centre`` lies in the support, has the shape of a value, and does not depend on chance; ``mean`` is finite."""
+    """``centre`` is in the support, has the shape of a value, and is deterministic; ``mean`` is finite."""
     for spread in (0.0, 1.0, 100.0):
         d = family(*raws(family, event, spread, dtype=torch.float32))
         middle = centre(d)
         assert middle.shape == d.batch_shape + d.event_shape
-        assert bool(family.support.check(middle).all()), f"the centre lies outside the support at spread {spread}"
+        assert bool(family.support.check(middle).all()), f"the centre is outside the support at spread {spread}"
         assert torch.equal(middle, centre(d))
         assert mean(d).shape == middle.shape
         assert bool(mean(d).isfinite().all()), f"the mean is not finite at spread {spread}"
 
 
 def draw_carries_gradient(family: Family, event: Size) -> bool:
-    """``draw`` gives a value in the support through which a gradient reaches every raw input and parameter. False if
-    the family has no estimator."""
+    """``draw`` gives a value in the support with a gradient to every raw and every learned parameter. Returns False if
+    the family has no gradient estimator."""
     raw = [r.requires_grad_() for r in raws(family, event, 1.0, dtype=torch.float32)]
     d = family(*raw)
     with torch.random.fork_rng():
@@ -442,12 +447,12 @@ def draw_carries_gradient(family: Family, event: Size) -> bool:
         except NotAvailable:
             return False
         assert z.shape == d.batch_shape + d.event_shape
-        assert bool(family.support.check(z.detach()).all()), "a draw lies outside the support"
+        assert bool(family.support.check(z.detach()).all()), "a draw is outside the support"
         outcome = (family.read(z) * torch.randn(family.read(z).shape)).sum()
-    assert outcome.requires_grad, "no gradient leaves the draw"
-    wanted = {f"raw[{i}]": r for i, r in enumerate(raw)} | dict(family.named_parameters())
-    found = torch.autograd.grad(outcome, list(wanted.values()), allow_unused=True)
-    for name, gradient in zip(wanted, found, strict=True):
+    assert outcome.requires_grad, "the draw has no gradient"
+    parameters = {f"raw[{i}]": r for i, r in enumerate(raw)} | dict(family.named_parameters())
+    found = torch.autograd.grad(outcome, list(parameters.values()), allow_unused=True)
+    for name, gradient in zip(parameters, found, strict=True):
         assert gradient is not None, f"no gradient reaches {name} from a draw"
         assert bool(gradient.isfinite().all()), f"the gradient to {name} is not finite"
         assert bool(gradient.any()), f"the gradient to {name} is zero"
@@ -455,14 +460,14 @@ def draw_carries_gradient(family: Family, event: Size) -> bool:
 
 
 def read_fits_its_size(family: Family, event: Size) -> None:
-    """``read`` of a value has the size that ``read_size`` promises."""
+    """The result of ``read`` has the size given by ``read_size``."""
     d = family(*raws(family, event, 1.0, lead=(2, 3), dtype=torch.float32))
     size = tuple(family.read(d.sample()).shape)
-    assert size == (2, 3, *family.read_size(event)), f"read gives {size}, which is not what read_size promises"
+    assert size == (2, 3, *family.read_size(event)), f"read gives {size}, which differs from read_size"
 
 
 def bytes_are_numbers(family: Family, event: Size) -> None:
-    """Where the support is integers, ``log_prob`` of integers is that of the same floats."""
+    """For a support of integers, ``log_prob`` is the same for integer and float values."""
     if not isinstance(family.support, constraints.integer_interval):
         return
     d = family(*raws(family, event, 1.0, dtype=torch.float32))

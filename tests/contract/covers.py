@@ -1,4 +1,4 @@
-"""Covering a support: every value of a discrete one, a fine grid over a continuous one."""
+"""Covers of a support: all values of a discrete support, a fine grid over a continuous one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from ladle.families import centre
+from ladle.families.columns import ColumnSupport
 from ladle.families.directional import circle, sphere
 from ladle.families.discrete import OneHotBlocks
 from ladle.families.simplex import open_simplex
@@ -32,7 +33,7 @@ class Cover(NamedTuple):
 
 
 def cover(d: td.Distribution, support: constraints.Constraint) -> Cover:
-    """Every value of a discrete support; a fine grid, even in a stretched coordinate, of a continuous one."""
+    """All values of a discrete support; for a continuous one, a fine grid that is uniform in a stretched coordinate."""
     ones = (1,) * len(d.batch_shape)
 
     def listed(values: Tensor) -> Cover:
@@ -44,6 +45,8 @@ def cover(d: td.Distribution, support: constraints.Constraint) -> Cover:
         size = (len(values), *d.batch_shape)
         return Cover(values.expand(size), weights.reshape(-1, *ones).expand(size), False)
 
+    if isinstance(support, ColumnSupport):
+        return of_columns(d, support)
     if isinstance(support, OneHotBlocks):
         eye, blocks = torch.eye(support.classes), d.event_shape[0] // support.classes
         return listed(torch.stack([torch.cat(choice) for choice in itertools.product(eye, repeat=blocks)]))
@@ -68,14 +71,29 @@ def cover(d: td.Distribution, support: constraints.Constraint) -> Cover:
     if support in (constraints.positive, constraints.nonnegative):
         t = torch.arange(-6000, 4001, dtype=torch.float64) / 100
         return grid(t.exp().reshape(-1, *ones), t.exp() / 100)
-    raise AssertionError(f"these checks cannot integrate over {support} yet; teach covers.cover how")
+    raise AssertionError(f"these checks cannot integrate over {support} yet; extend covers.cover")
+
+
+def of_columns(d: td.Distribution, support: ColumnSupport) -> Cover:
+    """The covers of the columns side by side; those that need fewer values are filled up with values of no weight."""
+    covers = [cover(member, of) for member, of in zip(d.members, support.supports, strict=True)]
+    longest = max(len(each.values) for each in covers)
+
+    def filled(values: Tensor, last: bool) -> Tensor:
+        more = longest - len(values)
+        tail = values[-1:] if last else torch.zeros_like(values[-1:])
+        return torch.cat([values, tail.expand(more, *values.shape[1:])])
+
+    values = support.places.join([filled(each.values, True) for each in covers])
+    weights = support.places.join([filled(each.weights, False) for each in covers])
+    return Cover(values, weights, all(each.discrete for each in covers))
 
 
 def joint(d: td.Distribution, support: constraints.Constraint) -> Cover:
-    """A product of grids over what a joint continuous distribution of two or three numbers lives on."""
+    """A product of grids over the support of a joint continuous distribution of two or three numbers."""
 
     def over(values: Tensor, weights: Tensor) -> Cover:
-        """``(N, *batch, D)`` and ``(N, *batch)``, where 1 stands for what is the same for all."""
+        """A cover from values ``(N, *batch, D)`` and weights ``(N, *batch)``; batch sizes of 1 are expanded."""
         size = (len(values), *d.batch_shape)
         return Cover(values.expand(*size, *d.event_shape), weights.expand(size), False)
 
@@ -98,7 +116,7 @@ def joint(d: td.Distribution, support: constraints.Constraint) -> Cover:
         ratios = (middle[..., :-1] - middle[..., -1:]) + steps.reshape(-1, *ones, 2)
         values = torch.nn.functional.pad(ratios, (0, 1)).softmax(-1).clamp_min(torch.finfo(torch.float64).tiny)
         return over(values, values.prod(-1) * sizes.reshape(-1, *ones))
-    if support == constraints.real and d.event_shape == (2,):  # along the axes of what its sampler gives
+    if support == constraints.real and d.event_shape == (2,):  # along axes estimated from samples
         with torch.random.fork_rng():
             torch.manual_seed(0)
             draws = d.sample((5000,))
@@ -106,16 +124,16 @@ def joint(d: td.Distribution, support: constraints.Constraint) -> Cover:
         axes = torch.linalg.cholesky(torch.einsum("n...i,n...j->...ij", off, off) / len(off))
         steps = product(*[torch.linspace(-9, 9, 181)] * 2).reshape(-1, *ones, 2, 1)
         return over(centre(d) + (axes @ steps).squeeze(-1), 0.01 * torch.linalg.det(axes)[None])
-    raise AssertionError(f"these checks cannot integrate over {support} of {tuple(d.event_shape)}; teach covers.joint")
+    raise AssertionError(f"cannot integrate over {support} of {tuple(d.event_shape)} yet; extend covers.joint")
 
 
 def columns(values: Tensor, batch: Size) -> np.ndarray:
-    """``(N, *batch) -> (prod(batch), N)``, as numpy."""
+    """Reshape ``(N, *batch) -> (prod(batch), N)``, as a NumPy array."""
     return values.detach().reshape(len(values), math.prod(batch)).T.numpy()
 
 
 def ranks(values: Tensor, cells: Cover, batch: Size) -> Tensor:
-    """The row of the cover that each discrete value ``(n, *batch, *event_shape)`` equals; -1 for none."""
+    """The row of the cover that equals each discrete value ``(n, *batch, *event_shape)``, or -1."""
     rank = torch.full(values.shape[: 1 + len(batch)], -1)
     for row, cell in enumerate(cells.values):
         same = (values == cell).flatten(1 + len(batch)).all(-1) if values.dim() > 1 + len(batch) else values == cell

@@ -1,6 +1,6 @@
-"""What the parts beside the families must keep, as plain functions that raise ``AssertionError`` where one does not.
+"""The contract of the parts other than families, as functions that raise ``AssertionError`` if it is violated.
 
-``test_part_faults.py`` shows for each check a fault that it finds.
+``test_part_faults.py`` shows, for each check, a fault that it finds.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from ladle.shapes import sum_event
 from ladle.spec import build, to_spec
 from toys import stirred
 
-FALSE_ALARM = 1e-6  # of each test of a sampler, at one seed
+FALSE_ALARM = 1e-6  # the false-alarm probability of each test of a sampler
 
 
-def spec_round_trips(thing: Any, says: Any) -> None:
-    """What is built from the JSON of a part's spec has the same spec and the same parameters' shapes, and with the
-    same values ``says`` the same."""
+def spec_round_trips(thing: Any, output: Any) -> None:
+    """An object built from the JSON of the spec of a part has the same spec, the same parameter shapes and, with the
+    same parameter values, the same ``output``."""
     text = json.dumps(to_spec(thing), allow_nan=False)
-    again = build(json.loads(text))
-    assert type(again) is type(thing)
-    assert json.loads(json.dumps(to_spec(again))) == json.loads(text)
-    again.load_state_dict(thing.state_dict())
+    rebuilt = build(json.loads(text))
+    assert type(rebuilt) is type(thing)
+    assert json.loads(json.dumps(to_spec(rebuilt))) == json.loads(text)
+    rebuilt.load_state_dict(thing.state_dict())
     with seeded(0):
-        one = says(thing)
+        one = output(thing)
     with seeded(0):
-        other = says(again)
-    assert torch.equal(one, other), "the spec forgets something"
+        other = output(rebuilt)
+    assert torch.equal(one, other), "the spec is incomplete"
 
 
 def gradients_reach_every_parameter(assembly: Assembly, batch: Batch) -> None:
-    """One step's gradient to every parameter exists, is finite and somewhere not zero."""
+    """The gradient of a training step with respect to every parameter exists, is finite and is not all zero."""
     model = stirred(assembly.model)
     with seeded(0):
         terms = model(batch, assembly.objective.samples)
@@ -57,7 +57,7 @@ def gradients_reach_every_parameter(assembly: Assembly, batch: Batch) -> None:
 
 
 def grid(dims: int, reach: float, points: int) -> tuple[Tensor, float]:
-    """Points ``(N, dims)`` of an even grid over ``[-reach, reach]^dims``, and the volume of a cell."""
+    """The points ``(N, dims)`` of a uniform grid over ``[-reach, reach]^dims``, and the volume of a cell."""
     line = torch.linspace(-reach, reach, points, dtype=torch.float64)
     cell = float(line[1] - line[0]) ** dims
     return torch.cartesian_prod(*[line] * dims).reshape(-1, dims), cell
@@ -75,7 +75,10 @@ def wide_prior(prior: Prior, posterior: Conditional | None) -> Callable[[int], D
 
 
 def prior_density_sums_to_one(prior: Prior, posterior: Conditional | None = None, reach: float = 30.0) -> None:
-    """In one or two dimensions, by quadrature on an even grid in float64. The posterior is for priors made of it."""
+    """The density of a prior in one or two dimensions sums to one, by quadrature on a uniform grid in float64.
+
+    The posterior is needed for priors that are built from it.
+    """
     dims = prior.event[0]
     z, cell = grid(dims, reach, 20_001 if dims == 1 else 801)
     with torch.no_grad():
@@ -86,8 +89,8 @@ def prior_density_sums_to_one(prior: Prior, posterior: Conditional | None = None
 def prior_sampler_agrees_with_density(
     prior: Prior, posterior: Conditional | None = None, n: int = 20_000, seed: int = 0, reach: float = 30.0
 ) -> None:
-    """The distribution function of n samples, of each dimension and of the sum of them all, keeps within the
-    Dvoretzky-Kiefer-Wolfowitz bound of the one integrated from the density."""
+    """The empirical distribution functions of n samples, for each dimension and for the sum of all dimensions, are
+    within the Dvoretzky-Kiefer-Wolfowitz bound of the integrals of the density."""
     dims = prior.event[0]
     z, cell = grid(dims, reach, 20_001 if dims == 1 else 801)
     with torch.no_grad(), seeded(seed):
@@ -101,7 +104,7 @@ def prior_sampler_agrees_with_density(
         edges, values = (z @ direction).numpy(), np.sort((samples @ direction).numpy())
         order = np.argsort(edges, kind="stable")
         cumulative = np.cumsum(masses[order])
-        width = float(direction.abs().sum()) * cell ** (1 / dims) / 2  # a sample lies within half a cell of its point
+        width = float(direction.abs().sum()) * cell ** (1 / dims) / 2  # a sample is within half a cell of a point
         low, high = (np.searchsorted(edges[order], values + side * width) for side in (-1, 1))
         reached = np.concatenate([[0.0], cumulative])
         steps = np.arange(1, n + 1) / n
@@ -110,11 +113,11 @@ def prior_sampler_agrees_with_density(
 
 
 def kl_is_the_mean_of_its_estimate(levels: Any, n: int) -> None:
-    """``Level.kl`` over n draws agrees with the mean of ``log q - log p``, to 4.5 standard errors for each item (a
+    """``Level.kl`` over n draws agrees with the mean of ``log q - log p``, to 4.5 standard errors for each item (one
     false alarm in 100,000 items).
 
     Args:
-        levels: from a walk with ``samples=(n,)``.
+        levels: the levels of a walk with ``samples=(n,)``.
         n: the number of draws.
     """
     for level in levels:

@@ -1,4 +1,4 @@
-"""Every registered family keeps the contract of ``checks.py``. Families are discovered, not named here."""
+"""Every registered family satisfies the contract of ``checks.py``. Families are discovered in the registry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ladle.spec import build, parts
 
 
 class Case(NamedTuple):
-    """A member of the registry to check: its arguments, the event, and where its standard member lies."""
+    """A registered family to check: its arguments, the event, and the location and scale of its standard member."""
 
     name: str
     arguments: dict[str, Any] = {}
@@ -25,7 +25,7 @@ class Case(NamedTuple):
     scale: Any = 1.0
 
     def family(self, fresh: bool = False) -> Family:
-        """The family; unless it is fresh, with pixels that do follow each other."""
+        """Build the family; unless ``fresh``, the kernel of a local family is randomised."""
         torch.manual_seed(0)
         family = build({"part": f"family/{self.name}", **self.arguments})
         if isinstance(family, LocalFamily) and not fresh:
@@ -37,8 +37,9 @@ class Case(NamedTuple):
         return f"{self.name}({varied})" if varied else self.name
 
 
-# What the families that cannot be built without arguments are built with.
+# The arguments of families that cannot be built without arguments.
 REQUIRED: dict[str, dict[str, Any]] = {
+    "columns": {"families": [{"part": "family/normal"}, {"part": "family/logistic"}], "groups": [[1], [0]]},
     "affine": {"family": {"part": "family/normal"}, "loc": [100.0, -3.0], "scale": [50.0, 0.02]},
     "categorical": {"classes": 4},
     "one_hot": {"classes": 3},
@@ -55,7 +56,7 @@ EVENTS: dict[str, Size] = {
     "logistic_normal": (3,),
     "colour_mixture": (2, 1, 1),
     "local_autoregressive": (1, 2, 2),
-    "mixture": (),  # joint over any other, and its components may lie further apart than a grid can cover
+    "mixture": (),  # scalar, since components over a larger event may be too far apart for a grid
 }
 STANDARD = {"affine": {"loc": [100.0, -3.0], "scale": [50.0, 0.02]}}
 SHARED = {"shared_scale": True}
@@ -63,6 +64,15 @@ MIXED = {"part": "family/discretised_logistic_mixture", "levels": 3, "components
 VARIANTS = [
     *(Case(name, SHARED) for name in ("normal", "laplace", "logistic", "student_t", "discretised_logistic")),
     Case("normal", {"floor": 0.1}),
+    Case("negative_binomial", {"unit": [3.0, 0.5]}),
+    Case(
+        "columns",
+        {
+            "families": [{"part": "family/bernoulli"}, {"part": "family/categorical", "classes": 2}],
+            "groups": [[0, 2], [1]],
+        },
+        (3,),
+    ),
     Case("student_t", {"df": 2.5}),
     Case("discretised_logistic", {"levels": 2, "floor": 0.01}),
     Case("discretised_logistic_mixture", {"levels": 5, "components": 2}),
@@ -80,7 +90,7 @@ VARIANTS = [
 ]
 
 
-def needed(maker: Any) -> list[str]:
+def required_arguments(maker: Any) -> list[str]:
     return [p.name for p in inspect.signature(maker).parameters.values() if p.default is inspect.Parameter.empty]
 
 
@@ -96,8 +106,8 @@ every_family = pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("case", DISCOVERED, ids=str)
 def test_can_be_built(case: Case) -> None:
     maker = parts()["family"][case.name]
-    missing = [name for name in needed(maker) if name not in case.arguments]
-    assert not missing, f"family/{case.name} needs {missing}: give it arguments in REQUIRED"
+    missing = [name for name in required_arguments(maker) if name not in case.arguments]
+    assert not missing, f"family/{case.name} needs {missing}: add arguments to REQUIRED"
     assert isinstance(case.family(), Family)
     assert ">>>" in inspect.getdoc(maker), "no example in the docstring"
 
@@ -146,7 +156,7 @@ def test_zeros_are_standard(case: Case) -> None:
 
 @pytest.mark.parametrize("case", DISCOVERED, ids=str)
 def test_closed_forms_of_the_kl(case: Case) -> None:
-    """Every closed form that torch or a family's file registers, against families on the same support."""
+    """Every registered closed form, against families with the same support."""
     q_family = checks.exact(case.family())
     if not checks.has_density(q_family, case.event):
         return
@@ -156,7 +166,7 @@ def test_closed_forms_of_the_kl(case: Case) -> None:
         if p_family.support == q_family.support and checks.has_density(p_family, other.event):
             p = p_family(*checks.raws(p_family, other.event, 1.0, seed=2))
             found = checks.kl_equals_monte_carlo(q, p)
-            assert found or not (case.name == other.name and case.name in CLOSED), "the closed form is gone"
+            assert found or not (case.name == other.name and case.name in CLOSED), "the closed form is missing"
 
 
 CLOSED = {
@@ -168,22 +178,22 @@ CLOSED = {
 JOINT = {"full_normal", "power_spherical", "dirichlet", "logistic_normal"}
 
 
-def _having(check: Any) -> set[str]:
+def _names_with(check: Any) -> set[str]:
     return {case.name for case in DISCOVERED if case.name != "point_mass" and check(case.family(), case.event)}
 
 
-def test_what_is_available() -> None:
-    """The functions beside the families that tasks rely on are there, so no check above passes by their absence."""
+def test_functions_are_registered() -> None:
+    """The functions that tasks rely on are registered, so that no check above passes because one is missing."""
     line = {"normal", "laplace", "logistic"}
     pixels = {"discretised_logistic", "discretised_logistic_mixture"}
-    assert _having(checks.quantile_inverts_cdf) >= line | pixels | {
+    assert _names_with(checks.quantile_inverts_cdf) >= line | pixels | {
         "affine",
         "continuous_bernoulli",
         "bernoulli",
         "categorical",
         "von_mises",
     }
-    assert _having(checks.draw_carries_gradient) >= line | {
+    assert _names_with(checks.draw_carries_gradient) >= line | {
         "student_t",
         "affine",
         "beta",
@@ -193,7 +203,7 @@ def test_what_is_available() -> None:
         *JOINT,
         "von_mises",
     }
-    assert _having(checks.temperature_acts) >= line | pixels | {
+    assert _names_with(checks.temperature_acts) >= line | pixels | {
         "student_t",
         "affine",
         "beta",
@@ -204,12 +214,16 @@ def test_what_is_available() -> None:
         *JOINT,
         "von_mises",
     }
-    assert _having(checks.chain_adds_up) >= line | pixels | {"colour_mixture"}
-    assert _having(checks.cdf_agrees_with_density) >= line | pixels | {"affine", "continuous_bernoulli", "von_mises"}
+    assert _names_with(checks.chain_adds_up) >= line | pixels | {"colour_mixture"}
+    assert _names_with(checks.cdf_agrees_with_density) >= line | pixels | {
+        "affine",
+        "continuous_bernoulli",
+        "von_mises",
+    }
 
 
 @pytest.mark.parametrize(
-    "spec, told",
+    "spec, message",
     [
         ({"part": "family/normal", "floor": 0.0}, "floor"),
         ({"part": "family/normal", "ceiling": 1.0}, "ceiling"),
@@ -230,8 +244,8 @@ def test_what_is_available() -> None:
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
-def test_bad_arguments_are_named(spec: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_bad_arguments_are_named(spec: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         build(spec)
 
 

@@ -1,4 +1,4 @@
-"""Each check of ``part_checks.py`` finds the fault that is planted here for it."""
+"""Each check of ``part_checks.py`` finds a fault that is planted for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 import ladle
 from ladle.data import make_batch
 from ladle.seeds import seeded
-from ladle.spec import build, part, parts
+from ladle.spec import build, part, registered
 from toys import narrow, toy_data
 
 
@@ -48,8 +48,8 @@ def test_a_mask_that_looks_ahead() -> None:
 def test_a_dropped_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     prior = autoregressive(1)
     member = type(prior(1, {}))
-    kept = member.log_prob
-    monkeypatch.setattr(member, "log_prob", lambda self, z: kept(self, z) + 0.5 * math.log(2 * math.pi))
+    original = member.log_prob
+    monkeypatch.setattr(member, "log_prob", lambda self, z: original(self, z) + 0.5 * math.log(2 * math.pi))
     with pytest.raises(AssertionError, match="integrates to"):
         checks.prior_density_sums_to_one(prior)
 
@@ -60,22 +60,22 @@ def test_a_sampler_of_another_distribution(fault: Any, monkeypatch: pytest.Monke
     with torch.no_grad():
         prior.last.bias[:6] += 0.5  # the dimensions differ
     member = type(prior(1, {}))
-    kept = member.sample
-    monkeypatch.setattr(member, "sample", lambda self, *shape: fault(kept(self, *shape)))
+    original = member.sample
+    monkeypatch.setattr(member, "sample", lambda self, *shape: fault(original(self, *shape)))
     with pytest.raises(AssertionError, match="another distribution"):
         checks.prior_sampler_agrees_with_density(prior)
 
 
-def test_a_sampler_that_forgets_how_dimensions_hang_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sampler_that_ignores_dependence_between_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
     prior = autoregressive()
     with torch.no_grad():
         for layer in (prior.first, prior.last):
             layer.weight.mul_(6)
     member = type(prior(1, {}))
-    kept = member.sample
+    original = member.sample
 
     def shuffled(self: Any, *shape: Any) -> torch.Tensor:
-        z = kept(self, *shape)
+        z = original(self, *shape)
         return torch.stack([z[:, 0], z[:, 1].roll(1)], dim=1)
 
     checks.prior_sampler_agrees_with_density(prior)
@@ -91,7 +91,7 @@ def test_a_parameter_that_no_gradient_reaches() -> None:
         checks.gradients_reach_every_parameter(assembly, batch())
 
 
-def test_a_posterior_that_is_cut_off() -> None:
+def test_a_posterior_without_gradients() -> None:
     assembly = vae()
     family = assembly.model.latents.posterior.family
     family.read = lambda z: z.detach()
@@ -103,8 +103,8 @@ def test_a_posterior_that_is_cut_off() -> None:
 def test_a_gradient_that_is_zero() -> None:
     assembly = vae()
     net = assembly.model.likelihood.net
-    kept = net.forward
-    net.forward = lambda x: 0 * kept(x)
+    original = net.forward
+    net.forward = lambda x: 0 * original(x)
     with pytest.raises(AssertionError, match="is zero"):
         checks.gradients_reach_every_parameter(assembly, batch())
 
@@ -113,8 +113,8 @@ def test_a_wrong_kl(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     latents = sys.modules["ladle.model.latents.latents"]
-    kept = latents.kl
-    monkeypatch.setattr(latents, "kl", lambda *a: 1.05 * kept(*a) + 0.05)
+    original = latents.kl
+    monkeypatch.setattr(latents, "kl", lambda *a: 1.05 * original(*a) + 0.05)
     model = checks.stirred(vae().model)
     with torch.no_grad(), seeded(2):
         levels = model(batch(), (2000,)).levels
@@ -123,7 +123,7 @@ def test_a_wrong_kl(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Forgetful(nn.Module):
-    """Its factor is no part of its spec."""
+    """A network with a factor that is not part of its spec."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,10 +134,9 @@ class Forgetful(nn.Module):
 
 
 def test_a_lossy_spec() -> None:
-    part("fault", "forgetful_net")(Forgetful)
+    part("net", "forgetful")(Forgetful)
     try:
-        with pytest.raises(AssertionError, match="forgets"):
+        with pytest.raises(AssertionError, match="incomplete"):
             checks.spec_round_trips(Forgetful(), lambda net: net(torch.ones(2)))
     finally:
-        parts()["fault"].pop("forgetful_net")
-        parts().pop("fault")  # type: ignore[attr-defined]
+        registered("net").pop("forgetful")  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
-"""Every registered prior, net, conditional, latents, objective and recipe keeps the contract of ``part_checks.py``.
+"""Every registered prior, net, conditional, latents, objective and recipe satisfies the contract of ``part_checks.py``.
 
-Parts are discovered, not named here; a new one that needs arguments is given them in ``ARGUMENTS``.
+Parts are discovered in the registry; for a new part that needs arguments, add them to ``ARGUMENTS``.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "net/linear": {"inputs": [3]},
     "net/conv_down": {"inputs": [3, 9, 17], "width": 4, "blocks": 1},
     "net/conv_up": {"inputs": [3], "outputs": [9, 17], "width": 4, "blocks": 1},
+    "net/conv1d_down": {"inputs": [3, 67], "width": 4},
+    "net/conv1d_up": {"inputs": [3], "outputs": [67], "width": 4},
     "net/map_up": {"inputs": [3, 5, 9], "outputs": [9, 17], "width": 4},
     "net/standardise": {"loc": [1.0, 2.0, 3.0], "scale": [1.0, 2.0, 0.5], "masked": True},
     "conditional/amortised": {"net": MLP, "family": NORMAL, "event": [2]},
@@ -51,6 +53,7 @@ PRIORS = {
     "mixture": [{"family": {"part": "family/laplace"}, "components": 3}],
     "vamp": [{"family": NORMAL, "inputs": [3], "components": 3}],
     "flow": [{"couplings": 2, "width": 8}],
+    "conditional": [{"family": NORMAL, "classes": 3, "components": 2}],
 }
 
 
@@ -58,7 +61,7 @@ def cases(kind: str) -> list[str]:
     return [f"{kind}/{name}" for name in sorted(parts()[kind])]
 
 
-def made(spec: dict[str, Any]) -> Any:
+def perturbed(spec: dict[str, Any]) -> Any:
     with seeded(0, "made"):
         return checks.stirred(build(spec))
 
@@ -72,21 +75,21 @@ def priors(dims: int) -> list[Any]:
 
 
 def posterior(spec: dict[str, Any]) -> Any:
-    """For priors made of posteriors."""
-    return made({**AMORTISED, "event": spec["event"]})
+    """A posterior for priors that are built from posteriors."""
+    return perturbed({**AMORTISED, "event": spec["event"]})
 
 
 @pytest.mark.parametrize("spec", [*priors(1), *priors(2), *priors(5)])
 def test_priors_survive_their_spec(spec: dict[str, Any]) -> None:
     z, q = torch.linspace(-1, 1, 3 * spec["event"][0]).reshape(3, -1), posterior(spec)
-    checks.spec_round_trips(made(spec), lambda prior: prior(3, {}, q).log_prob(z))
-    checks.spec_round_trips(made(spec), lambda prior: prior(3, {}, q).sample())
+    checks.spec_round_trips(perturbed(spec), lambda prior: prior(3, {}, q).log_prob(z))
+    checks.spec_round_trips(perturbed(spec), lambda prior: prior(3, {}, q).sample())
 
 
 @pytest.mark.parametrize("spec", [*priors(1), *priors(2)])
 def test_priors_are_densities(spec: dict[str, Any]) -> None:
-    checks.prior_density_sums_to_one(made(spec), posterior(spec))
-    checks.prior_sampler_agrees_with_density(made(spec), posterior(spec))
+    checks.prior_density_sums_to_one(perturbed(spec), posterior(spec))
+    checks.prior_sampler_agrees_with_density(perturbed(spec), posterior(spec))
 
 
 @pytest.mark.parametrize("spec", [*priors(1), *priors(2)])
@@ -94,7 +97,7 @@ def test_priors_at_a_temperature_are_densities(spec: dict[str, Any]) -> None:
     class Cooled(ladle.model.priors.Prior):
         def __init__(self) -> None:
             super().__init__()
-            self.inner, self.event, self.support = made(spec), tuple(spec["event"]), None
+            self.inner, self.event, self.support = perturbed(spec), tuple(spec["event"]), None
 
         def forward(self, n: int, context: Any, posterior: Any = None) -> torch.distributions.Distribution:
             return ladle.families.tempered(self.inner(n, context, posterior), 0.5)
@@ -105,7 +108,7 @@ def test_priors_at_a_temperature_are_densities(spec: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", cases("net"))
 def test_nets_survive_their_spec_and_keep_their_shapes(name: str) -> None:
-    net = made({"part": name, **ARGUMENTS.get(name, {})})
+    net = perturbed({"part": name, **ARGUMENTS.get(name, {})})
     inputs = getattr(net, "inputs", (3,))
     x = torch.linspace(-1, 1, 4 * torch.Size(inputs).numel()).reshape(4, *inputs)
     checks.spec_round_trips(net, lambda net: net(x))
@@ -116,7 +119,7 @@ def test_nets_survive_their_spec_and_keep_their_shapes(name: str) -> None:
 
 @pytest.mark.parametrize("name", cases("conditional"))
 def test_conditionals_survive_their_spec(name: str) -> None:
-    conditional = made({"part": name, **ARGUMENTS[name]})
+    conditional = perturbed({"part": name, **ARGUMENTS[name]})
     given = torch.linspace(-1, 1, 12).reshape(4, 3)
     checks.spec_round_trips(conditional, lambda c: c(given, {}).sample())
     several = conditional(given.expand(5, 4, 3), {})
@@ -126,23 +129,23 @@ def test_conditionals_survive_their_spec(name: str) -> None:
 @pytest.mark.parametrize("name", cases("latents"))
 def test_latents_survive_their_spec(name: str) -> None:
     batch = Batch(torch.linspace(-1, 1, 12).reshape(4, 3), None, {}, torch.arange(4))
-    checks.spec_round_trips(made({"part": name, **ARGUMENTS[name]}), lambda w: w.walk(from_posterior, batch).h)
+    checks.spec_round_trips(perturbed({"part": name, **ARGUMENTS[name]}), lambda w: w.walk(from_posterior, batch).h)
 
 
 @pytest.mark.parametrize("name", cases("objective"))
-def test_objectives_survive_their_spec_and_say_the_bound_per_item(name: str, toys: dict[str, ladle.Dataset]) -> None:
+def test_objectives_survive_their_spec_and_return_the_bound_per_item(name: str, toys: dict[str, ladle.Dataset]) -> None:
     data = toys["bits"]
     model = checks.stirred(ladle.assemble(data.schema, narrow("vae", data.schema)).model)
     batch = make_batch(data.all, data.schema, torch.arange(6))
 
-    def says(objective: Any) -> torch.Tensor:
+    def output(objective: Any) -> torch.Tensor:
         with seeded(1):
             loss = objective(model(batch, objective.samples), Progress(0.5, 7))
         assert loss.per_item.shape == (6,)
         assert loss.scalar.shape == ()
         return torch.cat([loss.per_item, loss.scalar[None]]).detach()
 
-    checks.spec_round_trips(made({"part": name, **ARGUMENTS.get(name, {})}).eval(), lambda o: says(o.eval()))
+    checks.spec_round_trips(perturbed({"part": name, **ARGUMENTS.get(name, {})}).eval(), lambda o: output(o.eval()))
 
 
 @pytest.mark.parametrize("toy", ["digits", "grey", "table", "bits", "colour"])
@@ -161,5 +164,5 @@ def test_recipes_train_every_parameter_and_survive_their_spec(
     checks.spec_round_trips(assembly.model, lambda m: m(batch).log_px.detach())
     if assembly.model.latents.prior is not None:
         with torch.no_grad(), seeded(2):
-            levels = assembly.model.latents.walk(from_posterior, batch, samples=(2000,)).levels
+            levels = assembly.model.walk(from_posterior, batch, (2000,)).levels
         checks.kl_is_the_mean_of_its_estimate(levels, 2000)

@@ -1,4 +1,4 @@
-"""Data larger than memory: the cache of decoded images, mapped arrays, and memory that stays flat."""
+"""Data larger than memory: the cache of decoded images, memory-mapped arrays, and bounded memory use."""
 
 import errno
 import io
@@ -25,7 +25,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def slowly(folder, pipe):
-    """Another process that reads a folder, a hundred images per second, and tells of it."""
+    """Read a folder in another process at a hundred images per second, and report the progress through a pipe."""
     decode, count = images._pixels, []
     cache._SYNC_SECONDS, cache._POLL_SECONDS = 0, 0.02
 
@@ -35,13 +35,13 @@ def slowly(folder, pipe):
         return decode(*arguments)
 
     images._pixels = counted
-    x = read(folder, progress=lambda *told: pipe.send(told)).all.x
+    x = read(folder, progress=lambda *counts: pipe.send(counts)).all.x
     pipe.send((len(count), int(x.astype(np.int64).sum())))
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """The cache's folder, in a world in which every folder of images is large."""
+    """The folder of the cache, with every folder of images treated as large."""
     monkeypatch.setenv("LADLE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(content, "_LARGE", 0)
     return tmp_path / "cache"
@@ -76,22 +76,22 @@ def plain(folder, n=40):
 
 
 def mixed(folder):
-    """Pictures of all sorts, good and bad, in classes and splits."""
+    """Images of many kinds, readable and unreadable, in classes and splits."""
     for split, n in (("train", 30), ("test", 8)):
         for i in range(n):
             mode, size = ("RGB", "L", "RGBA")[i % 7 % 3], (8, 6) if i % 5 else (13, 9)
             save(folder / split / f"k{i % 2}" / f"{i}.png", mode, size)
     Image.fromarray(RNG.integers(0, 2**16, (6, 8), dtype=np.uint16)).save(folder / "train" / "k0" / "deep.png")
-    (folder / "train" / "k0" / "a.png").write_text("no image")
+    (folder / "train" / "k0" / "a.png").write_text("not an image")
     save(folder / "test" / "k1" / "cut.png", size=(64, 64))
-    whole = (folder / "test" / "k1" / "cut.png").read_bytes()
-    (folder / "test" / "k1" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    encoded = (folder / "test" / "k1" / "cut.png").read_bytes()
+    (folder / "test" / "k1" / "cut.png").write_bytes(encoded[: len(encoded) // 2])
     (folder / "train" / "k1" / "nowhere.png").symlink_to("gone.png")
     return folder
 
 
 def direct(folder, monkeypatch, **options):
-    """What is read without the cache."""
+    """Read without the cache."""
     with monkeypatch.context() as patch:
         patch.setattr(content, "_LARGE", 1 << 60)
         patch.setattr(cache.Entry, "finished", lambda entry: None)
@@ -112,7 +112,7 @@ def entries(place):
     return sorted(path for path in place.glob("images/*/*") if path.is_dir())
 
 
-def test_what_comes_from_the_cache_is_what_comes_without_it(tmp_path, place, decoded, monkeypatch):
+def test_results_with_and_without_the_cache_are_equal(tmp_path, place, decoded, monkeypatch):
     folder = mixed(tmp_path / "in")
     like = direct(plain(tmp_path / "model", 5), monkeypatch).schema
     for options in ({}, {"labels": r"(\d+)\.png"}, {"binarize": "dynamic"}, {"like": like}):
@@ -120,28 +120,28 @@ def test_what_comes_from_the_cache_is_what_comes_without_it(tmp_path, place, dec
         assert not place.exists() or len(entries(place)) < 2
         assert_same(read(folder, **options), expected)
         decoded.clear()
-        again = read(folder, **options)
+        cached = read(folder, **options)
         assert not decoded
-        assert_same(again, expected)
-        assert not again.all._x.flags.writeable
-        assert str(place) not in f"{again.schema} {again.notes}"
-    assert len(entries(place)) == 2  # labels and binarisation are no matter of decoding, a model's size is
+        assert_same(cached, expected)
+        assert not cached.all._x.flags.writeable
+        assert str(place) not in f"{cached.schema} {cached.notes}"
+    assert len(entries(place)) == 2  # decoding depends on the size that a model needs, not on labels and binarisation
     assert "3 of 42 images are unreadable" in " ".join(expected.notes)
     with pytest.raises(DataError) as strictly:
         direct(folder, monkeypatch, strict=True)
-    with pytest.raises(DataError) as cached:
+    with pytest.raises(DataError) as from_cache:
         read(folder, strict=True)
-    assert str(cached.value) == str(strictly.value)
+    assert str(from_cache.value) == str(strictly.value)
 
 
-def test_a_small_folder_and_a_single_image_leave_nothing_in_the_cache(tmp_path, place, monkeypatch):
+def test_a_small_folder_and_a_single_image_are_not_cached(tmp_path, place, monkeypatch):
     folder = plain(tmp_path / "in", 3)
     read(folder / "000.png")
     direct(folder, monkeypatch)
     assert not place.exists()
 
 
-def test_decoding_that_was_killed_goes_on(tmp_path, place, decoded, monkeypatch):
+def test_killed_decoding_is_resumed(tmp_path, place, decoded, monkeypatch):
     folder = plain(tmp_path / "in", 150)
     ours, theirs = FORK.Pipe(duplex=False)
     process = FORK.Process(target=slowly, args=(folder, theirs))
@@ -156,14 +156,14 @@ def test_decoding_that_was_killed_goes_on(tmp_path, place, decoded, monkeypatch)
     marks = np.load(entry / "marks.npy")
     assert 50 <= np.count_nonzero(marks) < 150
     x = np.load(entry / "x.npy", mmap_mode="r+")
-    x[marks == 0] = 77  # rows that were torn
+    x[marks == 0] = 77  # partially written rows
     x.flush()
-    again = read(folder)
+    resumed = read(folder)
     assert len(decoded) == 150 - np.count_nonzero(marks)
-    assert_same(again, direct(folder, monkeypatch))
+    assert_same(resumed, direct(folder, monkeypatch))
 
 
-def test_an_error_in_the_middle_keeps_what_was_decoded(tmp_path, place, decoded, monkeypatch):
+def test_an_interruption_keeps_the_decoded_images(tmp_path, place, decoded, monkeypatch):
     folder, seen = plain(tmp_path / "in", 60), []
 
     def stop(done, total):
@@ -185,21 +185,21 @@ def test_two_processes_decode_one_folder_once(tmp_path, place, monkeypatch):
     both = [FORK.Process(target=slowly, args=(folder, theirs)) for _, theirs in pipes]
     for process in both:
         process.start()
-    said = [drain(ours, process) for (ours, _), process in zip(pipes, both, strict=True)]
+    results = [drain(ours, process) for (ours, _), process in zip(pipes, both, strict=True)]
     assert [process.exitcode for process in both] == [0, 0]
-    assert sorted(count for count, _ in said) == [0, 100]
-    assert {total for _, total in said} == {int(direct(folder, monkeypatch).all.x.astype(int).sum())}
+    assert sorted(count for count, _ in results) == [0, 100]
+    assert {total for _, total in results} == {int(direct(folder, monkeypatch).all.x.astype(int).sum())}
 
 
 def drain(pipe, process):
-    """The last thing that a process has said."""
+    """The last object that a process sent."""
     last = None
     while process.is_alive() or pipe.poll():
         last = pipe.recv() if pipe.poll(0.02) else last
     return last
 
 
-def test_a_changed_folder_is_decoded_anew_and_the_old_entry_goes(tmp_path, place, monkeypatch):
+def test_a_changed_folder_is_decoded_again_and_the_old_entry_deleted(tmp_path, place, monkeypatch):
     folder = plain(tmp_path / "in")
     old = read(folder)
     (before,) = entries(place)
@@ -208,11 +208,11 @@ def test_a_changed_folder_is_decoded_anew_and_the_old_entry_goes(tmp_path, place
     status = target.stat()
     save(folder / "other.png")
     (folder / "other.png").replace(target)
-    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))  # even where the time of the change is hidden
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))  # even if the modification time is unchanged
     assert_same(read(folder), direct(folder, monkeypatch))
     (after,) = entries(place)
     assert after != before
-    assert (old.all.x[:3] == kept).all()  # what is mapped stays
+    assert (old.all.x[:3] == kept).all()  # memory-mapped arrays stay readable
     (folder / "002.png").rename(folder / "zzz.png")
     assert_same(read(folder), direct(folder, monkeypatch))
     assert len(entries(place)) == 1
@@ -243,7 +243,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_entry_is_made_again(tmp_path, place, decoded, monkeypatch, damage):
+def test_a_damaged_entry_is_recreated(tmp_path, place, decoded, monkeypatch, damage):
     folder = plain(tmp_path / "in")
     expected = direct(folder, monkeypatch)
     read(folder)
@@ -256,16 +256,16 @@ def test_a_damaged_entry_is_made_again(tmp_path, place, decoded, monkeypatch, da
     assert not decoded
 
 
-def test_too_little_room_is_said_before_the_work(tmp_path, place, decoded, monkeypatch):
+def test_too_little_disk_space_is_reported_before_decoding(tmp_path, place, decoded, monkeypatch):
     folder = plain(tmp_path / "in")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 5000, 5000))
-    with pytest.raises(DataError, match=r"needs 0\.00 GB in '.*', which has 0\.00 GB free; LADLE_CACHE"):
+    with pytest.raises(DataError, match=r"needs 0\.00 GB in '.*', which has 0\.00 GB free; set LADLE_CACHE"):
         read(folder)
     assert not decoded
     assert not entries(place)
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path, place, decoded, monkeypatch):
+def test_an_unwritable_cache_is_named(tmp_path, place, decoded, monkeypatch):
     folder = plain(tmp_path / "in")
 
     def full(*arguments):
@@ -273,16 +273,16 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, place, decoded, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", full)
-        with pytest.raises(DataError, match=r"must be kept in .*No space left on device; LADLE_CACHE names"):
+        with pytest.raises(DataError, match=r"must be written to .*No space left on device; set LADLE_CACHE to"):
             read(folder)
     assert_same(read(folder), direct(folder, monkeypatch))
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LADLE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match="LADLE_CACHE names another folder"):
+    with pytest.raises(DataError, match="set LADLE_CACHE to another folder"):
         read(folder)
 
 
-def test_what_may_be_readable_another_time_is_not_kept_as_unreadable(tmp_path, place, monkeypatch):
+def test_transient_read_errors_are_not_cached(tmp_path, place, monkeypatch):
     folder, decode = plain(tmp_path / "in"), images._pixels
     expected = direct(folder, monkeypatch)
 
@@ -315,7 +315,7 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-def test_a_mapped_array_is_read_as_any_other(tmp_path, place, monkeypatch, name):
+def test_a_mapped_array_gives_the_same_data(tmp_path, place, monkeypatch, name):
     np.save(tmp_path / "a.npy", ARRAYS[name])
     expected = direct(tmp_path / "a.npy", monkeypatch)
     mapped = read(tmp_path / "a.npy")
@@ -327,7 +327,7 @@ def test_a_mapped_array_is_read_as_any_other(tmp_path, place, monkeypatch, name)
     assert not place.exists()
 
 
-def test_an_array_of_the_caller_is_not_shared():
+def test_the_array_of_the_caller_is_copied():
     x = np.zeros((5, 3), np.float32)
     dataset = read(x)
     x += 7
@@ -335,7 +335,7 @@ def test_an_array_of_the_caller_is_not_shared():
 
 
 def folder_of(place, n):
-    """``n`` files of one picture of 96 x 96."""
+    """A folder of ``n`` copies of an image of 96 x 96."""
     file = io.BytesIO()
     Image.fromarray(RNG.integers(0, 256, (96, 96, 3), dtype=np.uint8)).save(file, "bmp")
     place.mkdir()
@@ -350,7 +350,7 @@ def array_of(place, n):
 
 
 def peak(source) -> float:
-    """The peak of memory, in MB, of reading, of a pass of training and of what tasks do first."""
+    """The peak memory, in MB, of reading, of a pass over the training items and of selecting the items of a task."""
     tracemalloc.start()
     dataset = read(source)
     for _ in data.batches(dataset.train, dataset.schema, 16, seed=0):
@@ -365,10 +365,10 @@ def peak(source) -> float:
 def test_memory_does_not_grow_with_the_data(tmp_path, place, monkeypatch, make):
     few, many = make(tmp_path / "few", 300), make(tmp_path / "many", 1200)  # 8 MB and 33 MB
     assert peak(few) < 60
-    assert abs(peak(many) - peak(few)) < 3  # of files' names, orders and marks
+    assert abs(peak(many) - peak(few)) < 3  # file names, orders and marks
     monkeypatch.setenv("LADLE_CACHE", str(tmp_path / "unused"))
     monkeypatch.setattr(content, "_LARGE", 1 << 60)
-    assert peak(many) - peak(few) > 20  # in memory it is seen
+    assert peak(many) - peak(few) > 20  # without memory-mapping the growth is visible
 
 
 def test_an_entry_of_another_version_is_not_used(tmp_path, place, decoded, monkeypatch):

@@ -1,4 +1,4 @@
-"""Folders of images: the policy that makes them alike, classes, splits, labels."""
+"""Folders of images: conversion to a common size and common channels, classes, splits, labels."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_all_grey_gives_one_channel(tmp_path):
     assert read(tmp_path).schema.shape == (1, 6, 8)
 
 
-def test_the_more_common_channels_and_size_decide(tmp_path):
+def test_the_most_common_channels_and_size_are_used(tmp_path):
     for i in range(4):
         picture(tmp_path / f"{i}.png", "RGB", (8, 6))
     picture(tmp_path / "grey.png", "L", (8, 6), level=50)
@@ -98,7 +98,7 @@ def test_orientation_is_applied(tmp_path):
     array = np.zeros((8, 4, 3), np.uint8)
     array[:4] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned clockwise by 90 degrees
+    exif[0x0112] = 6  # displayed rotated clockwise by 90 degrees
     for i in range(3):
         Image.fromarray(array).save(tmp_path / f"{i}.jpg", exif=exif, quality=95)
     dataset = read(tmp_path)
@@ -123,7 +123,7 @@ def test_class_folders_become_labels(tmp_path):
     assert read(tmp_path).all.labels is None
 
 
-def test_one_folder_is_no_class(tmp_path):
+def test_a_single_folder_is_not_a_class(tmp_path):
     for i in range(3):
         picture(tmp_path / f"photos/{i}.png")
     assert read(tmp_path).all.labels is None
@@ -152,7 +152,7 @@ def test_labels_by_pattern(tmp_path, pattern):
 
 @pytest.mark.parametrize(
     "pattern, message",
-    [("(x", "regular expression"), ("(a)(b)", "exactly one group"), ("no", "pattern"), ("(zz)", "none fits")],
+    [("(x", "regular expression"), ("(a)(b)", "exactly one group"), ("no", "pattern"), ("(zz)", "no path matches")],
 )
 def test_wrong_patterns(tmp_path, pattern, message):
     picture(tmp_path / "1_a.png")
@@ -164,8 +164,8 @@ def test_unreadable_images_are_named_counted_and_skipped(tmp_path):
     for i in range(5):
         picture(tmp_path / f"{i}.png", size=(64, 64))
     (tmp_path / "text.png").write_text("not an image")
-    whole = (tmp_path / "0.png").read_bytes()
-    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    content = (tmp_path / "0.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
     (tmp_path / "nowhere.png").symlink_to(tmp_path / "gone.png")
     dataset = read(tmp_path)
     assert len(dataset.all) == 5
@@ -215,7 +215,7 @@ def test_like_gives_channels_and_size(tmp_path):
     assert dataset.all.x.min() > 250
 
 
-def test_progress_is_told(tmp_path):
+def test_progress_is_reported(tmp_path):
     for i in range(3):
         picture(tmp_path / f"{i}.png")
     seen = []

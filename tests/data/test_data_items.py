@@ -7,20 +7,20 @@ import pytest
 import torch
 
 import ladle.data as data
-from ladle.data import DataError, Dataset, Schema, Split
+from ladle.data import Column, DataError, Dataset, Schema, Split
 from ladle.data.conform import moments
 from ladle.data.dataset import deal
 from ladle.data.noise import bits, key, shuffle
 
 GREY = Schema("image", (1, 28, 28), "binary", binarize="dynamic", source="grey")
-TABLE = Schema("table", (2,), "real", names=("a", "b"), loc=(0.5, 2.0), scale=(1.0, 3.0), label_names=("x", "y"))
+TABLE = Schema("table", (2,), [Column("real", "a", 0.5, 1.0), Column("real", "b", 2.0, 3.0)], label_names=("x", "y"))
 
 
 def grey(n: int = 64) -> Split:
     return Split(np.random.default_rng(0).integers(0, 256, (n, 1, 28, 28), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("schema", [GREY, TABLE, Schema("image", (3, 4, 5), "real", loc=(0.0,), scale=(1.0,))])
+@pytest.mark.parametrize("schema", [GREY, TABLE, Schema("image", (3, 4, 5), [Column("real", loc=0.0, scale=1.0)])])
 def test_schema_round_trip(schema):
     assert Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
     assert len(schema.describe().splitlines()) == 1
@@ -65,13 +65,13 @@ def test_deal_is_disjoint_complete_and_deterministic(n):
     assert abs(len(dealt["test"]) - n / 10) <= 1
 
 
-def test_deal_is_the_same_for_ever():
-    """A change of these numbers would let the test items of existing models into training."""
+def test_deal_never_changes():
+    """If these numbers changed, test items of existing models would become training items."""
     assert deal(10, {})["test"].tolist() == [3]
     assert deal(100, {})["test"].tolist() == [3, 13, 25, 40, 53, 56, 69, 86, 89, 97]
 
 
-def test_official_splits_are_kept_and_the_lacking_one_is_carved_from_train():
+def test_official_splits_are_kept_and_a_missing_one_is_taken_from_train():
     dealt = deal(1000, {"train": np.arange(800), "test": np.arange(800, 1000)})
     assert (dealt["test"] == np.arange(800, 1000)).all()
     assert len(dealt["valid"]) == 40
@@ -84,7 +84,7 @@ def test_official_splits_are_kept_and_the_lacking_one_is_carved_from_train():
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_too_few_items_have_no_splits_but_all(n):
+def test_too_few_items_have_only_the_split_all(n):
     dataset = Dataset(TABLE, {"all": Split(np.zeros((n, 2), np.float32))}, deal(n, {}))
     assert dataset.names == ("all",)
     assert len(dataset.all) == n
@@ -144,7 +144,7 @@ def test_bits_are_uniform():
 
 
 def test_bits_are_those_of_splitmix64():
-    """Against the published algorithm in Python's whole numbers: the same bits on every machine, for ever."""
+    """Against the published algorithm with Python integers: the bits are the same on every machine."""
     golden, mask = 0x9E3779B97F4A7C15, 2**64 - 1
 
     def mix(z):
@@ -160,7 +160,7 @@ def test_bits_are_those_of_splitmix64():
 
 
 def test_dynamic_binarisation_has_the_right_probabilities():
-    """Each grey level's share of ones lies within 5 standard errors (false-alarm rate about 2e-4 in all)."""
+    """The fraction of ones at each grey level is within 5 standard errors (total false-alarm rate about 2e-4)."""
     x = np.tile(np.arange(256, dtype=np.uint8), 4000).reshape(4000, 1, 16, 16)
     schema = Schema("image", (1, 16, 16), "binary", binarize="dynamic")
     share = data.make_batch(Split(x), schema, np.arange(4000), seed=1).x.reshape(4000, 256).mean(0).double().numpy()
@@ -193,7 +193,7 @@ def test_training_noise_changes_with_seed_and_epoch_and_evaluation_noise_never()
     assert torch.equal(data.make_batch(split, GREY, items, epoch=9).x, draws[-1])
 
 
-def test_global_random_state_is_left_alone():
+def test_global_random_state_is_unchanged():
     torch.manual_seed(3)
     np.random.seed(3)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
@@ -211,18 +211,20 @@ def test_threshold_and_plain_bytes():
     assert (x.numpy() == split.x[:3]).all()
 
 
-def test_batch_carries_mask_label_and_index():
+def test_batch_carries_mask_index_and_the_context_that_is_asked_for():
     split = Split(np.ones((5, 2), np.float32), np.eye(5, 2, dtype=bool), np.array([0, 1, -1, 1, 0]))
-    batch = data.make_batch(split, TABLE, np.array([1, 2])).to("cpu")
+    batch = data.make_batch(split, TABLE, np.array([1, 2]), given=("label",)).to("cpu")
     assert batch.observed.tolist() == [[False, True], [False, False]]
     assert batch.context["label"].tolist() == [1, -1]
     assert batch.index.tolist() == [1, 2]
-    batch.x.fill_(7)  # a batch is nobody's view
+    assert not data.make_batch(split, TABLE, np.array([1, 2])).context  # labels are not read unless asked for
+    assert not batch.blank
+    batch.x.fill_(7)  # a batch is a copy, not a view
     assert (split.x == 1).all()
 
 
 @pytest.mark.parametrize("index", [[5], [-1], [[0]]])
-def test_batch_refuses_items_that_are_not_there(index):
+def test_batch_refuses_indices_out_of_range(index):
     with pytest.raises(DataError, match="index"):
         data.make_batch(Split(np.ones((5, 2), np.float32)), TABLE, np.array(index))
 

@@ -90,12 +90,12 @@ def test_moments_are_of_the_training_rows(tmp_path):
         (np.zeros((5, 3, 32, 3), np.uint8), "could be either"),
         (np.zeros((5, 2, 8, 8), np.uint8), "is neither"),
         (np.zeros((5, 4, 8, 8)), "alpha"),
-        (np.array([[1.0, 2], [3, np.nan], [np.nan, 1]]), "2 NaN, the first at row 1, column 1; --missing nan"),
+        (np.array([[1.0, 2], [3, np.nan], [np.nan, 1]]), "2 NaN, the first at row 1, column 1; use --missing nan"),
         (np.array([[1.0, 2], [3, np.inf]]), "1 infinite .* row 1, column 1"),
         (np.array([[1.0, 2], [3, 1e300]]), "3.4e38"),
     ],
 )
-def test_array_errors_say_what_must_be(tmp_path, array, message):
+def test_array_errors(tmp_path, array, message):
     with pytest.raises(DataError, match=message):
         read(npy(tmp_path, array))
 
@@ -113,7 +113,7 @@ def test_missing_nan_in_arrays(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["dynamic", "threshold"])
-def test_binarize_serves_bytes_only(tmp_path, how):
+def test_binarize_requires_bytes(tmp_path, how):
     dataset = read(npy(tmp_path, BYTES), binarize=how)
     assert (dataset.schema.support, dataset.schema.binarize) == ("binary", how)
     assert dataset.all.x.max() > 1  # the grey values are kept
@@ -217,12 +217,12 @@ def test_csv_integers_before_reals_deep_in_the_file(tmp_path):
         ("a,b\n", "at least one row"),
         ("a,b\n1,2\n3\n", "same columns"),
         ("a,a\n1,2\n", "must differ, got a more than once"),
-        ("a,b\n1,x\n2,y\n", r"columns must hold numbers, got 'b' \(string\); --labels b"),
-        ("a,b\n1,\n2,\n", "every column must hold some value, got none in b"),
+        ("a,b\n1,x\n2,y\n", r"columns must contain numbers, got 'b' \(string\); use --labels b"),
+        ("a,b\n1,\n2,\n", "every column must have at least one value, got none in b"),
         ("a,b\n1,inf\n2,3\n", "1 infinite .* row 0, column 1"),
     ],
 )
-def test_csv_errors_say_what_must_be(tmp_path, content, message):
+def test_csv_errors(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         read(text(tmp_path, content))
 
@@ -263,14 +263,14 @@ def test_parquet(tmp_path):
     assert read(tmp_path / "u.parquet").schema.support == "bytes"
 
 
-def test_like_keeps_to_a_models_schema(tmp_path):
+def test_like_makes_data_conform_to_the_schema_of_a_model(tmp_path):
     like = read(text(tmp_path, "a,b,kind\n1.5,2,x\n3,4,y\n5,6,x\n"), labels="kind").schema
     other = read(text(tmp_path, "kind,b,word,a\ny,,hello,7\nz,2,you,8\n", "u.csv"), labels="kind", like=like)
     assert other.all.x.tolist() == [[7, pytest.approx(like.loc[1])], [8, 2]]
     assert other.all.labels.tolist() == [1, -1]
     assert (other.schema.loc, other.schema.label_names, other.schema.source) == (like.loc, like.label_names, "u.csv")
     assert any("word" in note for note in other.notes)
-    with pytest.raises(DataError, match="lacking b"):
+    with pytest.raises(DataError, match="missing: b"):
         read(text(tmp_path, "a\n1\n"), like=like)
     with pytest.raises(DataError, match="must be as the model's"):
         read(npy(tmp_path, BYTES), like=like)
@@ -280,7 +280,7 @@ def test_like_keeps_to_a_models_schema(tmp_path):
         read(npy(tmp_path, BYTES / 7), like=grey)
 
 
-def test_a_text_is_a_name_first_and_unknown_ones_are_answered(tmp_path, monkeypatch):
+def test_a_string_is_a_known_name_first_and_unknown_names_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("digits.npy", BYTES)
     os.rename("digits.npy", "digits")
@@ -299,11 +299,11 @@ def test_digits():
     assert dataset.schema.label_names == tuple("0123456789")
     assert (dataset.all.x.min(), dataset.all.x.max()) == (0, 255)
     assert len(np.unique(dataset.all.x)) == 17
-    with pytest.raises(DataError, match="brings its own"):
+    with pytest.raises(DataError, match="has its own labels"):
         read("digits", labels="x")
 
 
-def test_bundled_set_is_there():
+def test_bundled_set():
     dataset = read("fashion-mnist-mini")
     assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == (14_250, 750, 2_500)
     assert dataset.test.labels[:8].tolist() == [9, 2, 1, 1, 6, 1, 4, 6]
@@ -315,7 +315,7 @@ def test_bundled_set_is_there():
     assert sum(path.stat().st_size for path in folder.iterdir()) < 8 << 20
 
 
-def test_cifar10_reads_the_batches_that_are_there(tmp_path, monkeypatch):
+def test_cifar10_reads_the_batches_that_exist(tmp_path, monkeypatch):
     monkeypatch.setenv("LADLE_DATA", str(tmp_path))
     (tmp_path / "cifar10").mkdir()
     records = RNG.integers(0, 256, (50, 3073), dtype=np.uint8)
@@ -323,7 +323,7 @@ def test_cifar10_reads_the_batches_that_are_there(tmp_path, monkeypatch):
     for name in ("data_batch_1", "data_batch_2", "test_batch"):
         records.tofile(tmp_path / "cifar10" / f"{name}.bin")
     dataset = read("cifar10")
-    assert dataset.notes == ("cifar10: 2 of 5 training batches are there (100 images)",)
+    assert dataset.notes == ("cifar10: 2 of 5 training batches were found (100 images)",)
     assert (dataset.test.x == records[:, 1:].reshape(50, 3, 32, 32)).all()
     assert (dataset.test.labels == records[:, 0]).all()
     (tmp_path / "cifar10" / "test_batch.bin").write_bytes(bytes(5000))
@@ -332,7 +332,7 @@ def test_cifar10_reads_the_batches_that_are_there(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist-binary", "cifar10", "mnist-static"])
-def test_named_set_that_cannot_be_had_names_the_files(tmp_path, monkeypatch, name):
+def test_an_unavailable_named_set_lists_its_files(tmp_path, monkeypatch, name):
     monkeypatch.delenv("LADLE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
@@ -352,17 +352,17 @@ def test_fetched_files_are_checked_and_kept(tmp_path, monkeypatch):
     from ladle.data.fetch import Remote, fetch
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    asked = []
+    addresses = []
 
     def urlopen(address, timeout):
-        asked.append(address)
+        addresses.append(address)
         return io.BytesIO(b"content")
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
     good = Remote("https://example.org/", {"a": hashlib.sha256(b"content").hexdigest()})
     assert (fetch("set", good) / "a").read_bytes() == b"content"
     fetch("set", good)
-    assert asked == ["https://example.org/a"]
+    assert addresses == ["https://example.org/a"]
     with pytest.raises(DataError, match="SHA-256"):
         fetch("set", Remote("https://example.org/", {"b": "0" * 64}))
     assert [path.name for path in (tmp_path / "ladle" / "set").iterdir()] == ["a"]
@@ -392,7 +392,7 @@ def test_real_sets(name, counts, support, binarize):
 
 @REAL_SETS
 def test_bundled_images_are_the_first_official_ones():
-    whole, mini = read("fashion-mnist"), read("fashion-mnist-mini")
-    assert (whole.all.x[:15_000] == mini.all.x[:15_000]).all()
-    assert (whole.test.x[:2_500] == mini.test.x).all()
-    assert (whole.test.labels[:2_500] == mini.test.labels).all()
+    full, mini = read("fashion-mnist"), read("fashion-mnist-mini")
+    assert (full.all.x[:15_000] == mini.all.x[:15_000]).all()
+    assert (full.test.x[:2_500] == mini.test.x).all()
+    assert (full.test.labels[:2_500] == mini.test.labels).all()

@@ -1,4 +1,4 @@
-"""Compressed files, and models in whole numbers, that must be refused: in words, soon, and before memory is taken."""
+"""Hostile compressed files and models in whole numbers, which must be refused quickly, before memory is allocated."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 
 import ladle
 from ladle.coding.bits_back import BitsBack
+from ladle.coding.chunks import make_codec
 from ladle.coding.container import CODED, CONTENTS, DATA, LARGEST_CONTENTS, SIGNATURE, STORED, Reader, Writer, digest
 from ladle.coding.errors import CodingError, Damaged, Desynchronised, NumericsError
-from ladle.coding.model_file import fingerprint, load_exact, save_exact
-from ladle.coding.random_access import STEPS, Direct, Settings, _length
-from ladle.tasks.compress import codec_of
+from ladle.coding.model_file import fingerprint, load_integer_model, save_integer_model
+from ladle.coding.random_access import STEPS, Quantisation, RandomAccess, _write_length
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ladle-v1"
 About = dict[str, Any]
@@ -41,7 +41,7 @@ def opened(name: str) -> tuple[About, Tensors]:
 def loaded(about: About | str, tensors: Tensors, path: Path) -> Any:
     text = about if isinstance(about, str) else json.dumps(about)
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, {"ladle": text})
-    return load_exact(path)
+    return load_integer_model(path)
 
 
 def step(about: About, program: str, op: str, last: bool = False) -> About:
@@ -69,25 +69,25 @@ def doubled(about: About, tensors: Tensors) -> None:
 
 
 def viewed(about: About, tensors: Tensors) -> None:
-    """Items that become one row: what comes of one would depend on the other."""
+    """Several items become one row, so that the result of an item would depend on others."""
     decode = about["programs"]["decode"]
     decode["steps"].append({"op": "view", "of": [0], "size": [6]})
     decode["outputs"] = [len(decode["steps"])] * 3
 
 
 def scaled(about: About, tensors: Tensors) -> None:
-    """A scale where the proof reads a shift."""
+    """A scale in a step for which the proof reads a shift."""
     step(about, "encode", "affine")["scale"] = "8.scale"
 
 
 def fractions(about: About, tensors: Tensors) -> None:
-    """Exponents where whole numbers are read."""
+    """Exponents in the place of whole numbers."""
     linear = step(about, "decode", "linear")
     linear["bias"] = linear["scale"]
 
 
 def narrower(about: About, tensors: Tensors) -> None:
-    """A posterior of fewer latents than the prior has."""
+    """A posterior with fewer latents than the prior."""
     encode = about["programs"]["encode"]
     for i in range(2):
         encode["steps"].append({"op": "slice", "of": [encode["outputs"][i]], "dimension": 1, "start": 0, "stop": 1})
@@ -95,7 +95,7 @@ def narrower(about: About, tensors: Tensors) -> None:
 
 
 def mixed(about: About, tensors: Tensors) -> None:
-    """Scales of fewer components than locations."""
+    """Scales with fewer components than locations."""
     decode = about["programs"]["decode"]
     decode["steps"].append({"op": "slice", "of": [decode["outputs"][2]], "dimension": 4, "start": 0, "stop": 1})
     decode["outputs"][2] = len(decode["steps"])
@@ -105,27 +105,27 @@ MODELS: dict[str, tuple[str, Callable[[About, Tensors], Any]]] = {
     "a program is missing": ("vq", lambda a, t: a["programs"].pop("encode")),
     "a tensor is missing": ("vq", lambda a, t: t.pop("likelihood/curve")),
     "a large shift": ("vq", lambda a, t: step(a, "encode", "clamp").update(shift=5000)),
-    "a shift that is no number": ("vq", lambda a, t: step(a, "encode", "clamp").update(shift=0.5)),
+    "a shift that is not a whole number": ("vq", lambda a, t: step(a, "encode", "clamp").update(shift=0.5)),
     "limits between whole numbers": ("vq", lambda a, t: step(a, "encode", "clamp").update(high=0.5)),
     "large factors": ("local_colour", lambda a, t: step(a, "1.add", "sum").update(i=5000)),
     "a value before the first": ("vq", lambda a, t: step(a, "encode", "clamp").update(of=[-1])),
-    "an output that is none": ("vq", lambda a, t: a["programs"]["decode"].update(outputs=[0, 1, 99])),
-    "scales where there are none": ("vq", scaled),
+    "an output that does not exist": ("vq", lambda a, t: a["programs"]["decode"].update(outputs=[0, 1, 99])),
+    "a scale in another step": ("vq", scaled),
     "fractions in a program": ("learned_prior", fractions),
     "a value of gigabytes": ("vq", doubled),
     "items in one row": ("vq", viewed),
     "inputs beyond float32": ("vq", lambda a, t: a["programs"]["decode"]["inputs"][0].__setitem__(1, 1 << 30)),
     "one level": ("learned_prior", lambda a, t: a["likelihood"]["about"].update(levels=1)),
-    "more levels than are proved": ("learned_prior", lambda a, t: a["likelihood"]["about"].update(levels=4000)),
-    "latents further than is proved": ("learned_prior", lambda a, t: a["grid"]["about"].update(bits=12)),
+    "more levels than the proof covers": ("learned_prior", lambda a, t: a["likelihood"]["about"].update(levels=4000)),
+    "latents beyond the proof": ("learned_prior", lambda a, t: a["grid"]["about"].update(bits=12)),
     "a ladder whose programs do not fit": (
         "local_colour", lambda a, t: a["programs"]["1.p"]["inputs"][0].__setitem__(1, 9),
     ),
-    "features that are none": ("local_colour", lambda a, t: a.update(reads=[1, 7])),
+    "features that do not exist": ("local_colour", lambda a, t: a.update(reads=[1, 7])),
     "another shape of an item": ("vq", lambda a, t: a.update(shape=[1, 4, 16])),
     "a shape below zero": ("vq", lambda a, t: a.update(shape=[-1, -1])),
-    "groups without end": ("vq", lambda a, t: a.update(growth=1 << 40)),
-    "a probe that is none": ("vq", lambda a, t: a.update(probe=7)),
+    "groups without limit": ("vq", lambda a, t: a.update(growth=1 << 40)),
+    "a probe that is not a hash": ("vq", lambda a, t: a.update(probe=7)),
     "fewer latents": ("learned_prior", narrower),
     "components that do not match": ("learned_prior", mixed),
     "fewer offsets": ("learned_prior", changed("likelihood/offset", lambda t: t[:1])),
@@ -169,61 +169,61 @@ def test_numbers_of_a_model_are_finite(wrong: str, tmp_path: Path) -> None:
         loaded(text, tensors, tmp_path / "exact.safetensors")
 
 
-def test_a_model_that_was_not_changed_is_opened(tmp_path: Path) -> None:
+def test_an_unchanged_model_is_loaded(tmp_path: Path) -> None:
     for name in ("vq", "vampprior"):
         about, tensors = opened(name)
-        exact = loaded(about, tensors, tmp_path / "exact.safetensors")
-        assert fingerprint(exact) == fingerprint(load_exact(GOLDEN / f"{name}.safetensors"))
+        model = loaded(about, tensors, tmp_path / "exact.safetensors")
+        assert fingerprint(model) == fingerprint(load_integer_model(GOLDEN / f"{name}.safetensors"))
 
 
 @pytest.mark.parametrize("name", ["learned_prior", "local_colour"])
 def test_a_decoder_alone_is_tried_on_this_machine(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has no posterior, so it decodes known bits: with a net or a loop that differs it is refused."""
-    whole, path = load_exact(GOLDEN / f"{name}.safetensors"), tmp_path / "decoder.safetensors"
-    save_exact(whole, path, decoder=True)
-    alone = load_exact(path)
+    """Without a posterior it decodes fixed bits, and is refused if a network or a loop differs."""
+    whole, path = load_integer_model(GOLDEN / f"{name}.safetensors"), tmp_path / "decoder.safetensors"
+    save_integer_model(whole, path, decoder=True)
+    alone = load_integer_model(path)
     assert alone.probe is None
     assert fingerprint(alone, decoder=True) == fingerprint(whole, decoder=True)
-    settings = Settings(3, 1)
+    settings = Quantisation(3, 1)
     x = np.zeros((2, *whole.shape), np.int64)
-    assert (Direct(alone, settings).decode(Direct(whole, settings).encode(x), 2) == x).all()
+    assert (RandomAccess(alone, settings).decode(RandomAccess(whole, settings).encode(x), 2) == x).all()
     before = type(whole.grid).values
     monkeypatch.setattr(type(whole.grid), "values", lambda self, k, *some: before(self, k, *some) // 2)
     with pytest.raises(NumericsError, match="must be"):
-        load_exact(path)
+        load_integer_model(path)
     monkeypatch.undo()
     with safe_open(path, "pt") as file:
         about = json.loads(file.metadata()["ladle"])
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    del about["decoded"]  # as older ones are
+    del about["decoded"]  # as in older files
     assert fingerprint(loaded(about, tensors, path), decoder=True) == fingerprint(whole, decoder=True)
 
 
 def test_items_of_other_levels_are_refused() -> None:
-    """The loops would read beyond the last edge."""
-    exact = load_exact(GOLDEN / "learned_prior.safetensors")
-    for codec in (BitsBack(exact), Direct(exact, Settings(3, 1))):
+    """The inner loops would read beyond the last edge."""
+    model = load_integer_model(GOLDEN / "learned_prior.safetensors")
+    for codec in (BitsBack(model), RandomAccess(model, Quantisation(3, 1))):
         with pytest.raises(CodingError, match=r"0\.\.255"):
             codec.encode(np.full((1, 1, 8, 8), 256))
 
 
 def test_a_step_leaves_two_symbols() -> None:
-    exact = load_exact(GOLDEN / "learned_prior.safetensors")
+    model = load_integer_model(GOLDEN / "learned_prior.safetensors")
     x = np.arange(64).reshape(1, 1, 8, 8) * 4
-    codec = Direct(exact, Settings(3, STEPS[-1]))
-    assert (codec.decode(codec.encode(x), 1) == codec.kept(x)).all()
+    codec = RandomAccess(model, Quantisation(3, STEPS[-1]))
+    assert (codec.decode(codec.encode(x), 1) == codec.reconstruct(x)).all()
     for step in (0, 256, 1000):
         with pytest.raises(Damaged, match="below 256"):
-            Direct(exact, Settings(3, step))
+            RandomAccess(model, Quantisation(3, step))
 
 
 def test_long_streams_are_refused() -> None:
-    """One of 64 MiB among many short ones would take room for all to be as long."""
-    exact = load_exact(GOLDEN / "vq.safetensors")
+    """One stream of 64 MiB among many short ones would need memory for all to be as long."""
+    model = load_integer_model(GOLDEN / "vq.safetensors")
     lengths, n = [1 << 26, *[4] * 3000], 3001
-    payload = b"".join(map(_length, lengths)) + bytes(sum(lengths))
+    payload = b"".join(map(_write_length, lengths)) + bytes(sum(lengths))
     with pytest.raises(Desynchronised, match="has at most"):
-        Direct(exact, Settings(0, 1)).decode(payload, n)
+        RandomAccess(model, Quantisation(0, 1)).decode(payload, n)
 
 
 # ------------------------------------------------------------------------------------------------ files
@@ -239,7 +239,7 @@ def headed(text: str) -> bytes:
 
 @pytest.mark.parametrize("wrong", ["NaN", "-Infinity", "1e400", "1" + "0" * 400, "[[" * 100_000])
 def test_numbers_of_a_header_are_finite(wrong: str) -> None:
-    with pytest.raises(Damaged, match="the header is no JSON"):
+    with pytest.raises(Damaged, match="the header is not valid JSON"):
         Reader(io.BytesIO(headed(f'{{"step": {wrong}}}')))
 
 
@@ -248,10 +248,10 @@ def test_numbers_of_a_header_are_finite(wrong: str) -> None:
               {"sharpest": "1"}, {"sharpest": [1]}, {"coarser": None}],
 )  # fmt: skip
 def test_settings_of_a_header_are_known_ones(wrong: dict[str, Any]) -> None:
-    whole = load_exact(GOLDEN / "colour.safetensors")
-    with pytest.raises(Damaged, match="settings that are not known"):
-        codec_of(whole, "random-access", {"coarser": 0, "step": 8, "sharpest": 0, **wrong})
-    assert isinstance(codec_of(whole, "random-access", {"coarser": 0, "step": 8}), Direct)
+    whole = load_integer_model(GOLDEN / "colour.safetensors")
+    with pytest.raises(Damaged, match="settings for random access are not supported"):
+        make_codec(whole, "random-access", {"coarser": 0, "step": 8, "sharpest": 0, **wrong})
+    assert isinstance(make_codec(whole, "random-access", {"coarser": 0, "step": 8}), RandomAccess)
 
 
 def head(mark: bytes, how: int, length: int) -> bytes:
@@ -260,7 +260,7 @@ def head(mark: bytes, how: int, length: int) -> bytes:
 
 @pytest.mark.parametrize("mark", ["plain", "claims", "contents"])
 def test_a_file_full_of_marks_is_given_up_on(mark: str) -> None:
-    """What each claims to hold is not read without end."""
+    """The bytes that false marks claim to hold are not read without limit."""
     one = {"plain": DATA, "claims": head(DATA, STORED, 300_000), "contents": head(CONTENTS, STORED, 300_000)}[mark]
     data = headed("{}") + one * (400_000 // len(one)) + bytes(400_000)
     start = time.perf_counter()
@@ -271,7 +271,7 @@ def test_a_file_full_of_marks_is_given_up_on(mark: str) -> None:
 
 
 def test_what_lies_behind_false_marks_is_found() -> None:
-    """As many as a sound chunk may hold by chance, and far more."""
+    """As many false marks as a valid chunk may contain by chance, and far more."""
     out = io.BytesIO()
     writer = Writer(out, {})
     false = (DATA + head(DATA, CODED, 200)) * 200

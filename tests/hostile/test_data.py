@@ -1,4 +1,4 @@
-"""Data files that must be refused: without running their code, and without taking the memory they claim."""
+"""Malicious data files must be refused without running their code or allocating the memory that they claim."""
 
 import gzip
 import io
@@ -18,13 +18,13 @@ from PIL import Image
 from ladle.data import DataError, read
 
 
-class Mine:
-    """Unpickling this would leave a trace."""
+class Payload:
+    """Unpickling this class sets ``fired``."""
 
     fired = False
 
     def __reduce__(self):
-        return (setattr, (Mine, "fired", True))
+        return (setattr, (Payload, "fired", True))
 
 
 def header(shape, descr="|u1"):
@@ -46,7 +46,7 @@ def npz(members):
 
 def pickled():
     file = io.BytesIO()
-    np.save(file, np.array([[Mine(), Mine()]]), allow_pickle=True)
+    np.save(file, np.array([[Payload(), Payload()]]), allow_pickle=True)
     return file.getvalue()
 
 
@@ -55,13 +55,13 @@ HOSTILE = {
     "large.idx": (idx(1000, 1000, 1000) + bytes(100), "claims"),
     "cut.idx": (idx(10, 5, 5) + bytes(200), "claims 250 bytes, the file has 200"),
     "long.idx": (idx(10, 5, 5) + bytes(300), "claims 250 bytes, the file has 300"),
-    "cut.idx.gz": (gzip.compress(idx(10, 5, 5) + bytes(250))[:-20], "complete packed"),
+    "cut.idx.gz": (gzip.compress(idx(10, 5, 5) + bytes(250))[:-20], "complete compressed"),
     "short.idx.gz": (gzip.compress(idx(10, 5, 5) + bytes(249)), "the file has 249"),
     "long.idx.gz": (gzip.compress(idx(10, 5, 5) + bytes(10**6)), "the file has more"),
     "bomb.idx.gz": (gzip.compress(idx(2**11, 2**10, 2**10) + bytes(10**6)), "200 times"),
-    "noise.idx.gz": (b"\x1f\x8b" + bytes(range(50)), "complete packed"),
-    "noise.idx.xz": (bytes(range(50)), "complete packed"),
-    "cut.idx.xz": (lzma.compress(idx(10, 5, 5) + bytes(250))[:-20], "complete packed"),
+    "noise.idx.gz": (b"\x1f\x8b" + bytes(range(50)), "complete compressed"),
+    "noise.idx.xz": (bytes(range(50)), "complete compressed"),
+    "cut.idx.xz": (lzma.compress(idx(10, 5, 5) + bytes(250))[:-20], "complete compressed"),
     "head.idx": (b"\0\0", "must start with"),
     "sizes.idx": (b"\0\0\x08\x03\0\0", "ends before"),
     "type.idx": (b"\0\0\x77\x01\0\0\0\1\0", "must start with"),
@@ -74,7 +74,7 @@ HOSTILE = {
     "deep.npy": (header("(" * 5000), "NumPy array"),
     "type.npy": (header((3, 3), "nonsense") + bytes(9), "NumPy array"),
     "object.npy": (pickled(), "Python objects"),
-    "pickle.npy": (pickle.dumps(Mine()), "NumPy array"),
+    "pickle.npy": (pickle.dumps(Payload()), "NumPy array"),
     "record.npy": (header((3,), [("a", "<i4"), ("b", "<f4")]) + bytes(24), "records"),
     "cut.npy": (header((10, 10)) + bytes(50), "the file has 50"),
     "empty.npy": (b"", "NumPy array"),
@@ -96,7 +96,7 @@ HOSTILE = {
 
 @pytest.fixture
 def bounded_memory():
-    """Fail, rather than eat the machine, where a file's claim is believed."""
+    """Limit the memory of the process, so that the test fails if the size that a file claims is allocated."""
     status = Path("/proc/self/status")
     if not status.exists():
         pytest.skip("the memory in use is read from /proc, which this system does not have")
@@ -113,10 +113,10 @@ def test_refused(tmp_path, bounded_memory, name):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         read(tmp_path / name)
-    assert not Mine.fired
+    assert not Payload.fired
 
 
-def test_a_zip_that_unpacks_to_much_more_is_refused(tmp_path, bounded_memory):
+def test_a_zip_bomb_is_refused(tmp_path, bounded_memory):
     count = (1 << 30) + 1
     with (
         zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive,
@@ -130,7 +130,7 @@ def test_a_zip_that_unpacks_to_much_more_is_refused(tmp_path, bounded_memory):
         read(tmp_path / "bomb.npz")
 
 
-def test_a_member_that_lies_about_its_size(tmp_path, bounded_memory):
+def test_a_member_with_a_wrong_size(tmp_path, bounded_memory):
     content = bytearray(npz({"x.npy": header((100, 100)) + bytes(100)}))
     at = content.index(b"PK\x01\x02")
     content[at + 24 : at + 28] = struct.pack("<I", 20_000)
@@ -139,12 +139,12 @@ def test_a_member_that_lies_about_its_size(tmp_path, bounded_memory):
         read(tmp_path / "a.npz")
 
 
-def test_arrays_that_are_not_asked_for_are_not_touched(tmp_path):
+def test_arrays_that_are_not_needed_are_not_read(tmp_path):
     x = io.BytesIO()
     np.save(x, np.arange(12.0).reshape(4, 3))
     (tmp_path / "a.npz").write_bytes(npz({"x.npy": x.getvalue(), "meta.npy": pickled()}))
     assert len(read(tmp_path / "a.npz").all) == 4
-    assert not Mine.fired
+    assert not Payload.fired
 
 
 def test_an_image_of_too_many_pixels_is_skipped(tmp_path, bounded_memory):

@@ -77,7 +77,7 @@ TEXTS = {
     "nested": ("[" * 10**6, "cannot be read"),
     "a list": ("[]", "must be an object"),
     "a number": ("1", "must be an object"),
-    "NaN": ('{"format": 1, "schema": NaN}', "NaN is not JSON"),
+    "NaN": ('{"format": 1, "schema": NaN}', "NaN is not valid JSON"),
     "a long number": ('{"format": ' + "9" * 10**5 + "}", "cannot be read"),
     "too large": (b" " * ((16 << 20) + 1), "at most 16 MiB"),
 }
@@ -91,7 +91,7 @@ def test_config_files(folder: Path, bounded: None, name: str) -> None:
 
 
 def at(config: Config, path: str) -> tuple[Any, str]:
-    """The mapping that holds ``a.b.c``, and its key."""
+    """The mapping that contains ``a.b.c``, and its key."""
     *outer, last = path.split(".")
     for key in outer:
         config = config[key]
@@ -137,29 +137,29 @@ CONFIGS = {
     "model null": (put("model", None), "does not describe"),
     "model of numbers": (put("model", {"part": "model/vae", "latents": 1, "likelihood": 2}), "does not describe"),
     "model is a net": (put("model", {"part": "net/mlp", "inputs": [1]}), "model/vae"),
-    "part a number": (put(f"{FAMILY}.part", 7), "made of"),
-    "unknown kind": (put(f"{FAMILY}.part", "os/system"), "made of"),
+    "part a number": (put(f"{FAMILY}.part", 7), "a part of a model must be one of"),
+    "unknown kind": (put(f"{FAMILY}.part", "os/system"), "a part of a model must be one of"),
     "unknown part": (put(f"{FAMILY}.part", "family/nothing"), "unknown family 'nothing'; known"),
     "unknown argument": (put(f"{FAMILY}.nothing", 1), "nothing"),
     "missing argument": (drop("model.latents"), "latents"),
     "a wrong type": (put(f"{ENCODER}.width", "wide"), "does not describe"),
     "a negative size": (put(f"{ENCODER}.width", -5), "does not describe"),
-    "a function": (put(FAMILY, WRITER), "made of"),
-    "a data set": (put(FAMILY, {"part": "dataset/mnist"}), "made of"),
-    "nested families": (nested, "does not fit config.json|does not describe"),
-    "a huge width": (put(f"{ENCODER}.width", 10**12), "larger than any size"),
-    "an immense width": (put(f"{ENCODER}.width", 10**1000), "larger than any size"),
+    "a function": (put(FAMILY, WRITER), "a part of a model must be one of"),
+    "a data set": (put(FAMILY, {"part": "dataset/mnist"}), "a part of a model must be one of"),
+    "nested families": (nested, "does not match config.json|does not describe"),
+    "a huge width": (put(f"{ENCODER}.width", 10**12), "a size must be at most"),
+    "an immense width": (put(f"{ENCODER}.width", 10**1000), "a size must be at most"),
     "a large width": (put(f"{ENCODER}.width", 10**6), "must be"),
     "a large prior": (put(f"{PRIOR}.width", 10**6), "must be"),
     "many components": (put(f"{PRIOR}.components", 10**7), "must be"),
     "a million layers": (put(f"{ENCODER}.depth", 10**6), "operations"),
-    "an infinite unit": (put("model.latents.reads.scale", float("1e300")), "larger than any unit"),
+    "an infinite unit": (put("model.latents.reads.scale", float("1e300")), "a unit must be at most"),
     "a schema that is a list": (put("schema", []), "schema must be"),
     "a schema's shape": (put("schema.shape", [1, 0, 8]), "shape must be"),
     "a schema's kind": (put("schema.kind", "table"), "shape must be"),
-    "another shape": (put("schema.shape", [1, 4, 16]), "explains"),
+    "another shape": (put("schema.shape", [1, 4, 16]), "event is"),
     "another support": (put("schema.support", "binary"), "explains"),
-    "another event": (put("model.likelihood.event", [1, 8, 9]), "explains"),
+    "another event": (put("model.likelihood.event", [1, 8, 9]), "event is"),
     "another latent event": (put("model.latents.posterior.event", [4]), "does not describe"),
     "another prior event": (put(f"{PRIOR}.event", [4]), "does not describe"),
     "another input": (put(f"{ENCODER}.inputs", [3, 8, 8]), "does not describe"),
@@ -189,7 +189,7 @@ def test_specs_call_no_functions() -> None:
 
 
 def lies(start: int, end: int) -> Callable[[bytes], bytes]:
-    """The header says that the first tensor lies elsewhere."""
+    """Change the position of the first tensor in the header."""
 
     def change(content: bytes) -> bytes:
         (size,) = struct.unpack("<Q", content[:8])
@@ -253,12 +253,12 @@ TENSORS: dict[str, tuple[Callable[[Tensors], Any], str]] = {
     "another shape": (swap(lambda t: t.T.contiguous()), "must be"),
     "another type": (swap(torch.Tensor.half), "must be torch.float32, got torch.float16"),
     "whole numbers": (swap(torch.Tensor.int), "must be torch.float32"),
-    "one less": (lambda tensors: tensors.pop(first(tensors)), "lacking"),
-    "one more": (lambda tensors: tensors.update(extra=torch.zeros(1)), "unknown.*extra"),
-    "a mask that looks ahead": (unmask, "last.mask.*not what config.json says"),
+    "one less": (lambda tensors: tensors.pop(first(tensors)), "missing"),
+    "one more": (lambda tensors: tensors.update(extra=torch.zeros(1)), "unexpected.*extra"),
+    "a mask that looks ahead": (unmask, "last.mask.*does not match config.json"),
     "other units": (
         lambda tensors: tensors.update({"latents.reads.scale": torch.tensor(0.5)}),
-        "reads.scale.*not what config.json says",
+        "reads.scale.*does not match config.json",
     ),
 }
 
@@ -328,7 +328,7 @@ ARGUMENTS = {
 SCHEMAS = {
     "binary": ladle.Schema("image", (1, 4, 4), "binary"),
     "bytes": ladle.Schema("image", (1, 4, 4), "bytes"),
-    "real": ladle.Schema("image", (1, 4, 4), "real", loc=(0.0,), scale=(1.0,)),
+    "real": ladle.Schema("image", (1, 4, 4), [ladle.Column("real", loc=0.0, scale=1.0)]),
 }
 
 

@@ -1,4 +1,4 @@
-"""How a compressed file is cut in chunks, what of a damaged one comes back, and what is left where work stops early."""
+"""Chunks of a compressed file, the recovery of damaged files, and interrupted work."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import ladle
 from commands import command, small_chunks
 from ladle.coding.ans.stack import Stack
 from ladle.coding.bits_back import BitsBack
+from ladle.coding.chunks import initial_bytes
 from ladle.coding.container import Reader, Writer
-from ladle.tasks.compress import borrowed, exact
+from ladle.tasks.compress import integer_model
 
 
 @pytest.mark.parametrize("payload", [1 << 19, 1 << 11])
 def test_noise_costs_no_more_than_its_pixels(run, tmp_path, monkeypatch, payload):
-    """A model that was not made for them makes nothing larger: 300 bytes at most, however many chunks it fills."""
+    """Data that do not fit the model take at most 300 bytes more than their pixels, for any number of chunks."""
     small_chunks(monkeypatch, payload)
     x = np.random.default_rng(0).integers(0, 256, (500, 8, 8), np.uint8)
     made = ladle.compress(run, x, tmp_path / "x.ladle")
@@ -31,14 +32,14 @@ def test_noise_costs_no_more_than_its_pixels(run, tmp_path, monkeypatch, payload
 
 
 def test_a_chunk_is_so_large_that_its_first_item_borrows_little(run, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("ladle.tasks.compress.PAYLOAD", 1 << 11)
+    monkeypatch.setattr("ladle.coding.chunks.PAYLOAD", 1 << 11)
     assert ladle.compress(run, digits, tmp_path / "many.ladle").chunks > 4
-    found = exact(run)
+    found = integer_model(run)
     x = digits[-200:].astype(np.int64)
     stack, before = Stack(1, 1 << 12), 1 << 12
     found.walk(lambda _, q, p: q.pop(stack), len(x), x)
-    assert borrowed(found) == pytest.approx(4 * (before - int(stack.top[0])) / len(x), rel=0.3)
-    monkeypatch.setattr("ladle.tasks.compress.borrowed", lambda found: 1000)
+    assert initial_bytes(found) == pytest.approx(4 * (before - int(stack.top[0])) / len(x), rel=0.3)
+    monkeypatch.setattr("ladle.coding.chunks.initial_bytes", lambda found: 1000)
     assert ladle.compress(run, digits, tmp_path / "x.ladle").chunks == 1
 
 
@@ -68,7 +69,7 @@ def test_what_is_whole_of_a_damaged_file_comes_back(run, digits, tmp_path, monke
 
 
 def test_chunks_are_coded_side_by_side(run, digits, tmp_path, monkeypatch):
-    """With two threads the file is the same, byte for byte, and comes back in order."""
+    """With two threads the file is byte-identical, and its items decode in order."""
     small_chunks(monkeypatch)
     before, seen = torch.get_num_threads(), []
     decode = BitsBack.decode

@@ -1,4 +1,4 @@
-"""Compressing and decompressing, as a user does."""
+"""Compression and decompression as a user calls them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_names_come_back_whatever_they_are(run, tmp_path):
 
 
 def test_a_range_of_a_folder_is_images(run, tmp_path):
-    """Whatever the number of tiles that each was cut into."""
+    """A range counts images, not the tiles that they were cut into."""
     root = tmp_path / "images"
     root.mkdir()
     made = folder_of_images(root)
@@ -125,7 +125,7 @@ def test_a_transparent_colour_stays_transparent(run, tmp_path, mode, colour):
 
 
 def test_an_image_alone_comes_back_with_its_own_size(run, tmp_path):
-    """A photograph is not scaled to what the model reads; one of several frames would lose all but the first."""
+    """A photograph is not scaled to the model's size, and an image of several frames is refused."""
     pixels = np.random.default_rng(0).integers(0, 256, (30, 21, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.jpg")
     with Image.open(tmp_path / "photo.jpg") as image:
@@ -211,7 +211,7 @@ def test_models_that_cannot_be_coded_with_are_named(tmp_path):
 
 
 def test_a_file_of_levels_is_not_binarised_on_the_way(tmp_path):
-    """A model of bits would make bits of what ``fit`` reads; what is compressed must come back as it was."""
+    """A model of bits binarises the data in ``fit``; compression must not, as it has to restore the data."""
     data = ladle.read("digits", binarize="threshold")
     for _ in ladle.fit(ladle.assemble(data.schema, narrow("vae", data.schema)), data, epochs=1, run=tmp_path / "run"):
         pass

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import ladle
+from ladle.inference import annealed, quadrature
 from ladle.inference.evidence import Items
+from ladle.model.vae import VAE
 from ladle.tasks import common
 from ladle.tasks.score import measure
 from toys import narrow
@@ -40,6 +42,45 @@ def test_every_item_is_told_of(digits: tuple[ladle.Model, ladle.Dataset]) -> Non
     assert [k for k, _ in told["curve"]] == [1, 2, 5, 10, 20, 30]
     assert (np.diff([nats for _, nats in told["curve"]]) < 0).all(), "the bound falls as samples grow"
     assert ladle.evidence(model, data, samples=3).to_json()["k_hat_bad"] is None, "too few samples for a tail"
+
+
+def test_bits_per_dimension_count_observed_values_only() -> None:
+    """The nats of an item are those of its observed values, so the bits are per observed value."""
+    rng = np.random.default_rng(0)
+    x = np.where(rng.random((50, 4)) < 0.3, np.nan, rng.normal(size=(50, 4))).astype(np.float32)
+    data = ladle.read(x, missing="nan")
+    vae = ladle.assemble(data.schema, narrow("vae", data.schema), seed=3).model.eval().requires_grad_(False)
+    model = ladle.Model(vae, data.schema, {}, "cpu")
+    given = measure(model, x, samples=5)
+    np.testing.assert_array_equal(given.observed, (~np.isnan(x)).sum(1))
+    bits = ladle.evidence(model, x, samples=5).bits_per_dim
+    np.testing.assert_allclose(bits, given.nats.sum() / np.log(2) / (~np.isnan(x)).sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["ais", "exact"])
+def test_a_method_is_prepared_once_for_all_batches_and_threads(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ladle.read("digits", binarize="dynamic")
+    vae = ladle.assemble(data.schema, narrow("vae", data.schema, 1), seed=3).model.eval().requires_grad_(False)
+    model, copies = ladle.Model(vae, data.schema, {}, "cpu"), []
+    in_double_precision = quadrature.in_double_precision
+
+    def counted(vae: VAE) -> VAE:
+        copies.append(vae)
+        return in_double_precision(vae)
+
+    for module in (annealed, quadrature):
+        monkeypatch.setattr(module, "in_double_precision", counted)
+    threads = torch.get_num_threads()
+    found = {}
+    try:
+        for workers in (1, 3):
+            torch.set_num_threads(workers)
+            found[workers] = measure(model, data, method=method, samples=2, temperatures=3, at_most=24, batch=4)
+            assert len(copies) == 1
+            copies.clear()
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_allclose(found[1].nats, found[3].nats, rtol=1e-9)
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""Every family of latents as posterior and prior of a small model: it trains, and every task works."""
+"""Every family of latents as posterior and prior of a small model: the model trains, and every task works."""
 
 from __future__ import annotations
 
@@ -93,14 +93,15 @@ def logs_of_everything(model: Model, items: ladle.Split, values: torch.Tensor) -
         rows = []
         for z in values:
             zs = [z.expand(len(items), -1)]
-            trace = model.vae.latents.walk(replay(zs), n=len(items))
-            rows.append(sum_event(model.vae.explain(trace.h).log_prob(batch.x), 1) + trace.levels[0].log_p)
+            blank = model.vae.blank(len(items))
+            trace = model.vae.walk(replay(zs), blank)
+            rows.append(sum_event(model.vae.explain(trace.h, blank).log_prob(batch.x), 1) + trace.levels[0].log_p)
     return torch.stack(rows)
 
 
 @pytest.mark.parametrize("name", ["bernoulli", "one_hot"])
 def test_codes_are_evaluated_as_codes(name: str, tmp_path: Path) -> None:
-    """The bound with 2,000 samples is log p(x) by enumeration, to within its noise: nothing is relaxed."""
+    """The bound with 2,000 samples equals log p(x) by enumeration up to its noise, so no relaxation is used."""
     fitted(FAMILIES[name], PRIORS["learned"], tmp_path / "run", epochs=3)
     model, items = ladle.load(tmp_path / "run", "cpu"), digits().all.take(np.arange(10))
     choices = [(0.0, 1.0)] * SIZE if name == "bernoulli" else [torch.eye(3).tolist()] * 2
@@ -137,7 +138,7 @@ def test_what_no_latents_can_have() -> None:
 @pytest.mark.parametrize("name", ["von_mises", "power_spherical", "dirichlet", "one_hot"])
 def test_a_prior_elsewhere_is_refused(name: str) -> None:
     for prior in ({"part": "prior/standard", "family": NORMAL}, {"part": "prior/autoregressive"}):
-        with pytest.raises(SpecError, match="must agree"):
+        with pytest.raises(SpecError, match="must have the same support"):
             ladle.assemble(digits().schema, plan(FAMILIES[name], prior))
 
 
@@ -152,9 +153,9 @@ def test_gradients_that_need_a_reparameterised_posterior() -> None:
 
 
 def test_a_joint_likelihood_of_a_table() -> None:
-    """Correlated residuals are worth nats; and missing numbers are refused."""
+    """A likelihood with correlated residuals gains nats, and missing values are refused."""
     rng = np.random.default_rng(0)
-    pair = np.array([[1.0, 0.95], [0.0, 0.3]])  # two of them: the one latent explains one
+    pair = np.array([[1.0, 0.95], [0.0, 0.3]])  # two directions, of which the single latent explains one
     x = (rng.normal(size=(400, 4)) @ np.kron(np.eye(2), pair)).astype(np.float32)
     data = ladle.read(x)
     nats = {}
@@ -167,7 +168,7 @@ def test_a_joint_likelihood_of_a_table() -> None:
             pass
         model = Model(assembly.model.eval().requires_grad_(False), data.schema, {}, "cpu")
         nats[name] = ladle.evidence(model, data, samples=50).nats
-    best = 0.5 * (4 * math.log(2 * math.pi * math.e) + np.linalg.slogdet(np.cov(x.T))[1])  # of normal models
+    best = 0.5 * (4 * math.log(2 * math.pi * math.e) + np.linalg.slogdet(np.cov(x.T))[1])  # the best normal
     assert nats["full_normal"] < nats["normal"] - 0.2
     assert abs(nats["full_normal"] - best) < 0.3
     x[0, 0] = np.nan
@@ -177,7 +178,7 @@ def test_a_joint_likelihood_of_a_table() -> None:
 
 
 def test_no_latents_of_one_number_after_the_other() -> None:
-    """A joint family without conditionals says so where they are asked for."""
+    """A joint family without conditionals raises an error if they are needed."""
     assembly = ladle.assemble(digits().schema, plan(FAMILIES["power_spherical"], PRIORS["standard"]))
     model = Model(assembly.model.eval().requires_grad_(False), digits().schema, {}, "cpu")
     with pytest.raises(NotAvailable, match="chain"):

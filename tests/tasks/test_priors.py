@@ -1,7 +1,8 @@
-"""Every learned prior, and a mixture as posterior, from fitting to the report: tasks are the same for all."""
+"""Every learned prior, and a mixture as posterior, from fitting to the report, with the same tasks for all."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from toys import narrow
 
 NORMAL = {"part": "family/normal"}
 MIXTURE = {"part": "family/mixture", "family": NORMAL, "components": 2}
-CODABLE = {"mixture", "vamp", "posterior"}
+CODABLE = {"mixture", "vamp", "posterior", "conditional"}
 LATENTS: dict[str, dict[str, Any]] = {
     "mixture": {"posterior": NORMAL, "prior": {"part": "prior/mixture", "components": 5}},
     "vamp": {"posterior": NORMAL, "prior": {"part": "prior/vamp", "components": 10}},
     "flow": {"posterior": NORMAL, "prior": {"part": "prior/flow", "width": 16}},
+    "conditional": {"posterior": NORMAL, "prior": {"part": "prior/conditional", "components": 2}},
     "posterior": {"posterior": MIXTURE, "prior": {"part": "prior/standard", "family": NORMAL}},
 }
 
@@ -36,7 +38,7 @@ Fitted = tuple[str, Path, list[float]]
 
 @pytest.fixture(scope="module", params=sorted(LATENTS))
 def fitted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
-    """What is fitted, its folder, and the losses."""
+    """The fitted model, its folder and the losses."""
     data = ladle.read("digits")
     folder = tmp_path_factory.mktemp(request.param) / "run"
     assembly = ladle.assemble(data.schema, plan(request.param, data.schema), seed=1)
@@ -68,8 +70,8 @@ def test_a_saved_model_serves_every_task(fitted: Fitted) -> None:
 def test_the_health_check_finds_nothing_wrong_with_its_densities(fitted: Fitted) -> None:
     name, folder, _ = fitted
     findings = {f.name: f for f in ladle.check(ladle.load(folder), ladle.read("digits")).findings}
-    for rung in ("weights", "supports", "neighbours", "normalisation"):
-        assert findings[rung].ok, findings[rung]
+    for name in ("weights", "supports", "neighbours", "normalisation"):
+        assert findings[name].ok, findings[name]
     assert ("p(z)" in findings["normalisation"].measured) == (name in CODABLE)
 
 
@@ -81,6 +83,7 @@ def test_the_report_names_it(fitted: Fitted) -> None:
         "mixture": "prior: mixture (components 5) 3",
         "vamp": "prior: vamp (components 10) 3",
         "flow": "prior: flow (couplings 4, width 16) 3",
+        "conditional": "prior: conditional (classes 10, components 2) 3",
         "posterior": "linear to mixture of normal",
     }
     assert named[name] in told
@@ -90,10 +93,12 @@ def test_the_report_names_it(fitted: Fitted) -> None:
 @pytest.mark.parametrize("toy", ["table", "colour"])
 @pytest.mark.parametrize("name", sorted(LATENTS))
 def test_every_kind_of_data_is_walked_through(name: str, toy: str, toys: dict[str, ladle.Dataset]) -> None:
-    """Also with missing values, which double what the encoder reads, and with images, which are no vectors."""
+    """Also with missing values, which double the encoder's input, and with images, which are not vectors."""
     data = toys[toy]
-    model = ladle.assemble(data.schema, plan(name, data.schema)).model
-    batch = make_batch(data.train, data.schema, torch.arange(6))
+    schema = replace(data.schema, label_names=("a", "b"))
+    model = ladle.assemble(schema, plan(name, schema)).model
+    labelled = data.train.relabelled(np.arange(len(data.train)) % 3 - 1)
+    batch = make_batch(labelled, schema, torch.arange(6), given=model.context)
     terms = model(batch, (2,), from_posterior)
     assert terms.log_w.shape == (2, 6)
     terms.log_w.sum().backward()
@@ -108,15 +113,16 @@ def test_a_prior_lives_where_the_posterior_does(name: str, toys: dict[str, ladle
     whole = plan(name, schema)
     beta = {**whole, "latents": {**whole["latents"], "posterior": {"part": "family/beta"}}}
     if name == "flow":
-        with pytest.raises(ladle.SpecError, match="they must agree"):
+        with pytest.raises(ladle.SpecError, match="must have the same support"):
             ladle.assemble(schema, beta)
         return
-    z = ladle.assemble(schema, beta).model.latents.walk(lambda i, q, p: p.sample(), n=4).h
+    vae = ladle.assemble(schema, beta).model
+    z = vae.walk(lambda i, q, p: p.sample(), vae.blank(4)).h
     assert bool(((z > 0) & (z < 1)).all())
 
 
 def test_a_mixture_can_be_stuck_to_its_landing(toys: dict[str, ladle.Dataset]) -> None:
-    """Its draw is reparameterised, so the doubly reparameterised gradient is there too; for student_t it is not."""
+    """Its draw is reparameterised, so the doubly reparameterised gradient is available, unlike for student_t."""
     data = toys["bits"]
     stuck = {**plan("posterior", data.schema), "objective": {"part": "objective/iwae", "particles": 3}}
     ladle.assemble(data.schema, stuck)

@@ -1,4 +1,4 @@
-"""What tasks do with several levels of latents, from fitting to the report."""
+"""Tasks with hierarchical models, from training to the report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOP = 2  # latents
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny ladder of the digits, with six levels."""
+    """The folder of a tiny hierarchical model of the digits, with six levels."""
     folder, data = tmp_path_factory.mktemp("ladder") / "run", ladle.read("digits")
     plan = narrow("vdvae", data.schema)
     plan["latents"] |= {"blocks": f"1:{TOP}, 2x2, 4x3", "width": 12}
@@ -38,7 +38,7 @@ def model(run: Path) -> ladle.Model:
     return ladle.load(run, "cpu")
 
 
-def test_levels_are_concatenated_the_top_first(model: ladle.Model) -> None:
+def test_levels_are_concatenated_from_the_top(model: ladle.Model) -> None:
     every, top = ladle.encode(model, "digits"), ladle.encode(model, "digits", levels="top")
     assert every.shape[1] == sum(numel(e) for e in model.vae.latents.events)
     assert np.array_equal(top, every[:, :TOP])
@@ -46,7 +46,7 @@ def test_levels_are_concatenated_the_top_first(model: ladle.Model) -> None:
         ladle.encode(model, "digits", levels="bottom")
 
 
-def test_the_top_is_decoded_by_the_centres_below(model: ladle.Model) -> None:
+def test_levels_that_are_not_given_are_decoded_at_their_centres(model: ladle.Model) -> None:
     x = ladle.read("digits").test.x[:6]
     every = ladle.encode(model, x)
     for keep, columns in ((1, TOP), (3, TOP + 2 * 4), (6, every.shape[1])):
@@ -63,15 +63,15 @@ def test_the_gist_is_kept_and_the_detail_varied(model: ladle.Model) -> None:
     spread = [ladle.reconstruct(model, x, draws=20, keep=keep).var(1).mean() for keep in (1, 6)]
     assert spread[0] > spread[1], "detail from the prior varies more than detail from the posterior"
     whole = ladle.reconstruct(model, x, draws=2, keep=2, batch=6)
-    for size in (1, 4):  # noise is keyed by item also where it is drawn from the prior
+    for size in (1, 4):  # noise is keyed by item also if it is drawn from the prior
         np.testing.assert_allclose(ladle.reconstruct(model, x, draws=2, keep=2, batch=size), whole, atol=1e-3)
     for keep in (0, 7):
         with pytest.raises(DataError, match="between 1 and the 6"):
             ladle.reconstruct(model, x, keep=keep)
 
 
-def test_importance_weights_are_of_all_levels(model: ladle.Model) -> None:
-    """The bound falls with K, whatever is proposed, and all proposals bound the same number."""
+def test_importance_weights_include_all_levels(model: ladle.Model) -> None:
+    """The bound decreases with K for every proposal, and all proposals bound the same quantity."""
     x = ladle.read("digits").test.x[:40]
     found = {p: ladle.evidence(model, x, samples=1000, proposal=p) for p in ("q", "inflated", "defensive")}
     for evidence in found.values():
@@ -81,7 +81,7 @@ def test_importance_weights_are_of_all_levels(model: ladle.Model) -> None:
     assert found["defensive"].nats - found["q"].nats < 3.0
 
 
-def test_what_knows_one_level_says_so(model: ladle.Model) -> None:
+def test_functions_for_one_level_refuse_several(model: ladle.Model) -> None:
     x = ladle.read("digits").test.x[:2]
     assert ladle.evidence(model, x, method="ais", samples=2).method == "iwae"
     with pytest.raises(NotAvailable, match=r"one level of latents.*58 latents in 6 levels.*iwae"):
@@ -94,20 +94,20 @@ def test_what_knows_one_level_says_so(model: ladle.Model) -> None:
         ladle.select("digits", "nowhere", recipe="vdvae", steps=1)
     from ladle.sklearn import VAE
 
-    with pytest.raises(ladle.SpecError, match="leave it None"):
+    with pytest.raises(ladle.SpecError, match="n_components must be None"):
         VAE(recipe="lvae", n_components=3, size="xs").fit(np.random.default_rng(0).normal(size=(40, 5)))
 
 
-def test_the_kl_of_latents_sums_to_that_of_the_bound(model: ladle.Model) -> None:
+def test_the_kl_of_the_latents_sums_to_that_of_the_bound(model: ladle.Model) -> None:
     test = ladle.tasks.common.items(model, "digits")
     found = units(model, test)
     assert found.kl.shape == found.spread.shape == (58,)
     assert 0 < found.kl.sum() < ladle.evidence(model, test, samples=1).nats
     unused = found.kl < 1e-4
-    assert (found.spread[unused] < 0.05).all(), "a latent that is its prior does not move by itself"
+    assert (found.spread[unused] < 0.05).all(), "a latent that equals its prior has a constant centre"
 
 
-def test_the_health_check_knows_what_to_do_with_several_levels(model: ladle.Model) -> None:
+def test_the_health_check_of_several_levels(model: ladle.Model) -> None:
     health = ladle.check(model, ladle.read("digits"))
     found = {f.name: f for f in health.findings}
     assert all(found[name].ok for name in ("weights", "supports", "neighbours", "normalisation"))
@@ -116,7 +116,7 @@ def test_the_health_check_knows_what_to_do_with_several_levels(model: ladle.Mode
     assert found["shuffle"].measured["drop"] > 0
 
 
-def test_the_report_draws_several_levels(run: Path) -> None:
+def test_the_report_of_several_levels(run: Path) -> None:
     ladle.report(run, quick=True)
     page = (run / "report.html").read_text()
     assert "z₅₋₄" in page

@@ -1,4 +1,4 @@
-"""Two processes take the steps that one takes; they stop together, and go on where they were."""
+"""Two processes take the same steps as one; they stop together, and resume from the same checkpoint."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from ladle.cli import main
 from ladle.cli.launch import launch
 from ladle.machine import choose
 from ladle.objectives.elbo import Elbo
-from ladle.training.distributed import check_parts
+from ladle.training.distributed import check_devices
 from toys import narrow, toy_data
 
 RUN = {"recipe": "vae", "size": "xs", "estimator": "vi"}
 EPOCHS, BATCH, STEPS = 2.0, 64, 8
 
-# Each has its own way of seeing the batch: closed forms, hooks, means that are bent, a sampler that rejects, no
-# reparameterisation, masks.
+# Cases that use the batch in different ways: closed forms, hooks, nonlinear functions of the mean, rejection sampling,
+# no reparameterisation, masks.
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "elbo": ("digits", "vae", {}),
     "binarised": ("grey", "learned_prior", {}),
@@ -61,13 +61,13 @@ def assembled(case: str, data: ladle.Dataset) -> ladle.Assembly:
 
 
 def trajectory(case: str, toys: dict[str, ladle.Dataset], devices: int) -> list[list[float]]:
-    """The loss of every step, and at the end the length of every tensor of weights and of the objective's state."""
+    """The loss of every step, and the final norm of every tensor of the model and of the objective's state."""
     data = toys[CASES[case][0]]
     assembly = assembled(case, data)
     epochs = STEPS / (len(data.train) // BATCH)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            ladle.training.distributed, "choose", lambda *wanted: choose(*wanted)._replace(precision="32-true")
+            ladle.training.distributed, "choose", lambda *arguments: choose(*arguments)._replace(precision="32-true")
         )
         patch.setattr(ladle.training.fit, "VALIDATIONS", 2)
         losses = [s.nats for s in ladle.fit(assembly, data, epochs=epochs, seed=3, device="cpu", devices=devices)]
@@ -76,7 +76,7 @@ def trajectory(case: str, toys: dict[str, ladle.Dataset], devices: int) -> list[
 
 
 class Planted(Elbo):
-    """The bound, but NaN at one step on the second device alone."""
+    """The bound, but NaN at one step on the second device only."""
 
     def forward(self, terms, progress):  # type: ignore[no-untyped-def]
         loss = super().forward(terms, progress)
@@ -85,7 +85,7 @@ class Planted(Elbo):
 
 
 def work(folder: Path) -> None:
-    """What each of two processes does: it leaves what it saw in ``folder``; at the end the second one dies."""
+    """The program of each of two processes. Results are written to ``folder``; at the end the second process dies."""
     toys, rank = toy_data(), os.environ["RANK"]
     seen: dict[str, Any] = {case: trajectory(case, toys, 2) for case in CASES}
 
@@ -102,7 +102,7 @@ def work(folder: Path) -> None:
         pass
     steps_ = run(folder / "parts", toys["digits"])
     for step in steps_:
-        if step.step == 7 and rank == "0":  # the first one leaves, and the other is told
+        if step.step == 7 and rank == "0":  # the first process stops, and stops the other one
             steps_.close()
             break
     ladle.training.fit.CHECKPOINT_SECONDS = 0.0
@@ -112,14 +112,14 @@ def work(folder: Path) -> None:
 
 
 def run(folder: Path, data: ladle.Dataset):  # type: ignore[no-untyped-def]
-    """The run that the command line goes on with."""
+    """The run that the command line resumes later."""
     assembly = ladle.assemble(data.schema, RUN["recipe"], RUN["size"], seed=0)
     return ladle.fit(assembly, data, epochs=EPOCHS, device="cpu", devices=2, run=folder, resume=True, settings=RUN)
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, float]:
-    """Two processes at work: their folder, the exit status, and how long the end of one kept the others."""
+    """Run two processes: their folder, the exit status, and the time that the rest took after one had died."""
     folder, here = tmp_path_factory.mktemp("two"), Path(__file__).parent
     code = (
         f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]; "
@@ -147,21 +147,21 @@ def test_two_processes_take_the_steps_of_one(
         np.testing.assert_allclose(b, a, rtol=2e-6, atol=1e-6)
 
 
-def test_the_clock_of_the_first_process_ends_them_at_the_same_step(two: tuple[Path, int, float]) -> None:
+def test_the_clock_of_the_first_process_stops_all_at_the_same_step(two: tuple[Path, int, float]) -> None:
     (step, seconds, _), _ = first, second = seen(two, 0)["clock"], seen(two, 1)["clock"]
     assert first == second
     assert step > 5
     assert 0.6 <= seconds < 5.0
 
 
-def test_what_breaks_on_one_device_is_applied_on_none(two: tuple[Path, int, float]) -> None:
+def test_a_gradient_that_is_not_finite_on_one_device_is_applied_on_none(two: tuple[Path, int, float]) -> None:
     (note,), (other,) = seen(two, 0)["broken"], seen(two, 1)["broken"]
     assert note == other
     assert note.startswith("step 4: the gradient of ")
     assert "rolled back" in note
 
 
-def test_a_killed_process_ends_the_run_and_resuming_ends_with_the_same_bits(
+def test_a_killed_process_ends_the_run_and_resuming_is_bit_identical(
     two: tuple[Path, int, float], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder, status, waited = two
@@ -170,7 +170,7 @@ def test_a_killed_process_ends_the_run_and_resuming_ends_with_the_same_bits(
     assert not (folder / "parts" / "model.safetensors").exists()
     assert len(list((folder / "parts" / "checkpoints").glob("step-*"))) == 1
 
-    # by the command itself, but for the pictures
+    # by the command itself, without images and report
     code = (
         "import ladle; from ladle.reporting import pictures; pictures.draw = ladle.report = lambda *a, **k: None; "
         "from ladle.cli import main; main()"
@@ -182,7 +182,7 @@ def test_a_killed_process_ends_the_run_and_resuming_ends_with_the_same_bits(
         main([*arguments, "--epochs", str(EPOCHS), "--device", "cpu", "--devices", "2", "--json"])
     out, err = capfd.readouterr()
     assert left.value.code == 0, err
-    assert json.loads(out)["steps"] == 22  # the second process has said nothing
+    assert json.loads(out)["steps"] == 22  # the second process has printed nothing
     assert err.count("training for") == 1
     whole, parts = (load_file(folder / name / "model.safetensors") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
@@ -190,45 +190,45 @@ def test_a_killed_process_ends_the_run_and_resuming_ends_with_the_same_bits(
     assert json.loads((folder / "parts" / "config.json").read_text())["result"]["devices"] == 2
 
 
-def test_who_failed_is_told(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """The processes are stand-ins here: they end in every way."""
+def test_the_process_that_failed_is_named(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """The processes are stand-ins that end in various ways."""
     monkeypatch.setattr(launching, "GRACE", 1.0)
 
     def ends(first: str, second: str) -> tuple[int, str]:
-        tell = "lambda word: print('ladle: ' + word, file=sys.stderr)"
-        code = f"import os, sys, time; r = os.environ['RANK']; tell = {tell}; "
+        fail = "lambda message: print('ladle: ' + message, file=sys.stderr)"
+        code = f"import os, sys, time; r = os.environ['RANK']; fail = {fail}; "
         monkeypatch.setattr(launching, "COMMAND", code + f"exec({first!r} if r == '0' else {second!r})")
         return launch([], 2), capfd.readouterr().err
 
-    kill, stay, bad = "os.kill(os.getpid(), 9)", "time.sleep(60)", "tell('no such data'); sys.exit(2)"
+    kill, stay, bad = "os.kill(os.getpid(), 9)", "time.sleep(60)", "fail('no such data'); sys.exit(2)"
     started = time.perf_counter()
     assert ends("pass", "pass") == (0, "")
     assert ends(bad, bad) == (2, "ladle: no such data\n")
     assert ends("time.sleep(0.3);" + bad, bad) == (2, "ladle: no such data\n")
-    status, told = ends(stay, kill)
-    assert (status, told) == (
+    status, message = ends(stay, kill)
+    assert (status, message) == (
         1,
-        "ladle: process 2 of 2 was killed (SIGKILL); --resume goes on from the last checkpoint\n",
+        "ladle: process 2 of 2 was killed (SIGKILL); --resume continues from the last checkpoint\n",
     )
-    status, told = ends(stay, "tell('out of memory'); sys.exit(1)")
+    status, message = ends(stay, "fail('out of memory'); sys.exit(1)")
     assert status == 1
-    assert "process 2 of 2 failed (out of memory)" in told
-    status, told = ends(kill, stay)
+    assert "process 2 of 2 failed (out of memory)" in message
+    status, message = ends(kill, stay)
     assert status == 1
-    assert "process 1 of 2 was killed (SIGKILL)" in told
-    lost = "tell('another process of this run has ended'); sys.exit(1)"
-    assert ends("tell('no space left'); sys.exit(1)", lost) == (1, "ladle: no space left\n")
-    status, told = ends(lost, kill)
+    assert "process 1 of 2 was killed (SIGKILL)" in message
+    lost = "fail('another process of this run has ended'); sys.exit(1)"
+    assert ends("fail('no space left'); sys.exit(1)", lost) == (1, "ladle: no space left\n")
+    status, message = ends(lost, kill)
     assert status == 1
-    assert told.splitlines()[1].startswith("ladle: process 2 of 2 was killed (SIGKILL)")
+    assert message.splitlines()[1].startswith("ladle: process 2 of 2 was killed (SIGKILL)")
     assert ends("sys.exit(143)", stay) == (143, "")
     assert time.perf_counter() - started < 20.0
 
 
-def test_a_signal_reaches_the_first_process_alone(
+def test_a_signal_is_forwarded_to_the_first_process_only(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Ctrl-C comes to the command; the first process leaves as it does when it is alone, and the command with it."""
+    """Ctrl-C reaches the launcher; the first process exits as a single process does, and the launcher with it."""
     code = (
         "import os, signal, sys, time\n"
         "if os.environ['RANK'] == '0':\n"
@@ -243,27 +243,27 @@ def test_a_signal_reaches_the_first_process_alone(
     assert capfd.readouterr().err == ""
 
 
-def test_batches_must_be_shared_equally(toys: dict[str, ladle.Dataset]) -> None:
+def test_the_number_of_devices_must_divide_the_batch(toys: dict[str, ladle.Dataset]) -> None:
     data = toys["digits"]
     assembly = ladle.assemble(data.schema, "vae", "xs")
-    with pytest.raises(ladle.MachineError, match="3 cannot share a batch of 128 items so; 2 or 4 can"):
+    with pytest.raises(ladle.MachineError, match="the batch of 128 items into equal parts, got 3; use 2 or 4"):
         ladle.fit(assembly, data, epochs=1, devices=3)
     few = ladle.read(data.train.x[:60])
     items = len(few.train)
-    with pytest.raises(ladle.MachineError, match=f"{items} training items, all there are, so; {items} can"):
+    with pytest.raises(ladle.MachineError, match=f"all {items} training items into equal parts, got 1000; use {items}"):
         ladle.fit(assembly, few, epochs=1, devices=1000)
-    with pytest.raises(ladle.MachineError, match="0 cannot share"):
+    with pytest.raises(ladle.MachineError, match="got 0; use 1"):
         ladle.fit(assembly, data, epochs=1, devices=0)
-    check_parts(4, 128, 1437)
+    check_devices(4, 128, 1437)
 
 
 def test_processes_must_have_been_started(toys: dict[str, ladle.Dataset]) -> None:
     assembly = ladle.assemble(toys["digits"].schema, "vae", "xs")
-    with pytest.raises(ladle.MachineError, match="1 was started; `torchrun --nproc-per-node 2` starts them"):
+    with pytest.raises(ladle.MachineError, match="1 was started; start a script with `torchrun --nproc-per-node 2`"):
         ladle.fit(assembly, toys["digits"], epochs=1, device="cpu", devices=2)
 
 
-def test_gpus_that_are_not_there_are_refused(
+def test_missing_gpus_are_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refused(*options: str) -> str:
@@ -273,10 +273,10 @@ def test_gpus_that_are_not_there_are_refused(
         return capsys.readouterr().err
 
     assert "at least 1, got 0" in refused("--devices", "0")
-    for there, words in ((0, "torch sees no GPU here; --device cpu will do"), (2, "torch sees 2 here; --devices 2 or")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there > 0)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda there=there: there)
-        assert words in refused("--device", "cuda", "--devices", "4")
+    for count, message in ((0, "torch finds none; use --device cpu"), (2, "torch finds 2; use --devices 2 or")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda count=count: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert message in refused("--device", "cuda", "--devices", "4")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "--devices must be 2, got 4" in refused("--device", "cpu", "--devices", "4")
     assert not (tmp_path / "run").exists()

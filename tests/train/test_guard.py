@@ -1,4 +1,4 @@
-"""What keeps a run healthy: NaN is never applied, outliers are shortened, the average and the budget do their work."""
+"""Safeguards of training: NaN is never applied, outliers are clipped; the average of the weights; the budget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ladle.training.schedule import Budget, learning_rate
 
 
 class Planted(Elbo):
-    """The bound, but for some steps at which its value is multiplied by something."""
+    """The bound, multiplied by a factor at some steps."""
 
     def __init__(self, factors: dict[int, float]) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ def run(factors: dict[int, float], epochs: float = 10) -> tuple[ladle.Assembly, 
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_nan_is_never_applied_and_the_run_goes_on(bad: float) -> None:
+def test_nan_is_never_applied_and_training_continues(bad: float) -> None:
     assembly, steps = run({30: bad, 77: bad})
     notes = [s for s in steps if s.kind == "note"]
     assert [s.step for s in notes] == [31, 78]
@@ -49,12 +49,12 @@ def test_nan_is_never_applied_and_the_run_goes_on(bad: float) -> None:
     assert valid[-1] < valid[0]
 
 
-def test_a_run_that_breaks_again_and_again_ends_with_a_reason() -> None:
+def test_repeated_nan_ends_the_run_with_a_reason() -> None:
     with pytest.raises(ladle.TrainingError, match="extreme values"):
         run(dict.fromkeys(range(20, 200), math.nan))
 
 
-def test_the_reason_names_what_broke() -> None:
+def test_the_reason_names_the_quantity_that_is_not_finite() -> None:
     data = ladle.read("digits")
     assembly = ladle.assemble(data.schema, "vae", "xs")
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_the_reason_names_what_broke() -> None:
         list(ladle.fit(assembly, data, epochs=5))
 
 
-def test_outliers_are_shortened_and_counted() -> None:
+def test_outliers_are_clipped_and_counted() -> None:
     _, steps = run({50: 1e4, 90: 1e4})
     healthy = run({})[1]
     assert steps[-1].clipped == healthy[-1].clipped + 2
@@ -71,17 +71,17 @@ def test_outliers_are_shortened_and_counted() -> None:
     assert [s.nats for s in steps if s.kind == "valid"][-1] < 1.02 * [s.nats for s in healthy if s.kind == "valid"][-1]
 
 
-def test_a_lasting_change_of_scale_is_not_shortened_for_ever() -> None:
+def test_a_lasting_change_of_scale_is_clipped_only_at_first() -> None:
     guard = Guard()
-    assert all(guard.judge(1.0, 1.0) == 1.0 for _ in range(100))
-    factors = [guard.judge(1.0, 50.0) for _ in range(100)]
+    assert all(guard.factor(1.0, 1.0) == 1.0 for _ in range(100))
+    factors = [guard.factor(1.0, 50.0) for _ in range(100)]
     assert factors[0] == pytest.approx(1.5 / 50)
     assert factors[-1] == 1.0
-    assert guard.judge(1.0, math.nan) == guard.judge(math.inf, 1.0) == 0.0
+    assert guard.factor(1.0, math.nan) == guard.factor(math.inf, 1.0) == 0.0
 
 
 def test_training_stops_when_validation_no_longer_improves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On forty images the model learns them by heart: the weights kept are those of the best validation."""
+    """The model overfits on forty images: the weights of the best validation are kept."""
     monkeypatch.setattr(ladle.training.fit, "PATIENCE", 3)
     x = ladle.read("digits").train.x[:40]
     data = ladle.read(x)
@@ -93,7 +93,7 @@ def test_training_stops_when_validation_no_longer_improves(monkeypatch: pytest.M
     assert steps[-1].nats == min(valid)
 
 
-def test_the_average_has_the_half_life_it_says() -> None:
+def test_the_average_has_the_given_half_life() -> None:
     value = torch.zeros(1)
     average = Average([value], half_life=0.02)
     average.values[0].fill_(0.0)
@@ -118,7 +118,7 @@ def test_budgets_and_rates() -> None:
     assert learning_rate(training, 1.0) == pytest.approx(0.01)
 
 
-def test_budgets_that_are_none_are_refused() -> None:
+def test_invalid_budgets_are_refused() -> None:
     data = ladle.read("digits")
     assembly = ladle.assemble(data.schema, "vae", "xs")
     for budget in ({}, {"minutes": 1, "epochs": 1}, {"epochs": 0}, {"minutes": -1}, {"epochs": math.nan}):

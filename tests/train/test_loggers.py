@@ -1,4 +1,4 @@
-"""Loggers are told what the log holds: the same numbers at the same steps, also after an interruption."""
+"""Loggers receive the records of the log: the same numbers at the same steps, also after an interruption."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 
 import ladle
 from ladle.cli import main
-from ladle.training.loggers import LOGGERS, Known, scalars, settings
+from ladle.training.loggers import LOGGERS, LoggerEntry, scalars, settings
 from ladle.training.records import Step
 from toys import narrow
 
@@ -29,7 +29,7 @@ Curves = dict[str, list[tuple[int, float]]]
 
 
 def logged(run: Path) -> Curves:
-    """What the log of a run holds, by the names that loggers give."""
+    """The numbers in the log of a run, under the names that loggers use."""
     curves: Curves = {}
     for line in (run / "log.jsonl").read_text().splitlines():
         kept = {k: math.nan if v is None else v for k, v in json.loads(line).items()}
@@ -39,22 +39,22 @@ def logged(run: Path) -> Curves:
 
 
 def result(run: Path) -> dict[str, float]:
-    told = json.loads((run / "config.json").read_text())["result"]
-    return {f"result/{name}": told[name] for name in ("nats", "seconds", "clipped")}
+    numbers = json.loads((run / "config.json").read_text())["result"]
+    return {f"result/{name}": numbers[name] for name in ("nats", "seconds", "clipped")}
 
 
 def start(run: Path, *loggers: str, **options: Any):  # type: ignore[no-untyped-def]
     data = ladle.read("digits")
     assembly = ladle.assemble(data.schema, narrow("vae", data.schema), seed=5)
-    told = {"recipe": "vae", "size": "xs"}
-    return ladle.fit(assembly, data, epochs=16, seed=5, run=run, loggers=loggers, settings=told, **options)
+    chosen = {"recipe": "vae", "size": "xs"}
+    return ladle.fit(assembly, data, epochs=16, seed=5, run=run, loggers=loggers, settings=chosen, **options)
 
 
 def finish(run: Path, *loggers: str, **options: Any) -> list[Step]:
     return list(start(run, *loggers, **options))
 
 
-def leave(run: Path, *loggers: str, after: int) -> None:
+def interrupt(run: Path, *loggers: str, after: int) -> None:
     steps = start(run, *loggers)
     next(step for step in steps if step.step >= after)
     steps.close()
@@ -74,22 +74,22 @@ def test_names_and_numbers() -> None:
 
 def test_settings_of_a_run(digits_run: Path) -> None:
     config = json.loads((digits_run / "config.json").read_text())
-    told = settings(config)
-    assert told["fit.recipe"] == "learned_prior"
-    assert told["fit.size"] == "xs"
-    assert told["fit.seed"] == 3
-    assert told["training.batch"] == config["training"]["batch"]
-    assert told["model.latents.prior.part"] == "prior/autoregressive"
-    assert told["data.source"] == "digits"
-    assert all(isinstance(v, (bool, int, float, str)) and len(str(v)) <= 250 for v in told.values())
-    assert not any(name.startswith("schema") for name in told)
+    flat = settings(config)
+    assert flat["fit.recipe"] == "learned_prior"
+    assert flat["fit.size"] == "xs"
+    assert flat["fit.seed"] == 3
+    assert flat["training.batch"] == config["training"]["batch"]
+    assert flat["model.latents.prior.part"] == "prior/autoregressive"
+    assert flat["data.source"] == "digits"
+    assert all(isinstance(v, (bool, int, float, str)) and len(str(v)) <= 250 for v in flat.values())
+    assert not any(name.startswith("schema") for name in flat)
 
 
 # ------------------------------------------------------------------------------------------- TensorBoard
 
 
 def events(folder: Path) -> Any:
-    """TensorBoard's own reading of its files."""
+    """The event files, read by TensorBoard itself."""
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     found = reader.EventAccumulator(str(folder), size_guidance={"scalars": 0})
     found.Reload()
@@ -102,21 +102,21 @@ def board(folder: Path) -> Curves:
 
 
 def single(curves: Mapping[str, list[tuple[int, float]]]) -> Curves:
-    """Numbers in the precision that TensorBoard keeps."""
+    """The curves in TensorBoard's single precision."""
     return {name: [(step, float(np.float32(value))) for step, value in points] for name, points in curves.items()}
 
 
 def test_tensorboard_holds_the_log_number_by_number(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     finish(tmp_path / "run", "tensorboard")
-    curves, wanted = board(tmp_path / "run/tensorboard"), single(logged(tmp_path / "run"))
-    assert {name: curves[name] for name in wanted} == wanted
-    assert [step for step, _ in wanted["train/nats"]] == [50, 100, 150, 176]
-    assert len(wanted["valid/kl"]) > 10
-    last = {name: points for name, points in curves.items() if name not in wanted}
-    told = single({name: [(176, value)] for name, value in result(tmp_path / "run").items()})
-    assert set(last) == {*told, "result/bits_per_dim"}
-    assert last.items() >= told.items()
+    curves, expected = board(tmp_path / "run/tensorboard"), single(logged(tmp_path / "run"))
+    assert {name: curves[name] for name in expected} == expected
+    assert [step for step, _ in expected["train/nats"]] == [50, 100, 150, 176]
+    assert len(expected["valid/kl"]) > 10
+    last = {name: points for name, points in curves.items() if name not in expected}
+    final = single({name: [(176, value)] for name, value in result(tmp_path / "run").items()})
+    assert set(last) == {*final, "result/bits_per_dim"}
+    assert last.items() >= final.items()
 
     plugin = pytest.importorskip("tensorboard.plugins.hparams.plugin_data_pb2")
     content = events(tmp_path / "run/tensorboard").SummaryMetadata("_hparams_/session_start_info").plugin_data.content
@@ -126,9 +126,9 @@ def test_tensorboard_holds_the_log_number_by_number(tmp_path: Path) -> None:
 
 
 def test_tensorboard_after_an_interruption(tmp_path: Path) -> None:
-    """What was logged after the checkpoint is logged again, and not shown twice."""
+    """Steps after the checkpoint are logged again, but shown only once."""
     pytest.importorskip("tensorboard")
-    leave(tmp_path / "run", "tensorboard", after=70)
+    interrupt(tmp_path / "run", "tensorboard", after=70)
     steps = start(tmp_path / "run", "tensorboard", resume=True)
     kept = tmp_path / "kept"
     for step in steps:  # the process dies at step 160, long after its checkpoint of step 70
@@ -139,16 +139,16 @@ def test_tensorboard_after_an_interruption(tmp_path: Path) -> None:
             break
     assert max(step for step, _ in board(kept / "tensorboard")["train/nats"]) == 150
     finish(kept, "tensorboard", resume=True)
-    curves, wanted = board(kept / "tensorboard"), single(logged(kept))
-    assert {name: curves[name] for name in wanted} == wanted
+    curves, expected = board(kept / "tensorboard"), single(logged(kept))
+    assert {name: curves[name] for name in expected} == expected
     assert len(list((kept / "tensorboard").iterdir())) == 3, "three processes wrote to it"
 
 
-# ----------------------------------------------------------------------------- W&B and MLflow, as they are called
+# ------------------------------------------------------------------------------- stand-ins for W&B and MLflow
 
 
 class FakeWandB(ModuleType):
-    """Keeps what W&B would be sent. Records of steps that it has seen are ignored, as W&B does."""
+    """Stores what W&B would receive. Like W&B, it ignores records of earlier steps."""
 
     def __init__(self) -> None:
         super().__init__("wandb")
@@ -159,10 +159,10 @@ class FakeWandB(ModuleType):
     def init(self, **arguments: Any) -> Any:
         self.inits.append(arguments)
         run = self.runs.setdefault(
-            arguments["id"] or f"id{len(self.runs)}", SimpleNamespace(rows=[], summary={}, left=[], last=-1)
+            arguments["id"] or f"id{len(self.runs)}", SimpleNamespace(rows=[], summary={}, exit_codes=[], last=-1)
         )
         run.id = next(name for name, known in self.runs.items() if known is run)
-        run.finish = lambda exit_code: run.left.append(exit_code)
+        run.finish = lambda exit_code: run.exit_codes.append(exit_code)
 
         def log(row: Mapping[str, float], step: int) -> None:
             if step >= run.last:
@@ -181,7 +181,7 @@ class FakeWandB(ModuleType):
 
 
 class FakeMLflow(ModuleType):
-    """Keeps what MLflow would be sent, twice if it is sent twice."""
+    """Stores what MLflow would receive. Like MLflow, it keeps repeated records."""
 
     def __init__(self) -> None:
         super().__init__("mlflow")
@@ -238,29 +238,29 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeWandB, FakeMLflow]:
     return wandb, mlflow
 
 
-def test_wandb_and_mlflow_hold_the_log_and_go_on_with_the_same_run(
+def test_wandb_and_mlflow_receive_the_log_and_resume_the_same_run(
     fakes: tuple[FakeWandB, FakeMLflow], tmp_path: Path
 ) -> None:
     wandb, mlflow = fakes
-    leave(tmp_path / "run", "wandb", "mlflow", after=70)
-    assert [run.left for run in wandb.runs.values()] == [[1]]
+    interrupt(tmp_path / "run", "wandb", "mlflow", after=70)
+    assert [run.exit_codes for run in wandb.runs.values()] == [[1]]
     assert [run.status for run in mlflow.runs.values()] == [["RUNNING", "KILLED"]]
-    # What an interrupted process logged after its checkpoint is there already, and comes again.
+    # Records of steps after the checkpoint, which are logged again when the run is resumed.
     wandb.runs["id0"].log({"train/nats": 1.0}, step=100)
     mlflow.runs["ladle-0"].metrics.append(mlflow.entities.Metric("train/nats", 1.0, 0, 100))
     finish(tmp_path / "run", "wandb", "mlflow", resume=True)
 
     (seen,), (kept,) = wandb.runs.values(), mlflow.runs.values()
-    wanted = logged(tmp_path / "run")
-    assert seen.left == [1, 0]
+    expected = logged(tmp_path / "run")
+    assert seen.exit_codes == [1, 0]
     assert kept.status == ["RUNNING", "KILLED", "RUNNING", "FINISHED"]
     curves = mlflow.curves(kept)
-    assert [s for s, _ in curves["train/nats"]] == [s for s, _ in wanted["train/nats"]], "no step twice"
+    assert [s for s, _ in curves["train/nats"]] == [s for s, _ in expected["train/nats"]], "no step twice"
     for name in ("valid/nats", "valid/bits_per_dim", "valid/kl"):
-        assert curves[name] == wanted[name]
+        assert curves[name] == expected[name]
     at = {name: dict(points) for name, points in wandb.curves(seen).items()}
-    assert all(at["valid/kl"][step] == value for step, value in wanted["valid/kl"] if step > 100)
-    assert all(at["train/rate"][step] == value for step, value in wanted["train/rate"] if step > 100)
+    assert all(at["valid/kl"][step] == value for step, value in expected["valid/kl"] if step > 100)
+    assert all(at["train/rate"][step] == value for step, value in expected["train/rate"] if step > 100)
     assert seen.summary.items() >= result(tmp_path / "run").items()
     assert {k: v[0][1] for k, v in curves.items() if k.startswith("result/")} == seen.summary
 
@@ -273,7 +273,7 @@ def test_wandb_and_mlflow_hold_the_log_and_go_on_with_the_same_run(
     assert kept.params["model.part"] == "model/vae"
 
 
-# --------------------------------------------------------------------------------- W&B and MLflow, as they are
+# --------------------------------------------------------------------------------- the real W&B and MLflow
 
 
 def test_the_real_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +282,7 @@ def test_the_real_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/runs.db")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "digits")
-    leave(Path("run"), "mlflow", after=70)
+    interrupt(Path("run"), "mlflow", after=70)
     finish(Path("run"), "mlflow", resume=True)
     client = mlflow.MlflowClient()
     (run,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
@@ -293,19 +293,19 @@ def test_the_real_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert run.data.metrics.items() >= result(Path("run")).items()
 
 
-def pieces(content: bytes) -> Iterator[bytes]:
+def wandb_records(content: bytes) -> Iterator[bytes]:
     """The records of a .wandb file: seven bytes, then blocks of 32 KiB in the form of a LevelDB log."""
-    at, whole = 7, b""
+    at, record = 7, b""
     while at < len(content):
-        if (left := 32768 - at % 32768) < 7:
-            at += left
+        if (rest := 32768 - at % 32768) < 7:
+            at += rest
             continue
         length, kind = struct.unpack("<4xHB", content[at : at + 7])
-        whole += content[at + 7 : at + 7 + length]
+        record += content[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield whole
-            whole = b""
+        if kind in (1, 4):  # a full record, or the last part of one
+            yield record
+            record = b""
 
 
 def test_the_real_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +316,7 @@ def test_the_real_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     finish(tmp_path / "run", "wandb")
     (file,) = (tmp_path / "run/wandb").glob("offline-run-*/*.wandb")
     curves: Curves = {}
-    records = [proto.Record.FromString(piece) for piece in pieces(file.read_bytes())]
+    records = [proto.Record.FromString(record) for record in wandb_records(file.read_bytes())]
     for record in records:
         row = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
         for name in row:
@@ -333,17 +333,17 @@ def test_the_real_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 class Recorder:
-    """A logger that keeps what it is told, and fails as it is bid."""
+    """A logger that stores its records, and fails on request."""
 
     def __init__(self, run: Path, config: Mapping[str, Any], start: int, fails: str = "", after: int = 0) -> None:
-        self.fails, self.after, self.told, self.closed = fails, after, [], 0
+        self.fails, self.after, self.records, self.closed = fails, after, [], 0
         if fails == "open":
             raise ConnectionError("no network\nwith a second line")
 
     def __call__(self, record: Step) -> None:
         if self.fails == "call" and record.step > self.after:
             raise ConnectionError("no network\nwith a second line")
-        self.told.append(record)
+        self.records.append(record)
 
     def close(self) -> None:
         self.closed += 1
@@ -353,41 +353,41 @@ class Recorder:
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Recorder]]:
-    """Puts a logger of this name in place; gives those that are opened."""
+    """Registers a logger under a name, and returns a list of the loggers that are opened."""
 
-    def known(name: str, **bid: Any) -> list[Recorder]:
+    def register(name: str, **options: Any) -> list[Recorder]:
         opened: list[Recorder] = []
 
-        def make(*given: Any) -> Recorder:
-            opened.append(Recorder(*given, **bid))
+        def make(*arguments: Any) -> Recorder:
+            opened.append(Recorder(*arguments, **options))
             return opened[-1]
 
-        monkeypatch.setitem(LOGGERS, name, Known(make, "json"))
+        monkeypatch.setitem(LOGGERS, name, LoggerEntry(make, "json"))
         return opened
 
-    return known
+    return register
 
 
 @pytest.mark.parametrize("when", ["open", "call", "close"])
-def test_a_failure_is_told_once_and_training_goes_on(
+def test_a_failure_is_reported_once_and_training_continues(
     recorder: Callable[..., list[Recorder]], tmp_path: Path, when: str
 ) -> None:
     bad, good = recorder("bad", fails=when, after=100), recorder("good")
     steps = finish(tmp_path / "run", "bad", "good")
     notes = [step for step in steps if step.kind == "note"]
-    assert [n.message for n in notes] == ["logger bad failed and is left out from now on: no network"]
+    assert [n.message for n in notes] == ["logger bad failed and is no longer used: no network"]
     at = {"open": 1, "call": 101, "close": 176}[when]
-    assert at <= notes[0].step <= at + 17, "soon after it failed"
+    assert at <= notes[0].step <= at + 17, "soon after the failure"
     assert steps[-1].kind == "done"
     assert (tmp_path / "run/model.safetensors").exists()
     assert logged(tmp_path / "run").keys() >= {"train/nats", "valid/nats"}
     assert '"note"' in (tmp_path / "run/log.jsonl").read_text()
     (other,) = good
-    assert [r.step for r in other.told if r.kind == "train"] == [50, 100, 150, 176]
-    assert other.told[-1].kind == "done"
+    assert [r.step for r in other.records if r.kind == "train"] == [50, 100, 150, 176]
+    assert other.records[-1].kind == "done"
     assert other.closed == 1
     if when == "call":
-        assert [r.step for r in bad[0].told if r.kind == "train"] == [50, 100]
+        assert [r.step for r in bad[0].records if r.kind == "train"] == [50, 100]
 
 
 def test_notes_are_logged(
@@ -395,14 +395,14 @@ def test_notes_are_logged(
 ) -> None:
     from ladle.training.guard import Guard
 
-    verdicts = itertools.chain([1.0] * 4, [0.0], itertools.repeat(1.0))
-    monkeypatch.setattr(Guard, "judge", lambda *_: next(verdicts))
+    factors = itertools.chain([1.0] * 4, [0.0], itertools.repeat(1.0))
+    monkeypatch.setattr(Guard, "factor", lambda *_: next(factors))
     good = recorder("good")
-    leave(tmp_path / "run", "good", after=20)
-    (note,) = [record for record in good[0].told if record.kind == "note"]
+    interrupt(tmp_path / "run", "good", after=20)
+    (note,) = [record for record in good[0].records if record.kind == "note"]
     assert note.step == 5
     assert "rolled back" in note.message
-    assert good[0].closed == 1, "closed when the run is left"
+    assert good[0].closed == 1, "closed when the run is interrupted"
 
 
 # ----------------------------------------------------------------------------------------- the command line
@@ -415,7 +415,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_what_cannot_be_opened_is_refused_before_anything_is_written(
+def test_unusable_loggers_are_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -445,7 +445,7 @@ def test_ctrl_c_closes_the_loggers(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130, told
-    curves, wanted = board(run / "tensorboard"), single(logged(run))
-    assert {name: curves[name] for name in wanted} == wanted, "nothing that was logged is lost"
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    curves, expected = board(run / "tensorboard"), single(logged(run))
+    assert {name: curves[name] for name in expected} == expected, "no record is lost"

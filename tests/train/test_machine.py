@@ -1,4 +1,4 @@
-"""What training tells of the machine: a lack of memory, and other work on it."""
+"""What training reports about the machine: too little memory, and other processes that use the processors."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import torch
 
 import ladle
 from ladle import machine
-from ladle.machine import MachineError, Neighbours, spent
-from ladle.training.memory import need
+from ladle.machine import MachineError, OtherProcesses, processor_times
+from ladle.training.memory import memory_need
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 @LINUX
 def test_too_little_memory_says_what_would_fit(tmp_path: Path) -> None:
-    """For real: a process that may take a little more than it has, and a net that is too large for it."""
+    """A process whose memory is limited to slightly more than it uses, and a network that is too large for the rest."""
     rng = np.random.default_rng(0)
     np.save(tmp_path / "noise.npy", rng.integers(0, 256, (64, 3, 96, 96)).astype(np.uint8))
     script = """
@@ -39,7 +39,7 @@ main()
     )  # fmt: skip
     assert ended.returncode == 2, ended.stderr
     assert "out of memory: a step of training on 32 items takes about" in ended.stderr
-    assert "size xs about" in ended.stderr
+    assert "size xs takes about" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
@@ -55,44 +55,44 @@ def test_other_errors_are_left_alone(toys: dict[str, ladle.Dataset], monkeypatch
         list(ladle.fit(assembly, data, epochs=1))
 
 
-def test_what_a_step_needs(toys: dict[str, ladle.Dataset]) -> None:
-    """Two layers each way: six times the weights, and per item at least what every layer has put out."""
+def test_memory_of_a_step(toys: dict[str, ladle.Dataset]) -> None:
+    """Encoder and decoder of two layers: six times the weights, and per item at least the output of every layer."""
     schema = toys["digits"].schema
     with torch.device("meta"):
-        small, large = (need(ladle.assemble(schema, "vae", size)) for size in ("s", "l"))
+        small, large = (memory_need(ladle.assemble(schema, "vae", size)) for size in ("s", "l"))
         weights = 4 * sum(p.numel() for p in ladle.assemble(schema, "vae", "l").model.parameters())
     assert 6 * weights <= large.fixed < 6.5 * weights
     assert 4 * 4 * 2048 < large.item < 40 * 4 * 2048
     assert 2 < large.item / small.item < 8
-    assert large.of(10) == large.fixed + 10 * large.item
+    assert large.total(10) == large.fixed + 10 * large.item
 
 
-def test_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warning_about_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.os, "cpu_count", lambda: 4)
     monkeypatch.setattr(machine.torch, "get_num_threads", lambda: 2)
 
-    def seen(others: float) -> str:
-        looks = iter([(0.0, 100.0, 5.0), (10.0, 100.0 + 15.0 + 10 * others, 5.0 + 15.0)])
-        monkeypatch.setattr(machine, "spent", lambda: next(looks))
-        return Neighbours().crowding()
+    def warning(others: float) -> str:
+        times = iter([(0.0, 100.0, 5.0), (10.0, 100.0 + 15.0 + 10 * others, 5.0 + 15.0)])
+        monkeypatch.setattr(machine, "processor_times", lambda: next(times))
+        return OtherProcesses().warning()
 
-    assert seen(0.0) == seen(2.0) == ""
-    assert "other work keeps 2.4 of the 4 processors busy" in seen(2.4)
-    assert "OMP_NUM_THREADS=1 may" in seen(3.2)
-    monkeypatch.setattr(machine, "spent", lambda: None)
-    assert Neighbours().crowding() == ""
+    assert warning(0.0) == warning(2.0) == ""
+    assert "other processes keep 2.4 of the 4 processors busy" in warning(2.4)
+    assert "OMP_NUM_THREADS=1 may" in warning(3.2)
+    monkeypatch.setattr(machine, "processor_times", lambda: None)
+    assert OtherProcesses().warning() == ""
 
 
 @LINUX
-def test_the_time_of_this_process_is_part_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = spent()
+def test_processor_time_of_this_process_is_included_in_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = processor_times()
     until = time.process_time() + 0.3
     while time.process_time() < until:
         pass
-    after = spent()
+    after = processor_times()
     assert before is not None
     assert after is not None
-    _, everything, own = (b - a for a, b in zip(before, after, strict=True))
-    assert 0.3 <= own <= everything + 0.05, "two ticks of the system's clock"
+    _, total, own = (b - a for a, b in zip(before, after, strict=True))
+    assert 0.3 <= own <= total + 0.05, "two ticks of the system clock"
     with pytest.raises(MachineError, match="must be auto, cpu or cuda"):
         machine.choose("tpu")

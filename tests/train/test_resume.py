@@ -1,4 +1,4 @@
-"""A run that is killed and resumed ends with the same bits as one that was left alone."""
+"""A run that is killed and resumed is bit-identical to one that is not interrupted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIMINGS = ("seconds", "left_s", "items_per_s")
 
 
 def log_of(run: Path) -> list[dict]:
-    """The log without its timings."""
+    """The records of a log, without their timings."""
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in r.items() if k not in TIMINGS} for r in records]
 
@@ -44,10 +44,12 @@ def digits() -> ladle.Dataset:
 
 
 @pytest.mark.parametrize("recipe", ["learned_prior", "iwae_dreg", "ae", "lvae"])
-def test_closing_the_generator_saves_and_resuming_goes_on(tmp_path: Path, digits: ladle.Dataset, recipe: str) -> None:
+def test_closing_the_generator_saves_a_checkpoint_that_is_resumed(
+    tmp_path: Path, digits: ladle.Dataset, recipe: str
+) -> None:
     for _ in start(tmp_path / "whole", digits, recipe):
         pass
-    for stop in (1, 17, 30, 41):  # steps of the run at which it is left; 12 epochs are 60 steps
+    for stop in (1, 17, 30, 41):  # steps at which the run is interrupted; 12 epochs are 60 steps
         steps = start(tmp_path / "parts", digits, recipe)
         for step in steps:
             if step.step >= stop:
@@ -61,8 +63,8 @@ def test_closing_the_generator_saves_and_resuming_goes_on(tmp_path: Path, digits
     assert not (tmp_path / "parts" / "checkpoints").exists()
 
 
-def test_a_resumed_run_holds_the_whole_state(tmp_path: Path, digits: ladle.Dataset) -> None:
-    """The last checkpoint of an interrupted run is, bit for bit, that of a run stopped there at once."""
+def test_a_resumed_run_restores_the_complete_state(tmp_path: Path, digits: ladle.Dataset) -> None:
+    """The last checkpoint of an interrupted run is bit-identical to that of a run stopped there for the first time."""
     for name, stops in (("once", [40]), ("thrice", [7, 23, 40])):
         for stop in stops:
             steps = start(tmp_path / name, digits)
@@ -76,7 +78,7 @@ def test_a_resumed_run_holds_the_whole_state(tmp_path: Path, digits: ladle.Datas
     assert {"model.", "average.", "moment."} <= {name[: name.index(".") + 1] for name in a}
 
 
-def test_finished_runs_are_left_alone(tmp_path: Path, digits: ladle.Dataset) -> None:
+def test_finished_runs_are_not_changed(tmp_path: Path, digits: ladle.Dataset) -> None:
     for _ in start(tmp_path / "run", digits):
         pass
     before = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
@@ -84,7 +86,7 @@ def test_finished_runs_are_left_alone(tmp_path: Path, digits: ladle.Dataset) -> 
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_run_is_only_resumed_with_its_own_settings(tmp_path: Path, digits: ladle.Dataset) -> None:
+def test_a_run_is_resumed_only_with_the_same_settings(tmp_path: Path, digits: ladle.Dataset) -> None:
     steps = start(tmp_path / "run", digits)
     next(steps)
     steps.close()
@@ -95,16 +97,16 @@ def test_a_run_is_only_resumed_with_its_own_settings(tmp_path: Path, digits: lad
         ladle.fit(assembly, digits, epochs=12, run=tmp_path / "run")
 
 
-def test_minutes_are_counted_across_interruptions(tmp_path: Path, digits: ladle.Dataset) -> None:
-    def again():  # type: ignore[no-untyped-def]
+def test_minutes_add_up_across_interruptions(tmp_path: Path, digits: ladle.Dataset) -> None:
+    def resume():  # type: ignore[no-untyped-def]
         assembly = ladle.assemble(digits.schema, "vae", "xs")
         return ladle.fit(assembly, digits, minutes=0.05, run=tmp_path / "run", resume=True)
 
-    steps = again()
+    steps = resume()
     left = next(s for s in steps if s.seconds > 1.0)
     steps.close()
     started = time.perf_counter()
-    *_, last = again()
+    *_, last = resume()
     assert time.perf_counter() - started < 3.0
     assert last.step > left.step
     assert 3.0 <= last.seconds < 3.6
@@ -114,8 +116,8 @@ KILLS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
 
 
 @pytest.mark.timeout(900)  # eleven processes, one after the other
-def test_killed_runs_end_with_the_same_bits(tmp_path: Path) -> None:
-    """``kill -9`` at ten moments spread over a run, each seen to interrupt it; checkpoints every tenth of a second."""
+def test_killed_runs_are_bit_identical(tmp_path: Path) -> None:
+    """``kill -9`` at ten points spread over a run, with a checkpoint every tenth of a second."""
     code = (
         "import sys, ladle, ladle.training.fit\n"
         "ladle.training.fit.CHECKPOINT_SECONDS = 0.1\n"

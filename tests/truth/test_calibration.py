@@ -1,7 +1,7 @@
-"""Simulation-based calibration: where z came from ranks uniformly among draws of a right posterior.
+"""Simulation-based calibration: the rank of the true z among draws of a correct posterior is uniform.
 
-With ``z* ~ p(z), x ~ p(x|z*)``, z* is itself a draw of p(z|x); so its rank among L draws of q(z|x) is uniform on 0..L
-if q is the posterior, and no other distribution than the posterior can stand in for it.
+With ``z* ~ p(z), x ~ p(x|z*)``, z* is itself a draw of p(z|x). So its rank among L draws of q(z|x) is uniform on 0..L
+if q is the posterior.
 
 Reference:
     Talts, Betancourt, Simpson, Vehtari, Gelman: "Validating Bayesian Inference Algorithms with Simulation-Based
@@ -24,23 +24,23 @@ from ladle.model.latents import keyed, replay
 from ladle.seeds import seeded
 
 ITEMS, DRAWS, POOL = 600, 19, 500
-ALARM = 1e-3  # how often a right posterior is called wrong, for each latent; the seeds below are fixed
+ALARM = 1e-3  # the false-alarm rate for each latent; the seeds below are fixed
 
 
 def ranks(model: ladle.Model, x: np.ndarray, z: np.ndarray, resampled: bool) -> np.ndarray:
-    """The rank of each true z among ``DRAWS`` draws, ``(N, D)`` in 0..DRAWS: of q, or of as many chosen from ``POOL``
-    draws of q by their importance weights."""
+    """The rank of each true z among ``DRAWS`` draws, ``(N, D)`` in 0..DRAWS: draws of q or, if ``resampled``, draws
+    chosen from ``POOL`` draws of q by their importance weights."""
     count = POOL if resampled else DRAWS
-    kept: list[torch.Tensor] = []
+    recorded: list[torch.Tensor] = []
 
     def noise(i, q, p):  # type: ignore[no-untyped-def]
-        kept.append(keyed(0, range(len(x)), (count,))(i, q, p))
-        return kept[0]
+        recorded.append(keyed(0, range(len(x)), (count,))(i, q, p))
+        return recorded[0]
 
     batch = Batch(torch.from_numpy(x).double(), None, {}, torch.arange(len(x)))
     propose: Proposal = PROPOSALS["q"]
     log_w = weigh(model.vae, batch, (count,), noise, propose)
-    draws = kept[0]
+    draws = recorded[0]
     if resampled:
         with seeded(1):
             chosen = torch.multinomial(log_w.softmax(0).T, DRAWS, replacement=True).T
@@ -49,7 +49,7 @@ def ranks(model: ladle.Model, x: np.ndarray, z: np.ndarray, resampled: bool) -> 
 
 
 def p_values(found: np.ndarray) -> np.ndarray:
-    """Of a chi-square test that ranks are uniform, for each latent."""
+    """The p-values of chi-square tests that the ranks are uniform, one for each latent."""
     return np.array([chisquare(np.bincount(column, minlength=DRAWS + 1)).pvalue for column in found.T])
 
 
@@ -60,16 +60,16 @@ def test_ranks_of_an_exact_posterior_are_uniform() -> None:
 
 
 @pytest.mark.parametrize("spoil", [lambda m: narrower(m, 0.7), lambda m: shifted(m, 0.5)], ids=["narrow", "shifted"])
-def test_a_wrong_posterior_is_rejected_and_resampling_mends_it(spoil) -> None:  # type: ignore[no-untyped-def]
-    """With 600 items the planted faults are found at any level that one could wish."""
+def test_a_wrong_posterior_is_rejected_and_resampling_corrects_it(spoil) -> None:  # type: ignore[no-untyped-def]
+    """With 600 items the planted faults are found at a level of 1e-6."""
     model, x, _, z = linear_gaussian(n=ITEMS)
     spoil(model)
     assert (p_values(ranks(model, x, z, resampled=False)) < 1e-6).all()
     assert (p_values(ranks(model, x, z, resampled=True)) > ALARM).all()
 
 
-def test_the_likelihood_that_made_the_data_is_the_models() -> None:
-    """The truth in ``gaussians`` is that of the model: with z fixed, log p(x|z) is the normal density of the noise."""
+def test_the_model_has_the_likelihood_of_the_data() -> None:
+    """The model in ``gaussians`` has the distribution of its data: log p(x|z) is the normal density of the noise."""
     model, x, _, z = linear_gaussian(n=5)
     batch = Batch(torch.from_numpy(x).double(), None, {}, torch.arange(5))
     terms = model.vae(batch, draw=replay([torch.from_numpy(z)]))

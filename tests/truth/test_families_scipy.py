@@ -1,4 +1,4 @@
-"""scipy as the oracle for every family's density, and closed forms for what scipy does not have."""
+"""The densities of families against scipy, and against closed forms where scipy has no counterpart."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def raws(f: Family, size: Size = SIZE, seed: int = 0) -> list[Tensor]:
 
 
 def scale_of(raw: Tensor, floor: float = 1e-3) -> np.ndarray:
-    """``positive``, written again in numpy."""
+    """``positive``, implemented in NumPy."""
     return floor + (1 - floor) * np.log2(1 + 2.0 ** raw.numpy())
 
 
-def agree(found: Tensor, wanted: np.ndarray, rtol: float = 1e-6) -> None:
-    np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=rtol, atol=1e-8)
+def agree(found: Tensor, expected: np.ndarray, rtol: float = 1e-6) -> None:
+    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=rtol, atol=1e-8)
 
 
 def test_positive() -> None:
@@ -72,7 +72,7 @@ def test_families_on_the_line(name: str) -> None:
         agree(d.cdf(x), true.cdf(x.numpy()))
 
 
-def test_quantiles_of_small_numbers_keep_their_digits_in_float32() -> None:
+def test_quantiles_of_small_probabilities_are_accurate_in_float32() -> None:
     u = torch.tensor([1e-30, 1e-10, 1e-4])
     for name in ("normal", "laplace", "logistic"):
         d = build({"part": f"family/{name}"})(torch.zeros(3), torch.zeros(3))
@@ -80,8 +80,8 @@ def test_quantiles_of_small_numbers_keep_their_digits_in_float32() -> None:
 
 
 @pytest.mark.parametrize("name", ["normal", "laplace", "logistic", "student_t"])
-def test_a_ceiling_bounds_the_scale_and_keeps_its_middle(name: str) -> None:
-    """The tangent at raw 0 is bent, the value there is not; small scales are as they were, up to a factor."""
+def test_a_ceiling_bounds_the_scale_and_keeps_raw_zero_at_one(name: str) -> None:
+    """A ceiling keeps the scale at raw 0 and changes its slope there; small scales change by a constant factor."""
     free, bound = build({"part": f"family/{name}"}), build({"part": f"family/{name}", "ceiling": 3.0})
     raw = torch.tensor([-30.0, -5.0, 0.0, 5.0, 1e9])
     scale = bound(torch.zeros(5), raw).scale
@@ -92,7 +92,7 @@ def test_a_ceiling_bounds_the_scale_and_keeps_its_middle(name: str) -> None:
     assert bool((scale.diff() > 0).all())
 
 
-def test_a_shared_scale_is_learned_to_the_residual() -> None:
+def test_a_shared_scale_is_fitted_to_the_residuals() -> None:
     """The best shared scale is the root mean square of the residuals."""
     f = build({"part": "family/normal", "shared_scale": True})
     x = torch.tensor([-2.0, 1.0, 3.0, -0.5])
@@ -133,7 +133,7 @@ def test_beta() -> None:
 
 @pytest.mark.parametrize("dtype, rtol", [(torch.float64, 1e-9), (torch.float32, 2e-5)])
 def test_continuous_bernoulli_is_a_truncated_exponential(dtype: torch.dtype, rtol: float) -> None:
-    """With logit -l it has the density of an exponential of rate l cut off at 1; near l = 0 too."""
+    """With logit -l the density is that of an exponential of rate l truncated at 1, also near l = 0."""
     l = torch.tensor([-300.0, -40.0, -2.0, -0.11, -0.09, -1e-3, -1e-5, 0.3, 7.0, 80.0], dtype=dtype)
     x = torch.linspace(0.05, 0.95, 10, dtype=dtype)
     rate, flip = l.abs().double().numpy(), (l > 0).numpy()
@@ -142,7 +142,7 @@ def test_continuous_bernoulli_is_a_truncated_exponential(dtype: torch.dtype, rto
     d = ContinuousBernoulli(l)
     np.testing.assert_allclose(d.log_prob(x).numpy(), true.logpdf(at), rtol=rtol, atol=10 * rtol)
     np.testing.assert_allclose(d.cdf(x).numpy(), np.where(flip, 1 - true.cdf(at), true.cdf(at)), rtol=0, atol=rtol)
-    # scipy's own mean cancels digits at small rates; there the series 1/2 -+ rate/12 is exact to rate^3 / 720.
+    # The mean in scipy loses digits at small rates; there the series 1/2 -+ rate/12 is exact to rate^3 / 720.
     middle = np.where(rate > 0.05, true.mean(), 0.5 - rate / 12 + rate**3 / 720)
     np.testing.assert_allclose(d.mean.numpy(), np.where(flip, 1 - middle, middle), rtol=10 * rtol)
 
@@ -156,7 +156,7 @@ def test_continuous_bernoulli_at_exactly_one_half() -> None:
     (slope,) = torch.autograd.grad(d.log_prob(x).sum(), l, retain_graph=True)
     torch.testing.assert_close(slope, x.detach() - 0.5)
     (slope,) = torch.autograd.grad(d.icdf(x).sum(), l)
-    torch.testing.assert_close(slope, x * (1 - x) / 2)  # of the quantile, from d/dl of the cdf
+    torch.testing.assert_close(slope, x * (1 - x) / 2)  # the derivative of the quantile, from that of the cdf
 
 
 def test_bernoulli_and_categorical() -> None:
@@ -179,8 +179,8 @@ def test_bernoulli_and_categorical() -> None:
 
 @pytest.mark.parametrize("spread", [1.0, 10.0, 500.0])
 @pytest.mark.parametrize("size", [(5,), (3, 8), (2, 784), (17,)])
-def test_the_sum_over_coins_is_that_of_each(size: Size, spread: float) -> None:
-    """Eight factors at a time, or one by one where their product is too large; and the gradient of both."""
+def test_the_total_of_bernoullis_is_the_sum_of_log_probs(size: Size, spread: float) -> None:
+    """Sums by products of eight factors, or term by term if a product overflows, and the gradients of both."""
     generator = torch.Generator().manual_seed(0)
     logits = (spread * torch.randn(4, *size, generator=generator, dtype=torch.float64)).requires_grad_()
     x = torch.rand(4, *size, generator=generator).round().double()
@@ -192,14 +192,14 @@ def test_the_sum_over_coins_is_that_of_each(size: Size, spread: float) -> None:
     agree(single.double(), found.detach().numpy(), rtol=3e-6)
 
 
-def test_the_kl_of_coins_that_are_nearly_certain_is_finite() -> None:
-    certain, doubtful = (Bernoulli(logits=torch.tensor(l)) for l in (60.0, -60.0))
-    torch.testing.assert_close(torch.distributions.kl_divergence(certain, doubtful), torch.tensor(60.0))
+def test_the_kl_of_nearly_certain_bernoullis_is_finite() -> None:
+    one, zero = (Bernoulli(logits=torch.tensor(l)) for l in (60.0, -60.0))
+    torch.testing.assert_close(torch.distributions.kl_divergence(one, zero), torch.tensor(60.0))
 
 
 @pytest.mark.parametrize("name, arguments, event", [("bernoulli", {}, (4,)), ("one_hot", {"classes": 2}, (4,))])
 def test_straight_through(name: str, arguments: dict[str, Any], event: Size) -> None:
-    """The value is a sample, the gradient that of the probabilities."""
+    """The value is that of a sample, and the gradient that of the probabilities."""
     f = family(name, **arguments)
     raw = raws(f, event)[0].requires_grad_()
     d = f(raw)
@@ -208,13 +208,13 @@ def test_straight_through(name: str, arguments: dict[str, Any], event: Size) -> 
     assert set(z.tolist()) <= {0.0, 1.0}
     weights = torch.arange(4.0, dtype=torch.float64)
     (found,) = torch.autograd.grad((z * weights).sum(), raw)
-    (wanted,) = torch.autograd.grad((f(raw).mean * weights).sum(), raw)
-    torch.testing.assert_close(found, wanted)
+    (expected,) = torch.autograd.grad((f(raw).mean * weights).sum(), raw)
+    torch.testing.assert_close(found, expected)
 
 
 def bins(loc: np.ndarray, scale: np.ndarray, levels: int) -> np.ndarray:
-    """``(levels, *shape)``: differences of the logistic distribution function; the upper half by its mirror image,
-    where a difference of numbers next to 1 would lose digits."""
+    """``(levels, *shape)``: differences of the logistic distribution function, or of the survival function above
+    ``loc``, where differences of numbers near 1 would lose digits."""
     edges = np.concatenate([[-np.inf], np.arange(levels - 1) + 0.5, [np.inf]]).reshape(-1, *(1,) * loc.ndim)
     oracle = stats.logistic(loc=loc, scale=scale)
     return np.where(edges[1:] < loc, np.diff(oracle.cdf(edges), axis=0), -np.diff(oracle.sf(edges), axis=0))
@@ -247,7 +247,7 @@ def test_discretised_logistic_mixture() -> None:
 
 
 def test_colour_mixture() -> None:
-    """Against the sum over components and the product over channels, written down one number after the other."""
+    """Against an explicit sum over components and product over channels."""
     generator = torch.Generator().manual_seed(0)
     family = build({"part": "family/colour_mixture", "levels": 6, "components": 2})
     raw = [torch.randn(1, *size, generator=generator, dtype=torch.float64) for size in family.raw((3, 1, 1))]
@@ -258,28 +258,28 @@ def test_colour_mixture() -> None:
     true = np.zeros(216)
     for row, x in enumerate(colours.numpy()):
         for k in range(2):
-            apart = x - loc[:, k]
-            moved = [0.0, slopes[0, k] * apart[0], slopes[1, k] * apart[0] + slopes[2, k] * apart[1]]
-            each = [bins(np.array([loc[c, k] + moved[c]]), scale[c, k : k + 1], 6)[x[c], 0] for c in range(3)]
+            offset = x - loc[:, k]
+            shift = [0.0, slopes[0, k] * offset[0], slopes[1, k] * offset[0] + slopes[2, k] * offset[1]]
+            each = [bins(np.array([loc[c, k] + shift[c]]), scale[c, k : k + 1], 6)[x[c], 0] for c in range(3)]
             true[row] += weight[0, k] * np.prod(each)
     np.testing.assert_allclose(d.log_prob(colours.reshape(-1, 1, 3, 1, 1)).exp().numpy()[:, 0], true, rtol=1e-7)
     np.testing.assert_allclose(true.sum(), 1.0, rtol=1e-12)
 
 
-def test_a_level_far_in_the_tail_keeps_its_log_probability_and_its_gradient() -> None:
-    """In float32, where a difference of two distribution functions would long be zero."""
+def test_a_level_far_in_the_tail_has_an_accurate_log_probability_and_gradient() -> None:
+    """In float32, where the difference of two distribution functions would round to zero."""
     loc = torch.tensor([10.0, 10.0], requires_grad=True)
     scale = torch.tensor([0.05, 3.0], requires_grad=True)
     d = DiscretisedLogistic(loc, scale, 256)
     log_p = d.log_prob(torch.tensor([200.0, 200.0]))
-    wanted = [-(199.5 - 10) / 0.05 + math.log1p(-math.exp(-20)), -(199.5 - 10) / 3 + math.log1p(-math.exp(-1 / 3))]
-    torch.testing.assert_close(log_p, torch.tensor(wanted), rtol=1e-5, atol=0.0)
+    expected = [-(199.5 - 10) / 0.05 + math.log1p(-math.exp(-20)), -(199.5 - 10) / 3 + math.log1p(-math.exp(-1 / 3))]
+    torch.testing.assert_close(log_p, torch.tensor(expected), rtol=1e-5, atol=0.0)
     slope = torch.autograd.grad(log_p.sum(), loc)[0]
     torch.testing.assert_close(slope, torch.tensor([20.0, 1 / 3]), rtol=1e-5, atol=0.0)
 
 
-def test_gradients_of_the_pixel_families_are_those_of_differences() -> None:
-    """At the bin edges and at the ends of the range too, against finite differences in float64."""
+def test_gradients_of_the_pixel_families() -> None:
+    """Against finite differences in float64, including bin edges and the ends of the range."""
     loc = torch.tensor([3.5, 4.0, -2.0, 9.0, 0.5], dtype=torch.float64, requires_grad=True)
     scale = torch.tensor([0.3, 2.0, 0.7, 1.0, 0.2], dtype=torch.float64, requires_grad=True)
     for x in (0.0, 3.0, 4.0, 7.0):
@@ -289,7 +289,7 @@ def test_gradients_of_the_pixel_families_are_those_of_differences() -> None:
 
 
 def test_the_mean_of_the_discretised_logistic() -> None:
-    """Within half a level always, and within 1 / (80 scale) once the scale exceeds 0.35."""
+    """Within half a level for all scales, and within 1 / (80 scale) for scales above 0.35."""
     loc = torch.linspace(-20, 35, 500, dtype=torch.float64)
     for scale in (0.01, 0.1, 0.2, 0.36, 0.5, 1.0, 4.0):
         d = DiscretisedLogistic(loc, torch.full_like(loc, scale), 16)
@@ -304,8 +304,8 @@ def test_a_sharp_black_pixel_is_nearly_certain() -> None:
     assert float(d.log_prob(torch.zeros(1)).exp()) > 0.999
 
 
-def test_components_part_from_each_other() -> None:
-    """At raw zeros the components differ, so their gradients do."""
+def test_components_receive_different_gradients() -> None:
+    """At raw zeros the components differ, so their gradients differ."""
     f = build({"part": "family/discretised_logistic_mixture"})
     raw = [torch.zeros(1, 5, requires_grad=True) for _ in range(3)]
     found = torch.autograd.grad(f(*raw).log_prob(torch.tensor([40.0])).sum(), raw)
@@ -325,13 +325,13 @@ def test_a_point_has_no_density() -> None:
         d.log_prob(torch.ones(3))
 
 
-def test_no_gradient_estimator_is_said_to_be_missing() -> None:
+def test_a_missing_gradient_estimator_is_reported() -> None:
     d = family("categorical", classes=3)(torch.zeros(2, 3))
     with pytest.raises(NotAvailable, match="posterior"):
         draw(d)
 
 
-def test_the_numbers_of_affine_are_not_learned() -> None:
+def test_loc_and_scale_of_affine_are_not_learned() -> None:
     f = build(
         {"part": "family/affine", "family": {"part": "family/normal", "shared_scale": True}, "loc": 1.0, "scale": 2.0}
     )
@@ -339,8 +339,8 @@ def test_the_numbers_of_affine_are_not_learned() -> None:
     assert {name for name, _ in f.named_buffers()} == {"loc", "scale"}
 
 
-def test_the_bernoulli_of_all_pixels_is_no_half_precision_under_autocast() -> None:
-    """784 pixels are summed in a product, which autocast would take in bf16: off by up to a nat."""
+def test_the_total_of_bernoullis_is_in_full_precision_under_autocast() -> None:
+    """784 pixels are summed by a matrix product, which in bf16 under autocast would have an error of up to a nat."""
     logits = torch.linspace(-6, 6, 784).expand(8, -1)
     x = (torch.arange(8 * 784).reshape(8, 784) % 3 == 0).float()
     d = build({"part": "family/bernoulli"})(logits)

@@ -1,4 +1,4 @@
-"""Families over vectors, angles, spheres and simplices against scipy, quadrature and closed forms."""
+"""Families of vectors, angles, directions and points of a simplex, against scipy, quadrature and closed forms."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def raws(f: Family, *event: int, seed: int = 0) -> list[Tensor]:
     return [torch.randn(*size, generator=generator, dtype=torch.float64) for size in f.raw(event)]
 
 
-def agree(found: Tensor, wanted: Any, rtol: float = 1e-9, atol: float = 1e-10) -> None:
-    np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=rtol, atol=atol)
+def agree(found: Tensor, expected: Any, rtol: float = 1e-9, atol: float = 1e-10) -> None:
+    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=rtol, atol=atol)
 
 
 # ------------------------------------------------------------------------------------------------ full covariance
@@ -45,13 +45,13 @@ def test_full_normal() -> None:
     agree(d.entropy(), oracle.entropy())
     agree(d.variance, np.diag(cov))
     agree(chain(d, x).sum(-1), oracle.logpdf(x.numpy()))
-    first = stats.multivariate_normal(d.loc.numpy()[:2], cov[:2, :2])  # the chain's beginning is a marginal
+    first = stats.multivariate_normal(d.loc.numpy()[:2], cov[:2, :2])  # the beginning of a chain gives a marginal
     agree(chain(d, x)[:, :2].sum(-1), first.logpdf(x.numpy()[:, :2]))
     with pytest.raises(NotAvailable, match="quantile"):
         quantile(d, torch.full((4,), 0.5))
 
 
-def test_one_number_needs_no_covariance() -> None:
+def test_one_dimension_has_no_covariance_parameters() -> None:
     f = family("full_normal")
     assert f.raw((3, 1)) == ((3, 1), (3, 1))
     loc, raw = raws(f, 3, 1)
@@ -86,7 +86,7 @@ def test_dirichlet() -> None:
 
 
 def test_logistic_normal_is_the_normal_of_its_log_ratios() -> None:
-    """By a Jacobian that autograd computes."""
+    """With a Jacobian computed by autograd."""
     f = family("logistic_normal")
     d = f(*raws(f, 4))
     y = torch.randn(3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -103,7 +103,7 @@ def test_logistic_normal_is_the_normal_of_its_log_ratios() -> None:
 
 @pytest.mark.parametrize("name", ["dirichlet", "logistic_normal"])
 def test_the_boundary_of_the_simplex_is_never_reached(name: str) -> None:
-    """In float32, with members that have nearly all their mass there."""
+    """In float32, with members that have nearly all their mass near the boundary."""
     f = build({"part": f"family/{name}"})
     raw = [(-40.0 + 200 * i * torch.ones(1000, *size)).requires_grad_() for i, size in enumerate(f.raw((3,)))]
     with seeded(0):
@@ -119,7 +119,7 @@ KAPPAS = (0.0, 1e-6, 0.05, 0.7, 5.0, 60.0, 1e3, 1e5)
 
 
 def integral(density: Any, loc: float, to: float) -> float:
-    """From -pi, in pieces between the location and its opposite."""
+    """The integral from -pi, divided at the location and at the opposite angle."""
     if to < loc - math.pi:
         return integrate.quad(density, -math.pi, to)[0]
     tail, rest = (integrate.quad(density, a, b, epsabs=1e-12)[0] for a, b in ((-math.pi, loc - math.pi), (loc, to)))
@@ -137,13 +137,14 @@ def test_von_mises(kappa: float, dtype: torch.dtype, rtol: float) -> None:
     x = torch.remainder(x + math.pi, 2 * math.pi) - math.pi
     agree(d.log_prob(x), oracle.logpdf(x.numpy()), rtol=rtol, atol=rtol)
     agree(d.entropy(), oracle.entropy(), rtol=rtol, atol=rtol)
-    mass = np.array([integral(oracle.pdf, loc, float(to)) for to in x])  # scipy's own is good to 3e-6 from 50 on
+    # The cdf of scipy is accurate only to 3e-6 for kappa >= 50.
+    mass = np.array([integral(oracle.pdf, loc, float(to)) for to in x])
     agree(d.cdf(x), mass, rtol=0, atol=max(rtol, 1e-8))
     agree(quantile(VonMises(v.double()), torch.from_numpy(mass)), x.numpy(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kappa", [0.01, 0.7, 5.0, 60.0, 1e3, 1e5])
-def test_an_angle_moves_along_its_concentration_as_its_quantile_does(kappa: float) -> None:
+def test_the_velocity_along_the_concentration_is_that_of_the_quantile(kappa: float) -> None:
     x = torch.linspace(-3, 3, 25, dtype=torch.float64) / max(1.0, math.sqrt(kappa))
     u = stats.vonmises(kappa).cdf(x.numpy())
     h = 1e-3 * kappa
@@ -153,20 +154,20 @@ def test_an_angle_moves_along_its_concentration_as_its_quantile_does(kappa: floa
 
 
 @pytest.mark.parametrize("kappa", KAPPAS)
-def test_draws_of_an_angle_move_as_expectations_do(kappa: float) -> None:
+def test_gradients_of_draws_of_angles_are_those_of_expectations(kappa: float) -> None:
     """``E[f'(x) dx/dv] = d/dv E[f(x)]``, both by quadrature, for the first harmonics."""
     v = torch.tensor([kappa * math.cos(2.5), kappa * math.sin(2.5)], dtype=torch.float64, requires_grad=True)
     n = 5_000
     x = 2 * math.pi * torch.arange(n, dtype=torch.float64) / n - math.pi
     p = VonMises(v).log_prob(x).exp() * 2 * math.pi / n
     for order, shift in itertools.product((1, 2, 3), (0.0, 0.5 * math.pi)):
-        (wanted,) = torch.autograd.grad((p * torch.cos(order * x + shift)).sum(), v, retain_graph=True)
+        (expected,) = torch.autograd.grad((p * torch.cos(order * x + shift)).sum(), v, retain_graph=True)
         slope = -order * torch.sin(order * x + shift)
         found = (p * slope) @ VonMises(v).velocity(x)
-        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
 
 
-def test_draws_of_an_angle_from_the_uniform_distribution_have_bounded_gradients() -> None:
+def test_gradients_of_draws_of_uniform_angles_are_bounded() -> None:
     v = torch.zeros(10_000, 2, requires_grad=True)
     with seeded(0):
         z = draw(VonMises(v))
@@ -180,7 +181,7 @@ def test_draws_of_an_angle_from_the_uniform_distribution_have_bounded_gradients(
 @pytest.mark.parametrize("size", [2, 3, 10])
 @pytest.mark.parametrize("kappa", [0.0, 0.3, 4.0, 200.0])
 def test_power_spherical(size: int, kappa: float) -> None:
-    """Along its axis it is a beta distribution, in whose density the sphere across has its area."""
+    """Along the axis the distribution is a beta distribution, up to the area of the sphere orthogonal to it."""
     b = (size - 1) / 2
     oracle = stats.beta(b + kappa, b)
     y = np.linspace(0.05, 0.95, 7)
@@ -201,8 +202,8 @@ def test_power_spherical(size: int, kappa: float) -> None:
     assert stats.kstest(((z[:, 0] + 1) / 2).numpy(), oracle.cdf).pvalue > 1e-5
 
 
-def test_float32_directions_keep_their_digits() -> None:
-    """At high concentrations, at zero and opposite to the axis."""
+def test_float32_directions_are_accurate() -> None:
+    """At high concentrations, at zero, and opposite to the axis."""
     for kappa in (0.0, 1e-12, 1e4):
         v = torch.tensor([0.6, 0.0, -0.8]) * kappa
         d, exact = PowerSpherical(v), PowerSpherical(v.double())
@@ -215,8 +216,8 @@ def test_float32_directions_keep_their_digits() -> None:
 
 @pytest.mark.parametrize("size", [2, 4, 16])
 @pytest.mark.parametrize("length", [0.0, 0.2, 1.0, 30.0])
-def test_draws_of_a_direction_move_as_expectations_do(size: int, length: float) -> None:
-    """The gradients of the mean and of the mean square, which have closed forms, to 5 standard errors each (a false
+def test_gradients_of_draws_of_directions_are_those_of_expectations(size: int, length: float) -> None:
+    """The gradients of the mean and of the mean square, which have closed forms, to 5 standard errors each (one false
     alarm in 10,000 runs of all 12 cases)."""
     axis = torch.nn.functional.normalize(torch.cos(torch.arange(size, dtype=torch.float64) + 1), dim=0)
     w = torch.sin(torch.arange(size, dtype=torch.float64))
@@ -236,18 +237,18 @@ def test_draws_of_a_direction_move_as_expectations_do(size: int, length: float) 
     each = v.detach().expand(n, size).clone().requires_grad_()
     with seeded(0):
         x = PowerSpherical(each).rsample() @ w
-    # At 0 the gradient depends on the side that 0 is reached from: along the first axis.
+    # At 0 the gradient depends on the direction of approach, here along the first axis.
     safe = (v.detach() if length else 1e-7 * torch.eye(size, dtype=torch.float64)[0]).requires_grad_()
-    for found, wanted in zip((x, x.square()), moments(safe), strict=True):
+    for found, expected in zip((x, x.square()), moments(safe), strict=True):
         (gradients,) = torch.autograd.grad(found.sum(), each, retain_graph=True)
-        (exact,) = torch.autograd.grad(wanted, safe, retain_graph=True)
+        (exact,) = torch.autograd.grad(expected, safe, retain_graph=True)
         error = gradients.std(0) / math.sqrt(n)
         assert bool(((gradients.mean(0) - exact).abs() <= 5 * error + 1e-6).all())
         assert float(gradients.abs().max()) < 1e4
 
 
 def test_a_learned_prior_leaves_the_uniform_distribution() -> None:
-    """At raw zeros, where a direction is not defined, the likelihood still has a gradient."""
+    """At raw zeros, where the location is undefined, the likelihood has a non-zero gradient."""
     for name, event in (("power_spherical", (4,)), ("von_mises", (2,))):
         f = build({"part": f"family/{name}"})
         raw = [torch.zeros(size, requires_grad=True) for size in f.raw(event)]

@@ -1,4 +1,4 @@
-"""Every closed form of a KL between members of two families is the mean of ``log q - log p`` over samples of q."""
+"""Every closed form of a KL between members of two families equals the mean of ``log q - log p`` over samples of q."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from ladle.seeds import seeded
 from ladle.shapes import Size, sum_event
 from ladle.spec import build, parts
 
-# What each family is built with, and the event of one value: two elements, or one of a joint distribution.
+# The arguments of each family, and the event: two elements, or one value of a joint distribution.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "affine": {"family": {"part": "family/normal"}, "loc": 2.0, "scale": 3.0},
     "categorical": {"classes": 4},
+    "columns": {"families": [{"part": "family/normal"}, {"part": "family/logistic"}], "groups": [[1], [0]]},
     "one_hot": {"classes": 2},
     "vq": {"classes": 2, "size": 3},
     "mixture": {"family": {"part": "family/normal"}, "components": 2},
@@ -37,24 +38,24 @@ SAMPLES, PIECE = 1_000_000, 100_000
 
 
 def member(name: str, seed: int, spread: float = 1.0) -> tuple[Family, td.Distribution]:
-    """A member of the family drawn at random, in float64, over a batch of one."""
+    """A family in float64, and a random member of it with a batch of one."""
     family = build({"part": f"family/{name}", **ARGUMENTS.get(name, {})}).double().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     sizes = family.raw(EVENTS.get(name, (2,)))
     return family, family(*(spread * torch.randn(1, *s, generator=generator, dtype=torch.float64) for s in sizes))
 
 
-def alike(q: Family, p: Family) -> bool:
+def comparable(q: Family, p: Family) -> bool:
     return type(q) is type(p) or q.support == p.support
 
 
 def pairs() -> list[tuple[str, str, float]]:
-    """Those for which a closed form is registered, found by asking for it."""
+    """The pairs of families with a registered closed form, found by trying all pairs."""
     found = []
     for one, other in itertools.product(sorted(set(parts()["family"]) - {"point_mass"}), repeat=2):
-        for spread in (1.0, 0.0):  # p at random, and, where only that has a closed form, the standard member
+        for spread in (1.0, 0.0):  # p at random or, if only that has a closed form, the standard member
             (q_family, q), (p_family, p) = member(one, 1), member(other, 2, spread)
-            if not alike(q_family, p_family):
+            if not comparable(q_family, p_family):
                 break
             try:
                 td.kl_divergence(q, p)
@@ -79,19 +80,21 @@ def estimate(q: td.Distribution, p: td.Distribution) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("one, other, spread", pairs())
 def test_closed_forms(one: str, other: str, spread: float) -> None:
-    """Within 4 standard errors of 10^6 samples: at a seed, a false alarm in 16,000 pairs."""
+    """Within 4 standard errors of 10^6 samples: one false alarm in 16,000 pairs."""
     (_, q), (_, p) = member(one, 1), member(other, 2, spread)
     mean, error = estimate(q, p)
     closed = sum_event(td.kl_divergence(q, p), 1)
     assert closed.shape == (1,)
     assert abs(float(closed - mean)) <= 4 * float(error) + 1e-9
-    assert one == other or float(closed) > 20 * float(error), "too small to tell: the comparison would find nothing"
+    assert one == other or float(closed) > 20 * float(error), (
+        "the KL is too small for the comparison to detect an error"
+    )
     unknown = torch.full((1,), math.nan, dtype=torch.float64)
-    torch.testing.assert_close(kl(q, p, unknown, unknown), closed)  # what the walk takes
+    torch.testing.assert_close(kl(q, p, unknown, unknown), closed)  # the function that the walk uses
 
 
-def test_what_has_a_closed_form() -> None:
-    """So that none of the pairs above passes by its absence."""
+def test_closed_forms_are_registered() -> None:
+    """These closed forms are registered, so that no pair above passes because one is missing."""
     found = {(one, other) for one, other, _ in pairs()}
     itself = {"normal", "full_normal", "laplace", "beta", "continuous_bernoulli", "bernoulli", "categorical", "one_hot"}
     itself |= {"dirichlet", "logistic_normal", "von_mises", "power_spherical"}
@@ -104,7 +107,7 @@ def test_what_has_a_closed_form() -> None:
 
 
 def test_a_wrong_closed_form_is_found() -> None:
-    """The standard error is small enough: 1 % more and it would be told."""
+    """The standard error is small enough to detect a deviation of 1 %."""
     for name in ("normal", "full_normal"):
         (_, q), (_, p) = member(name, 1), member(name, 2)
         mean, error = estimate(q, p)

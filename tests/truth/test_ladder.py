@@ -1,4 +1,4 @@
-"""The ladder against what is known of it in closed form, and its one walk against itself."""
+"""The ladder against closed forms, and the consistency of inference and generation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ladle
-from ladle.data import Batch
+from ladle.data import Batch, blank
 from ladle.families import positive
 from ladle.inference.importance import weigh
 from ladle.inference.proposals import proposal_of
@@ -58,14 +58,14 @@ SHAPES = {
 }
 
 
-# ---------------------------------------------------------------------------------------------- what is known
+# ----------------------------------------------------------------------------------------------- closed forms
 
 
 def test_the_evidence_of_a_linear_gaussian_ladder() -> None:
     """``z_1 ~ N(0, 1), z_2 ~ N(a z_1, s^2), x ~ N(C z, r^2)``: the importance-weighted estimate of every item agrees
-    with the closed form to 4.5 standard errors (a false alarm in 10,000 for 6 items).
+    with the closed form to 4.5 standard errors (one false alarm in 10,000 for 6 items).
 
-    ReLUs are undone by pairs: v is carried as ``relu(v), relu(-v)``.
+    A value v passes through a ReLU as the pair ``relu(v), relu(-v)``.
     """
     a, raw_s, raw_r = 0.8, -0.7, 0.2
     weights = torch.tensor([[1.0, 0.5], [-0.3, 1.2], [0.6, -0.9]])
@@ -88,7 +88,7 @@ def test_the_evidence_of_a_linear_gaussian_ladder() -> None:
         stirred(latents.posterior, 0.1)
         stirred(below.step, 0.1)
         for head in (latents.posterior.head, below.step):
-            head.bias[1] = 0.7  # wide, so that no weight is large
+            head.bias[1] = 0.7  # a wide proposal, so that no weight is large
     s, r = (float(positive(torch.tensor(raw), 1e-3)) for raw in (raw_s, raw_r))
     of_z = torch.tensor([[1.0, a], [a, a * a + s * s]])
     covariance = weights @ of_z @ weights.T + r * r * torch.eye(3)
@@ -103,13 +103,13 @@ def test_the_evidence_of_a_linear_gaussian_ladder() -> None:
     w = (log_w - log_w.amax(0)).exp()
     found = log_w.amax(0) + w.mean(0).log()
     error = w.std(0) / w.mean(0) / math.sqrt(len(w))
-    assert float(error.max()) < 0.05, "too few samples to tell anything"
+    assert float(error.max()) < 0.05, "too few samples for a meaningful comparison"
     assert bool(((found - exact).abs() < 4.5 * error).all()), (found, exact, error)
 
 
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("family", ["normal", "laplace"])
-def test_priors_start_as_the_standard_member_and_posteriors_tell_items_apart(name: str, family: str) -> None:
+def test_initial_priors_are_standard_and_initial_posteriors_differ_between_items(name: str, family: str) -> None:
     inputs, blocks = SHAPES[name]
     standard = build({"part": f"family/{family}"})(torch.zeros(1), torch.zeros(1))
     for level in drawn(ladder(inputs, blocks, family), batch_of(inputs, 50)).levels:
@@ -126,8 +126,8 @@ def test_priors_start_as_the_standard_member_and_posteriors_tell_items_apart(nam
 
 @pytest.mark.parametrize("family", ["normal", "laplace", "logistic", "student_t"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_generation_and_inference_are_one_walk(name: str, family: str) -> None:
-    """z from the posterior has the same log p, and leads to the same h, whether it is inferred or given."""
+def test_generation_and_inference_agree(name: str, family: str) -> None:
+    """z from the posterior has the same log p and gives the same h, whether it is inferred or given."""
     inputs, blocks = SHAPES[name]
     latents, batch = stirred(ladder(inputs, blocks, family)), batch_of(inputs)
     inferred = drawn(latents, batch, (3,))
@@ -135,17 +135,17 @@ def test_generation_and_inference_are_one_walk(name: str, family: str) -> None:
     assert [tuple(z.shape[2:]) for z in zs] == list(latents.events)
     assert tuple(inferred.h.shape) == (3, 5, *latents.features)
     with torch.no_grad():
-        given = latents.walk(replay(zs), n=5)
-        again = latents.walk(replay(zs), batch, samples=(3,))
+        given = latents.walk(replay(zs), blank((), 5))
+        replayed = latents.walk(replay(zs), batch, samples=(3,))
     torch.testing.assert_close(given.h, inferred.h)
-    for a, b, c in zip(inferred.levels, given.levels, again.levels, strict=True):
+    for a, b, c in zip(inferred.levels, given.levels, replayed.levels, strict=True):
         assert a.log_p.shape == a.log_q.shape == a.kl.shape == (3, 5)
         torch.testing.assert_close(b.log_p, a.log_p)
         torch.testing.assert_close(c.log_q, a.log_q)
 
 
 def test_samples_share_the_features_of_their_item() -> None:
-    """A walk of K samples is K walks, item by item: nothing is mixed up where samples meet features."""
+    """A walk with K samples equals K separate walks, item by item."""
     inputs, blocks = SHAPES["odd image"]
     latents, batch = stirred(ladder(inputs, blocks)).double(), batch_of(inputs)
     batch = batch._replace(x=batch.x.double())
@@ -160,14 +160,15 @@ def test_samples_share_the_features_of_their_item() -> None:
                 torch.testing.assert_close(a.log_q[0], b.log_q[k, item])
 
 
-def test_the_levels_above_say_where_the_ones_below_are() -> None:
-    """With the top kept, p below is not what it is elsewhere; and drawing from p leaves what was kept alone."""
+def test_lower_levels_depend_on_upper_levels() -> None:
+    """p of the lower levels depends on the upper levels, and drawing the lower levels does not change the given
+    ones."""
     inputs, blocks = SHAPES["image"]
     latents = stirred(ladder(inputs, blocks))
     with seeded(1), torch.no_grad():
-        one = latents.walk(from_prior(), n=2)
-        kept = latents.walk(replay([level.z for level in one.levels[:2]], from_prior()), n=2)
-        coldest = latents.walk(replay([one.levels[0].z], from_prior(0.0)), n=2)
+        one = latents.walk(from_prior(), blank((), 2))
+        kept = latents.walk(replay([level.z for level in one.levels[:2]], from_prior()), blank((), 2))
+        coldest = latents.walk(replay([one.levels[0].z], from_prior(0.0)), blank((), 2))
     for i, (a, b) in enumerate(zip(one.levels, kept.levels, strict=True)):
         assert torch.equal(a.z, b.z) == (i < 2)
     assert torch.equal(one.levels[2].p.loc, kept.levels[2].p.loc)
@@ -186,8 +187,8 @@ PRIORS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("blocks", ["1:3, 4", "2, 4"])
-def test_any_prior_at_the_top(blocks: str, prior: str, toys: dict[str, ladle.Dataset]) -> None:
-    """Also over a map, which is one vector to it; gradients reach every parameter after a stirred step."""
+def test_any_prior_can_be_at_the_top(blocks: str, prior: str, toys: dict[str, ladle.Dataset]) -> None:
+    """Also over a feature map, which the prior treats as one vector; gradients reach every parameter."""
     data = toys["digits"]
     plan = narrow("vdvae", data.schema)
     plan["latents"] |= {"prior": {"part": f"prior/{prior}", **PRIORS[prior]}, "blocks": blocks}
@@ -199,11 +200,11 @@ def test_any_prior_at_the_top(blocks: str, prior: str, toys: dict[str, ladle.Dat
         assert parameter.grad is not None, f"no gradient reaches {name}"
         assert bool(parameter.grad.any()), f"no gradient reaches {name}"
     with torch.no_grad():
-        trace = assembly.model.latents.walk(from_prior(), n=2)
+        trace = assembly.model.walk(from_prior(), assembly.model.blank(2))
     assert bool(trace.h.isfinite().all())
 
 
-def test_free_bits_hold_every_level(toys: dict[str, ladle.Dataset]) -> None:
+def test_free_bits_apply_to_every_level(toys: dict[str, ladle.Dataset]) -> None:
     data = toys["digits"]
     plan = {**narrow("vdvae", data.schema), "objective": {"part": "objective/elbo", "free_bits": 1e3}}
     assembly = ladle.assemble(data.schema, plan)
@@ -213,10 +214,10 @@ def test_free_bits_hold_every_level(toys: dict[str, ladle.Dataset]) -> None:
     torch.testing.assert_close(loss.scalar, expected)
 
 
-# ------------------------------------------------------------------------------------------------- the string
+# ------------------------------------------------------------------------------------------ the blocks string
 
 
-def test_blocks_name_maps_by_their_longer_side() -> None:
+def test_blocks_denote_maps_by_their_longer_side() -> None:
     assert maps((1, 28, 28)) == [(28, 28), (14, 14), (7, 7), (4, 4), (2, 2), (1, 1)]
     levels = parse(" 1x2:16,7 ,14x2:3", (1, 28, 28), size=4)
     assert levels == [(16, 1, 1)] * 2 + [(4, 7, 7)] + [(3, 14, 14)] * 2
@@ -224,7 +225,7 @@ def test_blocks_name_maps_by_their_longer_side() -> None:
 
 
 @pytest.mark.parametrize(
-    "text, column, told",
+    "text, column, message",
     [
         ("1, 8x2", 3, "one of 28, 14, 7, 4, 2, 1, got 8; 7 would fit"),
         ("1, seven", 3, "SIDE, SIDExCOUNT or SIDExCOUNT:SIZE"),
@@ -239,15 +240,15 @@ def test_blocks_name_maps_by_their_longer_side() -> None:
         ("7", 0, "at least 2 levels, got 1; 7,7 would fit, or 'flat'"),
     ],
 )
-def test_a_string_that_does_not_parse_shows_where(text: str, column: int, told: str) -> None:
+def test_a_syntax_error_shows_its_position(text: str, column: int, message: str) -> None:
     with pytest.raises(SpecError) as caught:
         parse(text, (1, 28, 28), size=4)
     why, shown, caret = str(caught.value).split("\n")
-    assert told in why
+    assert message in why
     assert (shown, caret) == (f"    {text}", " " * (4 + column) + "^")
 
 
-def test_a_long_string_is_cut_around_the_fault() -> None:
+def test_a_long_string_is_shortened_around_the_error() -> None:
     with pytest.raises(SpecError) as caught:
         parse("1," * 80 + "?" + ",1" * 5000, (3,), size=1)
     _, shown, caret = str(caught.value).split("\n")
@@ -256,26 +257,26 @@ def test_a_long_string_is_cut_around_the_fault() -> None:
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
         ({"posterior": {"part": "family/bernoulli"}}, "location and a scale.*normal, laplace"),
         ({"posterior": {"part": "family/normal", "shared_scale": True}}, "location and a scale"),
-        ({"prior": {"part": "prior/standard", "family": {"part": "family/beta"}}}, "must agree"),
+        ({"prior": {"part": "prior/standard", "family": {"part": "family/beta"}}}, "must have the same support"),
         ({"prior": None}, "needs a prior"),
         ({"blocks": "1,3"}, "blocks: a side must be one of 8, 4, 2, 1"),
         ({"width": 0}, "width of at least 1"),
         ({"size": 0}, "at least 1 latent"),
     ],
 )
-def test_plans_that_cannot_be(change: dict[str, Any], told: str, toys: dict[str, ladle.Dataset]) -> None:
+def test_invalid_plans_are_refused(change: dict[str, Any], message: str, toys: dict[str, ladle.Dataset]) -> None:
     schema = toys["digits"].schema
     plan = narrow("vdvae", schema)
     plan["latents"] |= change
-    with pytest.raises(SpecError, match=f"(?s){told}"):
+    with pytest.raises(SpecError, match=f"(?s){message}"):
         ladle.assemble(schema, plan)
 
 
-def test_what_needs_one_level_says_so(toys: dict[str, ladle.Dataset]) -> None:
+def test_objectives_that_need_one_level_are_refused(toys: dict[str, ladle.Dataset]) -> None:
     data = toys["digits"]
     plan = narrow("vdvae", data.schema)
     for objective in ({"part": "objective/elbo", "sticking": True}, {"part": "objective/iwae"}):

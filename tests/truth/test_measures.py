@@ -1,4 +1,4 @@
-"""What latents carry, and how far samples are from data, where the answer is known."""
+"""The measures of latents and the two-sample test, where the answer is known."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return ladle.load(run)
 
 
-def test_the_parts_sum_to_the_kl_of_the_bound(model: ladle.Model) -> None:
+def test_the_kl_of_the_latents_sums_to_that_of_the_bound(model: ladle.Model) -> None:
     split = items(model, ladle.read("digits"), "test")
     check_density(model.vae)
     torch.manual_seed(0)
@@ -34,18 +34,18 @@ def test_the_parts_sum_to_the_kl_of_the_bound(model: ladle.Model) -> None:
     assert units(model, split).kl.sum() == pytest.approx(float(torch.cat(kl).mean()), rel=0.05)
 
 
-def test_a_latent_the_encoder_does_not_move_is_not_active(model: ladle.Model) -> None:
+def test_a_latent_that_the_encoder_ignores_is_not_active(model: ladle.Model) -> None:
     split = items(model, ladle.read("digits"), "test")
     head = model.vae.latents.posterior.head
     before = units(model, split)
-    kept = head.weight.detach().clone(), head.bias.detach().clone()
+    original = head.weight.detach().clone(), head.bias.detach().clone()
     dims = len(before.kl)
     with torch.no_grad():
-        for row in (0, dims):  # its location and its scale
+        for row in (0, dims):  # the location and the scale of the first latent
             head.weight[row], head.bias[row] = 0.0, 0.0
         after = units(model, split)
-        head.weight.copy_(kept[0])
-        head.bias.copy_(kept[1])
+        head.weight.copy_(original[0])
+        head.bias.copy_(original[1])
     assert before.active[0]
     assert not after.active[0]
     assert after.spread[0] == pytest.approx(0, abs=1e-10)
@@ -64,7 +64,7 @@ def test_the_standard_prior_gives_the_closed_form() -> None:
     assert np.allclose(units(model, split).kl, kl_divergence(q, standard).mean(0), atol=1e-5)
 
 
-def test_an_autoencoder_has_no_units() -> None:
+def test_an_autoencoder_is_refused() -> None:
     data = ladle.read("digits")
     model = ladle.Model(ladle.assemble(data.schema, recipe="ae", size="xs").model.eval(), data.schema, {}, "cpu")
     with pytest.raises(NotAvailable):
@@ -81,11 +81,11 @@ def test_the_chain_of_a_prior_sums_to_its_density() -> None:
         chain(torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2)), torch.zeros(2))
 
 
-def test_two_sets_of_the_same_distribution_cannot_be_told_apart() -> None:
+def test_the_two_sample_test_detects_only_different_distributions() -> None:
     noise = np.random.default_rng(0)
     a, b = noise.normal(size=(2, 800, 60))
     assert abs(two_sample(a, b) - 0.5) < 0.06
-    assert two_sample(a, 2 * b) > 0.9, "the means agree, the spreads do not"
-    assert two_sample(a[:20], b[:20] + 3) > 0.9, "fewer items than numbers"
+    assert two_sample(a, 2 * b) > 0.9, "the means are equal, the variances differ"
+    assert two_sample(a[:20], b[:20] + 3) > 0.9, "fewer items than dimensions"
     with pytest.raises(ladle.DataError, match="at least 20"):
         two_sample(a[:19], b)

@@ -1,4 +1,4 @@
-"""Mixtures and the learned priors against what is known of them: torch's mixtures, enumeration, Jacobians."""
+"""Mixtures and learned priors against torch's mixtures, enumeration and Jacobians."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def family(name: str = "normal", components: int = K) -> Family:
     return build({"part": "family/mixture", "family": {"part": f"family/{name}"}, "components": components})
 
 
-def raws(of: Family, lead: tuple[int, ...] = (5,), spread: float = 1.0, event: tuple[int, ...] = (D,)) -> list[Tensor]:
+def raws(f: Family, lead: tuple[int, ...] = (5,), spread: float = 1.0, event: tuple[int, ...] = (D,)) -> list[Tensor]:
     with seeded(4):
-        return [spread * torch.randn(*lead, *size, dtype=torch.float64) for size in of.raw(event)]
+        return [spread * torch.randn(*lead, *size, dtype=torch.float64) for size in f.raw(event)]
 
 
 def reference(d: Mixture) -> td.Distribution:
-    """The same in torch."""
+    """The same mixture in torch."""
     return td.MixtureSameFamily(td.Categorical(logits=d.log_weights), td.Independent(d.components, 1))
 
 
@@ -43,13 +43,13 @@ def test_density_is_that_of_torch(name: str) -> None:
     torch.testing.assert_close(mean(d), reference(d).mean)
 
 
-def test_components_in_pieces_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluating_components_in_groups_gives_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     d = family()(*raws(family()))
     z = torch.randn(7, 5, D, dtype=torch.float64)
-    whole = d.log_prob(z), chain(d, z)
+    expected = d.log_prob(z), chain(d, z)
     monkeypatch.setattr(mixture, "MOST", 1)
     assert len(list(d.pieces(z))) == K
-    torch.testing.assert_close((d.log_prob(z), chain(d, z)), whole)
+    torch.testing.assert_close((d.log_prob(z), chain(d, z)), expected)
 
 
 JOINT = {"one_hot": {"classes": 3}, "full_normal": {}, "power_spherical": {}, "dirichlet": {}, "logistic_normal": {}}
@@ -68,7 +68,7 @@ def test_components_may_be_joint(name: str) -> None:
 
 
 def test_chain_is_made_of_conditionals() -> None:
-    """p(z_1) is the mixture of the first elements alone, and p(z_2 | z_1) its quotient."""
+    """p(z_1) is the mixture of the first elements, and p(z_2 | z_1) = p(z_1, z_2) / p(z_1)."""
     logits, loc, scale = raws(family())
     d = family()(logits, loc, scale)
     z = torch.randn(7, 5, D, dtype=torch.float64)
@@ -91,8 +91,8 @@ def quadratic(z: Tensor) -> Tensor:
     return z[..., 0] * z[..., 1] + 0.5 * z[..., 0].square() - z[..., 1]
 
 
-def of_quadratic(variance: float) -> Callable[[Any], Tensor]:
-    """Its expectation under each component with this variance at scale 1."""
+def expected_quadratic(variance: float) -> Callable[[Any], Tensor]:
+    """The expectation of ``quadratic`` under each component; the components have this variance at scale 1."""
 
     def expectation(d: Any) -> Tensor:
         (x, y), scale = d.loc.unbind(-1), d.scale[..., 0]
@@ -105,7 +105,7 @@ def turning(z: Tensor) -> Tensor:
     return z[..., 0].cos() * z[..., 1].sin() + z[..., 0].sin()
 
 
-def of_turning(d: Any) -> Tensor:
+def expected_turning(d: Any) -> Tensor:
     (cos, sin), (_, other) = d.expectation.unbind(-2)[0].unbind(-1), d.expectation.unbind(-2)[1].unbind(-1)
     return cos * other + sin
 
@@ -113,15 +113,15 @@ def of_turning(d: Any) -> Tensor:
 @pytest.mark.parametrize(
     ("name", "objective", "expectation"),
     [
-        ("normal", quadratic, of_quadratic(1.0)),
-        ("laplace", quadratic, of_quadratic(2.0)),
-        ("logistic", quadratic, of_quadratic(math.pi**2 / 3)),
-        ("von_mises", turning, of_turning),
+        ("normal", quadratic, expected_quadratic(1.0)),
+        ("laplace", quadratic, expected_quadratic(2.0)),
+        ("logistic", quadratic, expected_quadratic(math.pi**2 / 3)),
+        ("von_mises", turning, expected_turning),
     ],
 )
 def test_gradient_of_a_draw_is_that_of_the_enumerated_expectation(name: str, objective: Any, expectation: Any) -> None:
     """``grad sum_k w_k E_k f`` with every ``E_k f`` in closed form, against the mean over 20,000 draws, within 4.5
-    standard errors for each of 15 parameters: a false alarm in 10,000 seeds."""
+    standard errors for each of 15 parameters: one false alarm in 10,000 seeds."""
     of, n = family(name), 20_000
     raw = [r.requires_grad_() for r in raws(of, (), 0.7)]
     d = of(*raw)
@@ -133,11 +133,11 @@ def test_gradient_of_a_draw_is_that_of_the_enumerated_expectation(name: str, obj
     for truth, sampled in zip(exact, found, strict=True):
         error = sampled.std(0) / math.sqrt(n)
         assert bool(((sampled.mean(0) - truth).abs() <= 4.5 * error).all())
-        assert bool((error < 0.05).all())  # so that the comparison says something
+        assert bool((error < 0.05).all())  # small enough for a meaningful comparison
 
 
 def test_a_draw_is_a_sample() -> None:
-    """Its value is that of ``sample``, whatever its gradient; without gradients too."""
+    """The value of a draw is that of ``sample``, with and without gradients."""
     of = family()
     d = of(*(r.requires_grad_() for r in raws(of, (5,))))
     with seeded(6):
@@ -151,7 +151,7 @@ def test_a_draw_is_a_sample() -> None:
 
 
 @pytest.mark.parametrize("name", ["student_t", "beta", "bernoulli", "full_normal"])
-def test_no_gradient_passes_where_there_is_no_distribution_function(name: str) -> None:
+def test_components_without_a_distribution_function_have_no_gradient_estimator(name: str) -> None:
     with pytest.raises(NotAvailable, match="no gradient estimator"):
         draw(family(name)(*raws(family(name))))
 
@@ -173,7 +173,7 @@ def stirred(prior: Any) -> Any:
     return prior
 
 
-def test_one_component_is_the_learned_prior() -> None:
+def test_a_mixture_of_one_component_is_the_learned_prior() -> None:
     one = build({"part": "prior/mixture", "family": NORMAL, "event": [D], "components": 1})
     learned = build({"part": "prior/learned", "family": NORMAL, "event": [D]})
     z = torch.randn(6, D)
@@ -185,17 +185,17 @@ def test_one_component_is_the_learned_prior() -> None:
                 one.raw[k + 1].copy_(raw[None])
 
 
-def test_components_start_apart_and_around_the_standard_member() -> None:
+def test_components_are_initialised_differently_around_the_standard_member() -> None:
     def built(seed: int) -> Any:
         with seeded(seed):
             return build({"part": "prior/mixture", "family": NORMAL, "event": [4], "components": 5})
 
-    first, again, other = built(0), built(0), built(1)
-    assert torch.equal(first.raw[1], again.raw[1])
+    first, same, other = built(0), built(0), built(1)
+    assert torch.equal(first.raw[1], same.raw[1])
     assert not torch.equal(first.raw[1], other.raw[1])
     torch.testing.assert_close(first.raw[1].mean(0), torch.zeros(4), atol=1e-6, rtol=0)
     first(8, {}).log_prob(torch.randn(8, 4)).sum().backward()
-    assert len({tuple(row.tolist()) for row in first.raw[2].grad}) == 5, "components that receive the same gradient"
+    assert len({tuple(row.tolist()) for row in first.raw[2].grad}) == 5, "some components receive the same gradient"
 
 
 @pytest.mark.parametrize("name", ["normal", "student_t"])
@@ -214,7 +214,7 @@ def test_vamp_is_the_mixture_of_posteriors(name: str) -> None:
 
 
 @pytest.mark.parametrize("dims", [1, 2, 5])
-def test_flow_undoes_itself_and_counts_its_volume(dims: int) -> None:
+def test_flow_is_invertible_with_the_right_log_determinant(dims: int) -> None:
     flow = stirred(build({"part": "prior/flow", "event": [dims], "width": 8})).double()
     z = 2 * torch.randn(6, dims, dtype=torch.float64)
     u, log_det = flow.inwards(z)
@@ -233,4 +233,4 @@ def test_flow_starts_as_the_standard_normal_and_its_scales_are_bounded() -> None
         for parameter in flow.parameters():
             parameter.mul_(0).add_(50 * torch.randn_like(parameter))
     log_scale, _ = flow.couplings[0].says(torch.full((1, 1), 1e6))
-    assert float(log_scale.detach().abs().max()) == MOST, "a net may ask for any scale, but gets no more than this"
+    assert float(log_scale.detach().abs().max()) == MOST, "the log-scale must be bounded for any output of the network"

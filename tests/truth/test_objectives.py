@@ -1,4 +1,4 @@
-"""The gradient estimators agree with each other in expectation, and the controllers do what they say."""
+"""The gradient estimators agree in expectation, and the controlled objectives behave as documented."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ladle
-from ladle.data import Batch, Schema
+from ladle.data import Batch, Schema, blank
 from ladle.model.vae import Terms
 from ladle.objectives import Progress, bound
 from ladle.objectives.elbo import Capacity, Elbo, Geco
@@ -19,8 +19,8 @@ START = Progress(0.0, 0)
 END = Progress(1.0, 100)
 
 
-def made(latents: dict) -> ladle.Assembly:
-    """A model of narrow nets, its weights away from where they start."""
+def perturbed_model(latents: dict) -> ladle.Assembly:
+    """A model of narrow networks with perturbed weights."""
     plan = ladle.recipe("vae", SCHEMA, "xs")
     plan["latents"] |= latents
     for net in ("encoder", "decoder"):
@@ -34,7 +34,7 @@ def made(latents: dict) -> ladle.Assembly:
 
 @pytest.fixture
 def tiny() -> ladle.Assembly:
-    return made({"size": 2})
+    return perturbed_model({"size": 2})
 
 
 def batch() -> Batch:
@@ -42,7 +42,7 @@ def batch() -> Batch:
 
 
 def gradients(model: torch.nn.Module, objective: torch.nn.Module, repeats: int, seed: int) -> torch.Tensor:
-    """``(blocks, parameters)``: the mean gradient in each of 20 blocks of repeats."""
+    """``(20, parameters)``: the mean gradient in each of 20 blocks of ``repeats`` copies of the item."""
     many = Batch(batch().x.expand(repeats, -1, -1, -1), None, {}, torch.arange(repeats))
     blocks = []
     for block in range(20):
@@ -56,7 +56,7 @@ def gradients(model: torch.nn.Module, objective: torch.nn.Module, repeats: int, 
 def agree(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two sets of block means have the same mean: every parameter within 4.5 standard errors.
 
-    About 60 parameters at fixed seeds; the chance of a false alarm is below 1 in 1,000.
+    With about 60 parameters and fixed seeds, the probability of a false alarm is below 1 in 1,000.
     """
     se = ((a.var(0) + b.var(0)) / len(a)).sqrt() + 1e-6
     return bool(((a.mean(0) - b.mean(0)).abs() < 4.5 * se).all())
@@ -79,7 +79,7 @@ def test_improved_estimators_have_the_same_mean(
     assert not agree(a, b + 0.05)  # the check itself can fail
 
 
-def test_doubly_reparameterised_gradients_are_quieter_for_the_encoder(tiny: ladle.Assembly) -> None:
+def test_doubly_reparameterised_gradients_have_less_variance_for_the_encoder(tiny: ladle.Assembly) -> None:
     plain = gradients(tiny.model, Iwae(50, doubly=False), 200, seed=7)
     quiet = gradients(tiny.model, Iwae(50, doubly=True), 200, seed=8)
     encoder = sum(p.numel() for p in tiny.model.latents.posterior.parameters())
@@ -88,16 +88,16 @@ def test_doubly_reparameterised_gradients_are_quieter_for_the_encoder(tiny: ladl
 
 @pytest.fixture
 def choices() -> ladle.Assembly:
-    """A model of two choices among two classes each: four configurations in all, any of which may be enumerated."""
+    """A model with two latent choices between two classes, whose four configurations can be enumerated."""
     family = {"part": "family/one_hot", "classes": 2}
-    return made({"size": 4, "posterior": family, "prior": {"part": "prior/learned"}})
+    return perturbed_model({"size": 4, "posterior": family, "prior": {"part": "prior/learned"}})
 
 
 def test_em_gradients_are_those_of_the_posterior_by_enumeration(choices: ladle.Assembly) -> None:
-    """With many particles they are ``-sum_z p(z|x) grad (log p(x, z) + log q(z|x))``, a sum over every z.
+    """With many particles they are ``-sum_z p(z|x) grad (log p(x, z) + log q(z|x))``, a sum over all z.
 
-    20 blocks of 200 items with 500 particles; the bias of the weights is below the error. 4.5 standard errors of about
-    60 parameters: a false alarm in less than 1 of 1,000.
+    20 blocks of 200 items with 500 particles; the bias of the weights is below the standard error. The tolerance is 4.5
+    standard errors for about 60 parameters: false alarms in less than 1 of 1,000 runs.
     """
     model = choices.model
     every = torch.tensor([[1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1]]).float().unsqueeze(1)
@@ -112,7 +112,7 @@ def test_em_gradients_are_those_of_the_posterior_by_enumeration(choices: ladle.A
     assert not agree(found, exact.expand(20, -1) + 0.05)  # the check itself can fail
 
 
-def test_em_learns_the_decoder_as_the_importance_weighted_bound_does(choices: ladle.Assembly) -> None:
+def test_em_has_the_decoder_gradient_of_the_importance_weighted_bound(choices: ladle.Assembly) -> None:
     model, found = choices.model, []
     for objective in (ExpectationMaximisation(7), Iwae(7, doubly=False)):
         model.zero_grad()
@@ -133,7 +133,7 @@ def test_one_particle_is_the_bound_with_one_sample(tiny: ladle.Assembly) -> None
 
 def terms_with(kl: float, log_px: float) -> Terms:
     level = ladle.model.latents.Level(torch.zeros(1, 1), None, None, *(torch.tensor([v]) for v in (kl, 0.0, kl)))
-    return Terms(torch.tensor([log_px]), (level,), {})
+    return Terms(torch.tensor([log_px]), (level,), blank((1,), 1))
 
 
 def test_beta_warm_up_and_free_bits() -> None:
@@ -141,7 +141,7 @@ def test_beta_warm_up_and_free_bits() -> None:
     assert float(Elbo(beta=4.0)(terms, END).scalar) == 22.0
     assert float(Elbo(beta=4.0, warmup=0.5)(terms, Progress(0.25, 1)).scalar) == 16.0
     assert float(Elbo(free_bits=5.0)(terms, END).scalar) == 15.0
-    assert float(Elbo(beta=4.0)(terms, END).per_item) == 13.0  # the record is the bound itself
+    assert float(Elbo(beta=4.0)(terms, END).per_item) == 13.0  # the per-item value is the bound itself
     assert not Elbo(beta=4.0).comparable
     assert Elbo().comparable
 
@@ -166,7 +166,7 @@ def test_capacity_pulls_the_kl_to_its_target() -> None:
     assert float(objective(terms_with(kl=3.0, log_px=-1.0), END).scalar) == 2.0 * 7.0 + 1.0
 
 
-def test_estimators_that_need_frozen_parameters_are_refused_where_there_are_none() -> None:
+def test_estimators_that_need_frozen_parameters_are_refused_without_them() -> None:
     plan = ladle.recipe("ae", SCHEMA, "xs")
     with pytest.raises(ladle.SpecError, match="no log q"):
         ladle.assemble(SCHEMA, {**plan, "objective": {"part": "objective/iwae"}})

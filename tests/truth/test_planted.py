@@ -1,4 +1,4 @@
-"""Planted latent families: the oracle of ``bench/planted.py`` is right, and ``select`` finds what was planted."""
+"""Planted latent families: the oracle of ``bench/planted.py`` is correct, and ``select`` finds the planted family."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_there_are_thirty_worlds_five_of_each_family() -> None:
 
 
 @pytest.mark.parametrize("latents", [2, 3])
-def test_quadrature_behind_a_linear_decoder_is_the_closed_form(latents: int) -> None:
+def test_quadrature_with_a_linear_decoder_is_the_closed_form(latents: int) -> None:
     world = World("normal", "linear", latents, 0.5, 7, train=200, test=50)
     x, f = worlds.simulate(world)["test"], worlds.decoder(world)
     covariance = f.out @ f.out.T + 0.25 * torch.eye(8, dtype=torch.float64)
@@ -40,7 +40,7 @@ def test_quadrature_behind_a_linear_decoder_is_the_closed_form(latents: int) -> 
     ids=lambda w: w.name,
 )
 def test_the_truth_is_that_of_the_simulation(world: World) -> None:
-    """Against the mean over 400,000 draws of the prior, at 4 standard errors: a false alarm in 16,000 items."""
+    """Against the mean over 400,000 draws of the prior, at 4 standard errors: one false alarm in 16,000 items."""
     world = world._replace(train=100, test=3, noise=max(world.noise, 1.0))
     x, f = worlds.simulate(world)["test"], worlds.decoder(world)
     z = torch.tensor(worlds.prior(world).draw(np.random.default_rng(5), 400_000), dtype=torch.float64)
@@ -52,9 +52,9 @@ def test_the_truth_is_that_of_the_simulation(world: World) -> None:
         assert abs(float(relative.mean()) - 1) < 4 * error + 1e-3, world.name
 
 
-def test_the_best_normal_latents_leave_nothing_to_gain() -> None:
-    """In a normal world the fitted model is behind the truth by about parameters / (2 N), here 0.02 nats: less than
-    0.06; no fit on the items themselves can be behind it at all."""
+def test_the_best_normal_latents_reach_the_truth_in_a_normal_world() -> None:
+    """In a normal world the fitted model is below the truth by about parameters / (2 N) nats on held-out items, here
+    0.02: the limit is 0.06. On the training items it cannot be below the truth."""
     world = World("normal", "linear", 2, 0.5, 3, train=800, test=800)
     x = worlds.simulate(world)
     behind, _ = worlds.gap(worlds.truth(world, x["test"]), worlds.best_normal(world, x["train"], x["test"]))
@@ -63,8 +63,8 @@ def test_the_best_normal_latents_leave_nothing_to_gain() -> None:
 
 
 def test_select_finds_the_planted_family(tmp_path: Path) -> None:
-    """Latents that are one of four classes, whose gap is above 5 standard errors: normal latents are rejected, the
-    categories are found. Among worlds of the seeds 1, 2 and 3 the difference is at least 7 standard errors."""
+    """For latents with four classes, whose gap is above 5 standard errors, normal latents are rejected and the
+    categories are found. In worlds with the seeds 1, 2 and 3 the difference is at least 7 standard errors."""
     world = World("categorical", "linear", 1, 1.5, 1, train=2000, test=1000)
     data = planted.dataset(world)
     behind, se = worlds.gap(worlds.truth(world, data.test.x), worlds.best_normal(world, data.train.x, data.test.x))

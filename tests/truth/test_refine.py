@@ -1,4 +1,4 @@
-"""The amortisation gap where it is known: linear-Gaussian models, whose best posterior makes the bound exact."""
+"""The amortisation gap of linear-Gaussian models, for which it is known, since the best posterior is exact."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from toys import narrow
 
 
 def test_an_exact_encoder_has_no_gap() -> None:
-    """Where q is exact every weight is p(x): nothing is left to be found, and what Adam makes of rounding is small."""
+    """With an exact q every weight is p(x), so that the gap is zero up to the effect of rounding on Adam."""
     model, x, _, _ = linear_gaussian()
     gap = amortisation_gap(model, items(model, x), items=10, steps=100)
     assert abs(gap.nats) < 2e-3
     assert gap.se < 1e-3
 
 
-def test_refinement_undoes_a_spoiled_encoder() -> None:
+def test_refinement_corrects_a_perturbed_encoder() -> None:
     """The refined bound is log p(x), and the gap is KL(q || p(z|x)) = sum (s^2 + d^2 - 1) / 2 - log s, for means moved
-    by d and deviations times s. The measured gap has 64 draws for each of 20 items, a standard error below 0.04."""
+    by d and standard deviations multiplied by s. The measured gap has 64 draws for each of 20 items, a standard error
+    below 0.04."""
     model, x, log_p, _ = linear_gaussian()
     narrower(shifted(model, 1.0), 0.5)
     split = items(model, x)
@@ -45,8 +46,8 @@ def test_refinement_undoes_a_spoiled_encoder() -> None:
     assert gap.se < 0.04
 
 
-def test_the_check_tells_of_a_planted_gap_and_calls_nobody_ill() -> None:
-    """KL(q || p(z|x)) as above: 2 (1 / 2) for means moved by a deviation, within its Monte Carlo error."""
+def test_the_check_reports_a_planted_gap_without_a_warning() -> None:
+    """KL(q || p(z|x)) is 2 (1 / 2) for means moved by one standard deviation, up to Monte Carlo error."""
     model, x, _, _ = linear_gaussian()
     found = amortisation(Context(shifted(model, 1.0), items(model, x)))
     assert found.ok
@@ -54,7 +55,7 @@ def test_the_check_tells_of_a_planted_gap_and_calls_nobody_ill() -> None:
     assert f"{found.measured['gap']:.3g}" in found.reason
 
 
-def test_neighbours_do_not_matter_and_weights_stay() -> None:
+def test_refinement_does_not_depend_on_the_batch_and_keeps_the_weights() -> None:
     model, x, _, _ = linear_gaussian()
     shifted(model, 1.0)
     split = items(model, x)
@@ -73,10 +74,10 @@ def test_every_reparameterised_posterior_can_be_refined(family: str) -> None:
     plan["latents"] = {**plan["latents"], "posterior": {"part": f"family/{family}"}}
     model = ladle.Model(ladle.assemble(data.schema, plan).model.eval(), data.schema, {}, "cpu")
     gap = amortisation_gap(model, items(model, data), items=20, steps=40)
-    assert gap.nats > 3 * gap.se > 0, "an untrained encoder leaves much to be gained"
+    assert gap.nats > 3 * gap.se > 0, "an untrained encoder has a large gap"
 
 
-def test_what_cannot_be_refined_says_so() -> None:
+def test_models_that_cannot_be_refined_are_refused() -> None:
     data = ladle.read("digits")
     plan = narrow("vae", data.schema, latents=4)
     plan["latents"]["posterior"] = {"part": "family/one_hot", "classes": 4}

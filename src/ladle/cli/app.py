@@ -1,7 +1,7 @@
-"""What the commands share: the app, their options, and how they end.
+"""The command line application: shared options, error handling and output.
 
-Exit status: 0 done, 2 wrong usage or bad input, 1 a failure of ours or a model that `ladle check` finds ill, 130 and
-143 stopped by Ctrl-C or SIGTERM.
+Exit status: 0 on success, 2 for wrong usage or bad input, 1 for other failures or if `ladle check` finds problems, and
+130 or 143 if stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import ladle
-from ladle.cli.console import ending
+from ladle.cli.console import exit_on_sigterm
 from ladle.tasks.common import fitted_to
 from ladle.training.progress import counter, note
 
 app = typer.Typer(
     name="ladle",
-    help="Variational autoencoders put to work: from a folder of data to a model you can trust.",
+    help="Variational autoencoders: train, encode, sample, score, compress, report.",
     rich_markup_mode=None,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -35,22 +35,27 @@ BAD_INPUT = (
     ladle.LoggerError, ladle.MissingPackage, ladle.CodingError,
 )  # fmt: skip
 CommandLineError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
-OURS = (None, errno.ENOSPC, errno.EDQUOT, errno.EIO)  # of the failures of files, those that are no bad input
+MACHINE_ERRORS = (None, errno.ENOSPC, errno.EDQUOT, errno.EIO)  # file errors that are not caused by bad input
 
-Run = Annotated[str, typer.Argument(help="A model folder, as `ladle fit` writes, or hub:user/name.", metavar="RUN")]
+Run = Annotated[str, typer.Argument(help="A model folder written by `ladle fit`, or hub:user/name.", metavar="RUN")]
 Data = Annotated[str, typer.Argument(help="A folder, a file or the name of a data set.", metavar="DATA")]
-Out = Annotated[Path, typer.Argument(help="Where to write; the suffix says how.", metavar="OUT")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Out = Annotated[Path, typer.Argument(help="The output; its suffix determines the format.", metavar="OUT")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
-Seed = Annotated[int, typer.Option(help="The seed of all noise.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Part = Annotated[str | None, typer.Option("--split", help="train, valid, test or all; of a name test, of a file all.")]
+Seed = Annotated[int, typer.Option(help="The seed of all random numbers.")]
+Device = Annotated[str, typer.Option(help="The device: auto, cpu or cuda.")]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        "--split", help="train, valid, test or all [default: test for named data sets, all for your own files]."
+    ),
+]
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and leave; bad input ends with one line on stderr and status 2."""
-    with warnings.catch_warnings(), ending():
-        warnings.simplefilter("ignore")  # torch and Lightning speak of what their users can do nothing about
+    """Run the command line and exit. Bad input ends with one line on stderr and status 2."""
+    with warnings.catch_warnings(), exit_on_sigterm():
+        warnings.simplefilter("ignore")  # torch and Lightning emit warnings that users cannot act on
         logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
         try:
             arguments = sys.argv[1:] if arguments is None else arguments
@@ -62,7 +67,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         except OSError as error:
             where = f"'{error.filename}': " if error.filename else ""
             what = f"{error.strerror[:1].lower()}{error.strerror[1:]}" if error.strerror else str(error)
-            fail(where + what, 1 if error.errno in OURS else 2)
+            fail(where + what, 1 if error.errno in MACHINE_ERRORS else 2)
         except ladle.TrainingError as error:
             fail(str(error), 1)
         except (KeyboardInterrupt, typer.Abort):
@@ -71,18 +76,18 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """Say what is wrong, and leave."""
+    """Print an error message and exit."""
     print(f"ladle: {message}", file=sys.stderr)
     sys.exit(status)
 
 
 def tell(result: dict[str, Any], json: bool, text: str) -> None:
-    """One JSON object, or a sentence, on stdout."""
+    """Print a result on stdout, as one JSON object or as text."""
     print(jsonlib.dumps(result, allow_nan=False) if json else text)
 
 
 def use_all_cores() -> None:
-    """This process is ours alone: let torch use every core it may."""
+    """Let torch use all cores that are available to this process."""
     import torch
 
     from ladle.machine import cores
@@ -90,8 +95,8 @@ def use_all_cores() -> None:
     torch.set_num_threads(cores())
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         print(f"ladle {ladle.__version__}")
         raise typer.Exit
 
@@ -99,7 +104,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def common(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """Options of `ladle` itself."""
@@ -107,18 +112,22 @@ def common(
 
 
 def read(data: str | Path, **options: Any) -> ladle.Dataset:
-    """The data set, with progress, and what was done on the way told."""
+    """Read a data set, and print progress and the notes of the reader."""
     dataset = ladle.read(data, progress=counter("reading"), **options)
-    for told in dataset.notes:
-        note(told)
+    for message in dataset.notes:
+        note(message)
     return dataset
 
 
-def named(model: ladle.Model) -> str:
-    """The name of the data set that a model was fitted to, where it has one."""
-    found = fitted_to(model)
-    if found is None:
+def training_data_name(model: ladle.Model) -> str:
+    """The name of the named data set that a model was trained on.
+
+    Raises:
+        DataError: if it was trained on files.
+    """
+    name = fitted_to(model)
+    if name is None:
         raise ladle.DataError(
-            f"DATA must be given: '{model.schema.source}' was a file or folder, and only its name is kept"
+            f"DATA must be given: '{model.schema.source}' was a file or folder, and its path is not stored in the model"
         )
-    return found
+    return name

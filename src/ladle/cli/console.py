@@ -1,4 +1,4 @@
-"""What the command line shows of a model's health, and the signals that it handles."""
+"""Printing the result of `ladle check`, and handling of signals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLOURS = {True: "green", False: "red", None: "dim"}
 
 
 def show_health(health: Health) -> None:
-    """The ladder on stdout, coloured on a terminal."""
+    """Print the result of all checks on stdout, with colours on a terminal."""
     out = Console(highlight=False, soft_wrap=True, markup=False)
     out.print(health.head, style="dim")
     for finding in health.findings:
@@ -27,22 +27,22 @@ def show_health(health: Health) -> None:
 
 
 @contextmanager
-def ending() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that what is half-written is taken away; the exit status is 143."""
+def exit_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that incomplete files are removed. The exit status is 143."""
 
     def leave(number: int, frame: object) -> None:
         sys.exit(128 + number)
 
-    with handling(leave, signal.SIGTERM):
+    with signal_handlers(leave, signal.SIGTERM):
         yield
 
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], int]]:
-    """Turn Ctrl-C and SIGTERM into a question asked between steps; a second one leaves at once.
+    """Defer Ctrl-C and SIGTERM, so that the caller can stop between two steps. A second signal exits immediately.
 
     Yields:
-        A function that gives the number of the signal received, 0 for none.
+        A function that returns the number of the signal received, or 0.
     """
     received = [0]
 
@@ -50,15 +50,15 @@ def interruptible() -> Iterator[Callable[[], int]]:
         if received[0]:
             sys.exit(128 + number)
         received[0] = number
-        err.print("\nstopping after this step, to save the run", style="yellow")
+        err.print("\nstopping after this step to save the run", style="yellow")
 
-    with handling(remember, signal.SIGINT, signal.SIGTERM):
+    with signal_handlers(remember, signal.SIGINT, signal.SIGTERM):
         yield lambda: received[0]
 
 
 @contextmanager
-def handling(handler: Callable[[int, object], None], *numbers: int) -> Iterator[None]:
-    """Have these signals handled so for a while."""
+def signal_handlers(handler: Callable[[int, object], None], *numbers: int) -> Iterator[None]:
+    """Install a handler for the given signals, and restore the previous handlers at the end."""
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield

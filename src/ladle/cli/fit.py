@@ -14,13 +14,13 @@ import typer
 import ladle
 from ladle.cli.app import Data, Device, Force, Json, Seed, app, read, tell
 from ladle.cli.console import interruptible
-from ladle.cli.launch import attended, launch
-from ladle.machine import MachineError, Neighbours, choose, release
+from ladle.cli.launch import launch, worker
+from ladle.machine import MachineError, OtherProcesses, choose, release_memory
 from ladle.store.folder import read_config
 from ladle.training.progress import Show, counter, duration, err, note
 
 DEFAULT_MINUTES = 5.0
-LOOK_AROUND = 10.0  # seconds of training after which other work on the machine is told of
+LOAD_CHECK = 10.0  # seconds of training after which the load of other processes is checked
 
 
 @app.command()
@@ -29,32 +29,35 @@ def fit(
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="The model folder to write.", metavar="RUN")],
     recipe: Annotated[
-        str | None, typer.Option(help="What to fit; `ladle parts` lists the recipes [default: best for the time].")
+        str | None, typer.Option(help="The recipe; `ladle parts` lists all [default: the best for the time].")
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="xs, s, m or l [default: best for the time; s where a recipe is named].")
+        str | None,
+        typer.Option(help="The model size: xs, s, m or l [default: the best for the time; s with --recipe]."),
     ] = None,
-    estimator: Annotated[str, typer.Option(help="vi, ml, map, em or laplace: what the weights are to be.")] = "vi",
-    minutes: Annotated[float | None, typer.Option(help="Train this long [default: 5].")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Or: this many passes over the data.")] = None,
+    estimator: Annotated[str, typer.Option(help="How to estimate the weights: vi, ml, map, em or laplace.")] = "vi",
+    minutes: Annotated[float | None, typer.Option(help="The training time in minutes [default: 5].")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="The number of passes over the data, instead of --minutes.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     devices: Annotated[
-        int | None, typer.Option(help="Share every batch among so many GPUs, or processes [default: 1].")
+        int | None, typer.Option(help="Number of GPUs (or CPU processes) to train on [default: 1].")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
-    labels: Annotated[str | None, typer.Option(help="The label column, or a pattern on file names.")] = None,
-    binarize: Annotated[str | None, typer.Option(help="dynamic or threshold, for 8-bit images.")] = None,
-    missing: Annotated[str | None, typer.Option(help="nan: NaN in an array means missing.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in RUN.")] = False,
+    labels: Annotated[str | None, typer.Option(help="The label column, or a pattern for file names.")] = None,
+    binarize: Annotated[str | None, typer.Option(help="How to binarise 8-bit images: dynamic or threshold.")] = None,
+    missing: Annotated[str | None, typer.Option(help="nan: treat NaN in an array as a missing value.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable file.")] = False,
     logger: Annotated[
-        list[str] | None, typer.Option(help="tensorboard, wandb or mlflow, fed with the log; may be repeated.")
+        list[str] | None, typer.Option(help="Also log to tensorboard, wandb or mlflow; may be repeated.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and leave.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and exit.")] = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Learn a model from data; write its folder."""
+    """Train a model on data, and write its folder."""
     if minutes is not None and epochs is not None:
         raise typer.BadParameter("give --minutes or --epochs, not both")
     for name, value in (("--minutes", minutes), ("--epochs", epochs)):
@@ -62,16 +65,16 @@ def fit(
             raise typer.BadParameter(f"{name} must be above 0, got {value}")
     if epochs is None and minutes is None:
         minutes = DEFAULT_MINUTES
-    rank, started = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    devices = started if devices is None else devices
-    if devices < 1 or started not in (1, devices):
-        raise MachineError(f"--devices must be {'at least 1' if started == 1 else started}, got {devices}")
-    if devices > started and not dry_run:
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    devices = processes if devices is None else devices
+    if devices < 1 or processes not in (1, devices):
+        raise MachineError(f"--devices must be {'at least 1' if processes == 1 else processes}, got {devices}")
+    if devices > processes and not dry_run:
         choose(device, devices)
         raise typer.Exit(launch(context.obj, devices))
-    context.with_resource(attended(rank))
+    context.with_resource(worker(rank))
     dataset = read(data, labels=labels, binarize=binarize, missing=missing, strict=strict)
-    recipe, size, why = _chosen(recipe, size, dataset, minutes, device, out if resume else None)
+    recipe, size, why = _recipe_and_size(recipe, size, dataset, minutes, device, out if resume else None)
     plan = ladle.estimator(ladle.recipe(recipe, dataset.schema, size), estimator, len(dataset.train))
     assembly = ladle.assemble(dataset.schema, plan, size, seed)
     parameters = sum(p.numel() for p in assembly.model.parameters())
@@ -99,50 +102,53 @@ def fit(
     )  # fmt: skip
     err.print(f"training for {budget} into {out}")
     last, show = None, Show()
-    neighbours, told_at = Neighbours(), time.monotonic() + LOOK_AROUND
+    others, check_at = OtherProcesses(), time.monotonic() + LOAD_CHECK
     with interruptible() as signal_received:
         for last in steps:
             show(last)
-            if devices == 1 and time.monotonic() > told_at:
-                told_at = math.inf
-                if crowding := neighbours.crowding():
-                    note(crowding)
-            if rank == 0 and signal_received() and last.kind != "done":  # the first process tells the others
+            if devices == 1 and time.monotonic() > check_at:
+                check_at = math.inf
+                if warning := others.warning():
+                    note(warning)
+            if rank == 0 and signal_received() and last.kind != "done":  # closing it stops the other processes too
                 steps.close()  # type: ignore[attr-defined]
-                err.print(f"saved at step {last.step}; go on with --resume")
+                err.print(f"saved at step {last.step}; continue with --resume")
                 raise typer.Exit(128 + signal_received())
     if rank:
         return
     model = ladle.load(out, device)
     if last is None:
-        err.print(f"'{out}' is finished already; nothing to do")
+        err.print(f"the run in '{out}' is already finished")
     if bayesian and ladle.read_laplace(out, model) is None:
         ladle.write_laplace(out, ladle.laplace(model, dataset, seed=seed, progress=counter("laplace")))
         model = ladle.load(out, device)
     if last is not None or not (out / "report.html").exists():
         from ladle.reporting.pictures import draw
 
-        err.print("drawing pictures and the report")
+        err.print("drawing the images and the report")
         del steps
-        release()
+        release_memory()
         draw(model, dataset, out)
         ladle.report(out, dataset, device=device, quick=True, progress=counter)
     if last is not None:
-        err.print(f"wrote {out}: model, pictures and report.html, after {duration(last.seconds)} of training")
+        err.print(f"wrote {out}: the model, images and report.html, after {duration(last.seconds)} of training")
     result = {**about, **{k: v for k, v in model.config.get("result", {}).items() if k != "machine"}}
     nats = result.get("nats")
     tell(result, json, f"{out}" if nats is None else f"{out}: {nats:.2f} nats on the validation split (bound)")
 
 
-def _chosen(
+def _recipe_and_size(
     recipe: str | None, size: str | None, data: ladle.Dataset, minutes: float | None, device: str, run: Path | None
 ) -> tuple[str, str, str]:
-    """The recipe and the size that are asked for, those of the run that goes on, or the best; and why, in words."""
+    """The recipe, the size, and the reason for the size as text.
+
+    They are the given ones, those of a resumed run, or the best for the data and the time.
+    """
     if recipe is not None:
         return recipe, size or "s", ""
     if run is not None and (run / "config.json").is_file():
-        known = read_config(run)["fit"]
-        if known.get("recipe"):
-            return known["recipe"], size or known.get("size", "s"), ""
+        stored = read_config(run)["fit"]
+        if stored.get("recipe"):
+            return stored["recipe"], size or stored.get("size", "s"), ""
     choice = ladle.best(data, minutes, device)
     return choice.recipe, size or choice.size, "" if size else f" ({choice.why})"

@@ -1,4 +1,4 @@
-"""``ladle fit --devices N``: N processes of the same command, and one that watches over them."""
+"""``ladle fit --devices N``: a launcher that runs N processes of the same command and monitors them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ladle.cli.console import handling
+from ladle.cli.console import signal_handlers
 from ladle.machine import cores
-from ladle.training.distributed import LOST, MEETING
+from ladle.training.distributed import LOST_PROCESS, RENDEZVOUS
 from ladle.training.progress import err
 
-WATCHER = "LADLE_WATCHER"  # the process that watches over this one
-GRACE = 5.0  # seconds that the others have to end by themselves
+LAUNCHER = "LADLE_LAUNCHER"  # environment variable: the process id of the launcher
+GRACE = 5.0  # seconds for the other processes to exit by themselves
 COMMAND = "from ladle_command import main; main()"
 
 
 def launch(arguments: Sequence[str], devices: int) -> int:
-    """Run ``ladle ARGUMENTS`` in so many processes, and give back the exit status.
+    """Run ``ladle ARGUMENTS`` in ``devices`` processes, and return the exit status.
 
-    They are in sessions of their own, so a Ctrl-C comes to this process alone, which hands it to the first of them;
-    that one saves the run and tells the others. When one dies, the others are ended. If this process dies, they see
-    it. The first one writes to the terminal; the others to files, of which the end is shown when they fail.
+    The processes run in separate sessions, so Ctrl-C reaches only the launcher, which forwards it to the first process.
+    The first process saves the run and stops the others. If one process dies, the others are killed; if the launcher
+    dies, the processes exit. The first process writes to the terminal. The others write to files, whose last line is
+    shown if they fail.
     """
     with tempfile.TemporaryDirectory(prefix="ladle-") as folder:
         shared = {
@@ -36,25 +37,25 @@ def launch(arguments: Sequence[str], devices: int) -> int:
             "WORLD_SIZE": str(devices),
             "LOCAL_WORLD_SIZE": str(devices),
             "OMP_NUM_THREADS": str(max(1, cores() // devices)),
-            MEETING: f"file://{folder}/meeting",
-            WATCHER: str(os.getpid()),
+            RENDEZVOUS: f"file://{folder}/rendezvous",
+            LAUNCHER: str(os.getpid()),
         }
         if sys.platform == "linux":
-            shared.setdefault("GLOO_SOCKET_IFNAME", "lo")  # they are all here: nothing need listen to the network
+            shared.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all processes are on this machine
         processes: list[subprocess.Popen[bytes]] = []
         signals: list[int] = []
 
-        def tell(number: int, frame: object) -> None:
+        def forward(number: int, frame: object) -> None:
             signals.append(number)
-            if len(signals) > 2 or not processes:  # the first process leaves at once on the second, if it still can
+            if len(signals) > 2 or not processes:  # the second signal makes the first process exit immediately
                 sys.exit(128 + number)
             processes[0].send_signal(number)
 
         try:
-            with handling(tell, signal.SIGINT, signal.SIGTERM):
+            with signal_handlers(forward, signal.SIGINT, signal.SIGTERM):
                 for rank in range(devices):
                     processes.append(_start(arguments, rank, shared, Path(folder) / str(rank)))
-                return _watch(processes, Path(folder))
+                return _monitor(processes, Path(folder))
         finally:
             for process in processes:
                 process.kill()
@@ -70,22 +71,22 @@ def _start(arguments: Sequence[str], rank: int, shared: Mapping[str, str], outpu
         )  # fmt: skip
 
 
-def _watch(processes: Sequence[subprocess.Popen[bytes]], outputs: Path) -> int:
-    """Wait until the first process has ended, or another has failed: the exit status of all."""
+def _monitor(processes: Sequence[subprocess.Popen[bytes]], outputs: Path) -> int:
+    """Wait until the first process ends or another one fails, and return the exit status of the command."""
     first = processes[0]
     while first.poll() is None and not any(process.poll() for process in processes):
         time.sleep(0.05)
     _wait(processes if first.poll() == 0 else [first], GRACE)
     statuses = [process.poll() or 0 for process in processes]
-    if statuses[0] == 2:  # what is wrong with the input is wrong for all of them, and the first one has said it
+    if statuses[0] == 2:  # bad input fails in every process, and the first one has reported it
         return 2
     killed = {
         rank: f"was killed ({signal.Signals(-status).name})" for rank, status in enumerate(statuses) if status < 0
     }
-    words = {rank: _last(outputs / str(rank)) for rank, status in enumerate(statuses) if rank and status > 0}
-    failed = {rank: f"failed ({told})" for rank, told in words.items() if not told.startswith(LOST)}
+    messages = {rank: _last_line(outputs / str(rank)) for rank, status in enumerate(statuses) if rank and status > 0}
+    failed = {rank: f"failed ({text})" for rank, text in messages.items() if not text.startswith(LOST_PROCESS)}
     for rank, how in (killed or failed).items():
-        err.print(f"ladle: process {rank + 1} of {len(processes)} {how}; --resume goes on from the last checkpoint")
+        err.print(f"ladle: process {rank + 1} of {len(processes)} {how}; --resume continues from the last checkpoint")
     return statuses[0] if statuses[0] > 0 else int(any(statuses))
 
 
@@ -96,27 +97,27 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
             process.wait(max(0.0, end - time.monotonic()))
 
 
-def _last(output: Path) -> str:
-    """The last line that a process has written."""
+def _last_line(output: Path) -> str:
+    """The last line of a process's output."""
     lines = output.read_text(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("ladle: ") if lines else "without a word"
+    return lines[-1].removeprefix("ladle: ") if lines else "no output"
 
 
 @contextlib.contextmanager
-def attended(rank: int) -> Iterator[None]:
-    """Be one of the processes of a run: silent, but for the first one, and gone when nobody watches over it."""
-    watcher = os.environ.get(WATCHER)
-    if watcher is not None:
-        threading.Thread(target=_leave_after, args=(int(watcher),), daemon=True).start()
+def worker(rank: int) -> Iterator[None]:
+    """Set up one process of a run: silence all but the first one, and exit if the launcher dies."""
+    launcher = os.environ.get(LAUNCHER)
+    if launcher is not None:
+        threading.Thread(target=_exit_with, args=(int(launcher),), daemon=True).start()
     with contextlib.ExitStack() as stack:
         if rank:
-            nowhere = stack.enter_context(open(os.devnull, "w"))
-            stack.enter_context(contextlib.redirect_stdout(nowhere))
-            stack.enter_context(contextlib.redirect_stderr(nowhere))
+            null = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(null))
+            stack.enter_context(contextlib.redirect_stderr(null))
         yield
 
 
-def _leave_after(watcher: int) -> None:
-    while os.getppid() == watcher:
+def _exit_with(launcher: int) -> None:
+    while os.getppid() == launcher:
         time.sleep(1.0)
-    os._exit(1)  # the main thread may be waiting for another process, for ever
+    os._exit(1)  # the main thread may be waiting for another process indefinitely

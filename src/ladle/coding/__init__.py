@@ -1,4 +1,4 @@
-"""Models in whole numbers, the stack, and the file format: what compresses, and decompresses elsewhere."""
+"""Lossless and lossy compression: models in whole numbers, asymmetric numeral systems and the file format."""
 
 from ladle.coding.errors import CodingError
 

@@ -1,8 +1,9 @@
-"""From a trained model to its form in whole numbers."""
+"""Convert a trained model to whole numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -11,27 +12,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ladle.coding.ans.fixed_point import FINE, PRECISION, RAW
-from ladle.coding.bits_back import measured
-from ladle.coding.coders.autoregressive import rewritten
-from ladle.coding.coders.coder import Coder, LatentCoder, curve, exponentials
+from ladle.coding.bits_back import estimate_rate
+from ladle.coding.coders.autoregressive import autoregressive_program
+from ladle.coding.coders.coder import Coder, LatentCoder, exponential_table, make_curve
 from ladle.coding.coders.codes import ClassCodes, LevelCodes
-from ladle.coding.coders.latent import Grid, Quantiles, curve_of, rates
+from ladle.coding.coders.latent import Grid, Quantiles, curve_name, rate_table
 from ladle.coding.coders.local import LIKELIHOODS
-from ladle.coding.coders.priors import CodedPrior, Codes, One, Sequential, Several
+from ladle.coding.coders.priors import AutoregressivePrior, CodedPrior, CodesPrior, MixturePrior, SinglePrior
 from ladle.coding.errors import NotCodable
 from ladle.coding.integer.program import Program
 from ladle.coding.integer.rewriter import Rewriter, Value
-from ladle.coding.model import Exact, ExactFlat, ExactLadder
+from ladle.coding.model import FlatModel, IntegerModel, LadderModel
 from ladle.families.codes import FSQ, VectorQuantised
 from ladle.families.discrete import OneHotFamily
 from ladle.families.family import Family, positive
 from ladle.families.pixels import DiscretisedLogisticFamily, DiscretisedLogisticMixtureFamily
 from ladle.families.real import LocationScale
 from ladle.model.conditional import Amortised, Conditional
+from ladle.model.latents import Latents
 from ladle.model.latents.flat import Flat
 from ladle.model.latents.ladder import Below, Ladder
 from ladle.model.priors import Prior
 from ladle.model.priors.autoregressive import FLOOR, Autoregressive
+from ladle.model.priors.conditional import ClassConditional
 from ladle.model.priors.mixture import Mixture
 from ladle.model.priors.prior import Learned, Standard
 from ladle.model.priors.vamp import Vamp
@@ -41,46 +44,58 @@ from ladle.shapes import numel
 
 CODES: dict[type, Any] = {FSQ: LevelCodes, OneHotFamily: ClassCodes, VectorQuantised: ClassCodes}
 LEVELS: dict[type, Any] = {DiscretisedLogisticFamily: LevelCodes, DiscretisedLogisticMixtureFamily: LevelCodes}
-SPREAD = 1.25  # z of calibration are drawn from posteriors that much wider
+SPREAD = 1.25  # calibration draws z from posteriors wider by this factor
 
 
-def exact(vae: VAE, x: Tensor) -> Exact:
-    """The model in whole numbers.
+def convert(vae: VAE, x: Tensor) -> IntegerModel:
+    """Convert a model to whole numbers.
 
     Args:
-        vae: in evaluation mode, on a CPU.
-        x: some of its data, ``(N, *event)``: what ranges of numbers are chosen by.
+        vae: the model, in evaluation mode, on a CPU.
+        x: calibration items, ``(N, *event)``, by which the ranges of numbers are chosen.
 
     Raises:
-        NotCodable: for a part that there is no coder for; it is named.
-        InexactError: for a net with an operation that there is no step for.
+        NotCodable: for a part without a coder; the message names it.
+        InexactError: for a network with an operation that has no step.
     """
     latents, family = vae.latents, vae.likelihood.family
     if type(family) not in LIKELIHOODS:
         known = ", ".join(f"family/{t.__name__.removesuffix('Family').lower()}" for t in LIKELIHOODS)
         raise NotCodable(f"a likelihood of {type(family).__name__} has no coder; those that fit are of {known}")
     likelihood = LIKELIHOODS[type(family)].of(family)
-    if not isinstance(latents, (Flat, Ladder)):
-        raise NotCodable(f"latents of {type(latents).__name__} have no coder; those that fit: flat, ladder")
     with torch.no_grad(), seeded("exact"):
-        made = (
-            _flat(vae, latents, likelihood, x.float()) if isinstance(latents, Flat)
-            else _ladder(vae, latents, likelihood, x.float())
-        )  # fmt: skip
-    made.bits_per_item, made.growth = measured(made, x.numpy().astype(np.int64))
+        made = convert_latents(latents, vae, likelihood, x.float())
+    made.bits_per_item, made.growth = estimate_rate(made, x.numpy().astype(np.int64))
     return made
 
 
+@singledispatch
+def convert_latents(latents: Latents, vae: VAE, likelihood: Coder, x: Tensor) -> IntegerModel:
+    """Convert a model to whole numbers by the function that is registered for its type of latents.
+
+    Args:
+        latents: the latents of the model.
+        vae: the model.
+        likelihood: the coder of the likelihood.
+        x: calibration items, ``(N, *event)``.
+
+    Raises:
+        NotCodable: for latents without a registered function.
+    """
+    raise NotCodable(f"latents of {type(latents).__name__} have no coder; those that fit: flat, ladder")
+
+
 def _pixels(new: Rewriter, x: Tensor) -> Value:
-    """Items as the first input."""
-    return new.put_in(x, 0, 0, 255)
+    """Add items as the first input."""
+    return new.add_input(x, 0, 0, 255)
 
 
 def _drawn(loc: Tensor, scale: Tensor) -> Tensor:
     return loc + SPREAD * scale * torch.randn_like(loc)
 
 
-def _flat(vae: VAE, latents: Flat, likelihood: Coder, x: Tensor) -> Exact:
+@convert_latents.register
+def _(latents: Flat, vae: VAE, likelihood: Coder, x: Tensor) -> IntegerModel:
     family, says = latents.posterior.family, raws(latents.posterior)
     grid: LatentCoder
     encode = Rewriter()
@@ -91,25 +106,36 @@ def _flat(vae: VAE, latents: Flat, likelihood: Coder, x: Tensor) -> Exact:
     else:
         grid = Grid.of(_location_scale(family), q.loc, q.scale)
         z = _drawn(q.loc, q.scale)
-    raw = encode.trace(lambda x: _spoken(family, says(latents.reads(x, None))), _pixels(encode, x))
+    raw = encode.trace(lambda x: coder_inputs(family, says(latents.reads(x, None))), _pixels(encode, x))
     decode, explains = Rewriter(), raws(vae.likelihood)
     low = -grid.most if isinstance(grid, Grid) else 0
-    said = decode.trace(lambda z: explains(family.read(z)), decode.put_in(z, grid.exponent, low, grid.most))
+    said = decode.trace(lambda z: explains(family.read(z)), decode.add_input(z, grid.exponent, low, grid.most))
     programs = {
         "encode": encode.program([encode.finish(*pair) for pair in zip(raw, grid.exponents, strict=True)]),
         "decode": decode.program([decode.finish(*pair) for pair in zip(said, likelihood.exponents, strict=True)]),
     }
-    prior = _prior(latents.prior, latents, z, grid) if isinstance(grid, Grid) else _code_prior(latents.prior)
-    return ExactFlat(programs, likelihood, tuple(x.shape[1:]), grid, prior)
+    prior = (
+        prior_coder(latents.prior, latents.posterior, z, grid)
+        if isinstance(grid, Grid) else _code_prior(latents.prior)
+    )  # fmt: skip
+    return FlatModel(programs, likelihood, tuple(x.shape[1:]), grid, prior)
 
 
-def _spoken(family: Family, raw: Sequence[Tensor]) -> list[Tensor]:
-    """What the coder of a family of latents reads, from its raw inputs."""
-    if isinstance(family, FSQ):
-        return [raw[0].tanh(), raw[1]]
-    if isinstance(family, VectorQuantised):
-        return [family.likenesses(raw[0])]
+@singledispatch
+def coder_inputs(family: Family, raw: Sequence[Tensor]) -> list[Tensor]:
+    """The inputs of the coder of a family of latents, given the family's raw parameters. They are these parameters,
+    unless a function is registered for the family."""
     return list(raw)
+
+
+@coder_inputs.register
+def _(family: FSQ, raw: Sequence[Tensor]) -> list[Tensor]:
+    return [raw[0].tanh(), raw[1]]
+
+
+@coder_inputs.register
+def _(family: VectorQuantised, raw: Sequence[Tensor]) -> list[Tensor]:
+    return [family.likenesses(raw[0])]
 
 
 def _code_prior(prior: Prior | None) -> CodedPrior:
@@ -120,22 +146,24 @@ def _code_prior(prior: Prior | None) -> CodedPrior:
     family = prior.family
     raw = list(prior.raw) if isinstance(prior, Learned) else [torch.zeros(size) for size in family.raw(prior.event)]
     coder = {**CODES, **LEVELS}[type(family)].of(family, numel(prior.event))
-    spoken = zip(_spoken(family, [r.detach() for r in raw]), coder.exponents, strict=True)
+    spoken = zip(coder_inputs(family, [r.detach() for r in raw]), coder.exponents, strict=True)
     numbers = {f"raw {i}": np.round(r.double().numpy() * (1 << e)).astype(np.int64) for i, (r, e) in enumerate(spoken)}
-    return Codes({**coder.about, "kind": coder.name}, {**coder.tables, **numbers})
+    return CodesPrior({**coder.about, "kind": coder.name}, {**coder.tables, **numbers})
 
 
 def raws(conditional: Conditional) -> Callable[[Tensor], Sequence[Tensor]]:
-    """The function from what a conditional reads to its family's raw inputs."""
+    """The function from the input of a conditional to the raw parameters of its family."""
     if not isinstance(conditional, Amortised):
-        raise NotCodable(f"a conditional of {type(conditional).__name__} has no coder; what fits: amortised")
+        raise NotCodable(f"a conditional of {type(conditional).__name__} has no coder; the one that fits: amortised")
+    if conditional.context:
+        raise NotCodable(f"a model must decode without context, this one needs {', '.join(conditional.context)}")
     return conditional.raw
 
 
 def _location_scale(family: object) -> LocationScale:
     if not isinstance(family, LocationScale) or family.shared_scale:
         raise NotCodable(f"latents of {type(family).__name__} have no coder; families that fit: normal, logistic")
-    curve_of(family)
+    curve_name(family)
     return family
 
 
@@ -147,36 +175,82 @@ def _fixed(loc: Tensor, raw_scale: Tensor) -> dict[str, np.ndarray]:
     }
 
 
-def _prior(prior: Prior | None, latents: Flat | Ladder, z: Tensor, grid: Grid) -> CodedPrior:
-    """The coder of a prior."""
-    if isinstance(prior, (Standard, Learned)):
-        family = _location_scale(prior.family)
-        raw = prior.raw if isinstance(prior, Learned) else [torch.zeros(size) for size in family.raw(prior.event)]
-        return One({}, _fixed(raw[0], raw[1]))
-    if isinstance(prior, Autoregressive):
-        tables = {"exponentials": exponentials(), "rates": rates(prior.members, lambda raw: positive(raw, FLOOR))}
-        tables["curve"] = curve(prior.members, 0).values
-        return Sequential({"components": prior.components}, tables, rewritten(prior, z, grid))
-    if isinstance(prior, (Mixture, Vamp)):
-        if isinstance(prior, Mixture):
-            logits, loc, scale = prior.raw[0], prior.raw[1], prior.raw[2]
-        else:
-            logits, (loc, scale) = prior.logits, raws(latents.posterior)(prior.inputs)
-        shares = torch.softmax(logits.double(), -1).numpy() * ((1 << PRECISION) - len(logits))
-        rows = np.concatenate([[0], np.cumsum(np.floor(shares).astype(np.int64) + 1)])
-        rows[-1] = 1 << PRECISION
-        mantissa = np.maximum(np.arange(512), 256) / 256
-        tables = {
-            **_fixed(loc, scale), "rows": rows, "exponentials": exponentials(),
-            "logarithms": np.round(np.log(mantissa) * (1 << RAW)).astype(np.int64),
-            "octaves": np.round(np.log(2) * np.arange(PRECISION + 2) * (1 << RAW)).astype(np.int64),
-        }  # fmt: skip
-        return Several({}, tables)
+@singledispatch
+def prior_coder(prior: Prior | None, posterior: Conditional, z: Tensor, grid: Grid) -> CodedPrior:
+    """The coder of a prior over latents on a grid, by the function that is registered for its type.
+
+    Args:
+        prior: the prior of the model.
+        posterior: the posterior of the model.
+        z: calibration latents, ``(N, *event)``, by which the ranges of numbers are chosen.
+        grid: the coder of the latents.
+
+    Raises:
+        NotCodable: for a prior without a registered function.
+    """
     name = "no prior" if prior is None else f"a prior of {type(prior).__name__}"
-    raise NotCodable(f"{name} has no coder; those that fit: standard, learned, autoregressive, mixture, vamp")
+    raise NotCodable(
+        f"{name} has no coder; those that fit: standard, learned, autoregressive, mixture, vamp, conditional"
+    )
 
 
-def _ladder(vae: VAE, latents: Ladder, likelihood: Coder, x: Tensor) -> Exact:
+@prior_coder.register
+def _(prior: Standard, posterior: Conditional, z: Tensor, grid: Grid) -> CodedPrior:
+    family = _location_scale(prior.family)
+    loc, scale = (torch.zeros(size) for size in family.raw(prior.event))
+    return SinglePrior({}, _fixed(loc, scale))
+
+
+@prior_coder.register
+def _(prior: Learned, posterior: Conditional, z: Tensor, grid: Grid) -> CodedPrior:
+    _location_scale(prior.family)
+    return SinglePrior({}, _fixed(prior.raw[0], prior.raw[1]))
+
+
+@prior_coder.register
+def _(prior: Autoregressive, posterior: Conditional, z: Tensor, grid: Grid) -> CodedPrior:
+    tables = {
+        "exponentials": exponential_table(),
+        "rates": rate_table(prior.members, lambda raw: positive(raw, FLOOR)),
+        "curve": make_curve(prior.members, 0).values,
+    }
+    return AutoregressivePrior({"components": prior.components}, tables, autoregressive_program(prior, z, grid))
+
+
+@prior_coder.register
+def _(prior: Mixture, posterior: Conditional, z: Tensor, grid: Grid) -> CodedPrior:
+    return _mixture_prior(prior.raw[0], prior.raw[1], prior.raw[2])
+
+
+@prior_coder.register
+def _(prior: Vamp, posterior: Conditional, z: Tensor, grid: Grid) -> CodedPrior:
+    loc, scale = raws(posterior)(prior.inputs)
+    return _mixture_prior(prior.logits, loc, scale)
+
+
+@prior_coder.register
+def _(prior: ClassConditional, posterior: Conditional, z: Tensor, grid: Grid) -> CodedPrior:
+    """The marginal prior over the labels, because a file is decoded without labels."""
+    _location_scale(prior.mixture.family)
+    return _mixture_prior(prior.log_joint(), prior.raw[0], prior.raw[1])
+
+
+def _mixture_prior(logits: Tensor, loc: Tensor, scale: Tensor) -> CodedPrior:
+    """The coder of a mixture: ``(K,)`` logits, and locations and raw scales ``(K, *event)``."""
+    shares = torch.softmax(logits.double(), -1).numpy() * ((1 << PRECISION) - len(logits))
+    rows = np.concatenate([[0], np.cumsum(np.floor(shares).astype(np.int64) + 1)])
+    rows[-1] = 1 << PRECISION
+    mantissa = np.maximum(np.arange(512), 256) / 256
+    tables = {
+        **_fixed(loc, scale), "rows": rows, "exponentials": exponential_table(),
+        "logarithms": np.round(np.log(mantissa) * (1 << RAW)).astype(np.int64),
+        "octaves": np.round(np.log(2) * np.arange(PRECISION + 2) * (1 << RAW)).astype(np.int64),
+    }  # fmt: skip
+    return MixturePrior({}, tables)
+
+
+@convert_latents.register
+def _(latents: Ladder, vae: VAE, likelihood: Coder, x: Tensor) -> IntegerModel:
     family = _location_scale(latents.posterior.family)
     programs: dict[str, Program] = {}
 
@@ -196,7 +270,7 @@ def _ladder(vae: VAE, latents: Ladder, likelihood: Coder, x: Tensor) -> Exact:
         return [latents.residual(latents.place + latents.enter(z.unflatten(1, tuple(latents.rung))))]
 
     new = Rewriter()
-    (state,) = new.trace(start, new.put_in(z, grid.exponent, -grid.most, grid.most))
+    (state,) = new.trace(start, new.add_input(z, grid.exponent, -grid.most, grid.most))
     programs["start"] = new.program([state])
     reads, read = [], 0
     for i, below in enumerate(latents.below, start=1):
@@ -207,17 +281,17 @@ def _ladder(vae: VAE, latents: Ladder, likelihood: Coder, x: Tensor) -> Exact:
     new = Rewriter()
     said = new.trace(raws(vae.likelihood), _again(new, state))
     programs["decode"] = new.program([new.finish(*pair) for pair in zip(said, likelihood.exponents, strict=True)])
-    prior = _prior(latents.prior, latents, z, grid)
-    return ExactLadder(programs, likelihood, tuple(x.shape[1:]), grid, prior, Quantiles.of(family), reads)
+    prior = prior_coder(latents.prior, latents.posterior, z, grid)
+    return LadderModel(programs, likelihood, tuple(x.shape[1:]), grid, prior, Quantiles.of(family), reads)
 
 
 def _again(new: Rewriter, value: Value) -> Value:
-    """The result of one program as the input of another."""
-    return new.put_in(value.real, value.exponent, value.range.low, value.range.high)
+    """Add the result of another program as an input."""
+    return new.add_input(value.real, value.exponent, value.range.low, value.range.high)
 
 
 def _below(programs: dict[str, Program], i: int, below: Below, state: Value, features: Value) -> Value:
-    """The programs of one level below the top; returns the state after it."""
+    """Write the programs of one level below the top, and return the state after it."""
 
     def prior(state: Tensor) -> Sequence[Tensor]:
         grown = below.grow(state)
@@ -238,7 +312,7 @@ def _below(programs: dict[str, Program], i: int, below: Below, state: Value, fea
     u = _drawn(d.real, below.family.scale(e.real)).clamp(-4, 4)
     z = loc.real + below.family.scale(scale.real) * u
     new = Rewriter()
-    inputs = _again(new, grown), new.put_in(z, FINE, -(1 << 18), 1 << 18)
+    inputs = _again(new, grown), new.add_input(z, FINE, -(1 << 18), 1 << 18)
     (state,) = new.trace(lambda state, z: [below.add(state, z)], *inputs)
     programs[f"{i}.add"] = new.program([state])
     return state

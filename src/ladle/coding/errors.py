@@ -1,4 +1,4 @@
-"""What can go wrong between a model, a file and a machine."""
+"""The errors of compression and decompression."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ class CodingError(ValueError):
 
 
 class NotCodable(CodingError):
-    """A part of a model that there is no coder for; the message names it, and what would fit."""
+    """A part of a model has no coder; the message names the part and the alternatives."""
 
 
 class InexactError(CodingError):
-    """A net that has no form in whole numbers, or a program that is not proved to be exact."""
+    """A network has no form in whole numbers, or a program is not proved to be free of rounding."""
 
 
 class Desynchronised(CodingError):
-    """What was popped cannot have been pushed: the stream is damaged, or the arithmetic differs."""
+    """The decoded symbols cannot have been encoded: the stream is damaged, or the arithmetic differs."""
 
 
 class NumericsError(CodingError):
-    """This machine does not compute what the model's file says that it should."""
+    """This machine does not compute the numbers that the model's file requires."""
 
 
 class WrongModel(CodingError):
-    """A file that was compressed with another model; the message names both."""
+    """The file was compressed with another model; the message names both."""
 
 
 class NotALadleFile(CodingError):
-    """A file of another kind."""
+    """The file is of another kind."""
 
 
 class Newer(CodingError):
-    """A file of a later format."""
+    """The file has a later format version than this library supports."""
 
 
 class Damaged(CodingError):
-    """A file that was changed or cut.
+    """The file was changed or truncated.
 
     Attributes:
-        chunk: the number of the chunk; none for the header or the index.
+        chunk: the number of the damaged chunk; None for the header or the index.
     """
 
     def __init__(self, message: str, chunk: int | None = None) -> None:

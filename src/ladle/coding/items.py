@@ -1,8 +1,8 @@
-"""What is compressed, as items of the model: arrays as they are, images of any size cut into tiles.
+"""Data as items of the model, and items as data: arrays unchanged, images of any size cut into tiles.
 
-An image of another size or mode than the model's comes back exactly: it is cut into tiles of the model's size, the last
-ones filled up with their edge, and its planes (grey, or red, green and blue, or the places in a palette, or opacity)
-are taken as many at a time as the model has channels, the last plane repeated.
+Images of any size and mode are restored without loss. They are cut into tiles of the model's size, and the last tiles
+are padded with their edge. The planes (grey; red, green and blue; indices into a palette; opacity) are grouped by the
+model's number of channels, and the last plane is repeated to complete a group.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ladle.coding.container import strict
+from ladle.coding.container import strict_json
 from ladle.data import DataError, atomic_file, atomic_folder
 from ladle.data.images import Images
 from ladle.data.reading import formats, walk
 from ladle.data.write import file_names
 
 PALETTE = re.compile("RGBA?:(?:[0-9a-f]{2}){0,1024}")
-MOST_DIMENSIONS = 8  # of an array
-MODES = {"1": 1, "L": 1, "P": 1, "LA": 2, "RGB": 3, "RGBA": 4}  # those that a PNG keeps, and their planes
-MOST_PIXELS = 1 << 28  # of an image
+MOST_DIMENSIONS = 8  # the most dimensions of an array
+MODES = {"1": 1, "L": 1, "P": 1, "LA": 2, "RGB": 3, "RGBA": 4}  # modes that PNG supports: numbers of planes
+MOST_PIXELS = 1 << 28  # the most pixels of an image
 
 
-class Pieces(ABC):
-    """Something to compress: items of one shape, and what they were.
+class ItemSource(ABC):
+    """Data to compress: items of one shape, and the description that restores the data from them.
 
     Attributes:
-        items: the number of them.
-        raw: bytes of the pixels, as the user has them.
+        items: the number of items.
+        raw: the bytes of the pixels in the data.
     """
 
     items: int
@@ -43,28 +43,28 @@ class Pieces(ABC):
 
     @abstractmethod
     def contents(self) -> dict[str, Any]:
-        """Plain JSON: what :func:`restore` needs."""
+        """The table of contents as plain JSON, which :func:`restore_to` needs."""
 
     @abstractmethod
     def blocks(self, size: int) -> Iterator[np.ndarray]:
         """The items in order, ``size`` at a time: ``(n, *shape)`` of uint8."""
 
     @abstractmethod
-    def some(self, n: int) -> np.ndarray:
-        """About n items from everywhere, ``(n, *shape)`` of uint8."""
+    def sample(self, n: int) -> np.ndarray:
+        """About n items, evenly spread over the data, ``(n, *shape)`` of uint8."""
 
     @abstractmethod
-    def exact_alone(self) -> str:
-        """What of it has numbers that are no levels, so that a near one will not do; empty where there is nothing."""
+    def lossless_only(self) -> str:
+        """The part of the data whose numbers are not levels, so that it cannot be compressed with loss; or empty."""
 
 
-class ArrayPieces(Pieces):
+class ArraySource(ItemSource):
     """The items of an array.
 
     Args:
-        x: ``(N, ...)`` of whole numbers 0..255, or booleans.
-        shape: of the model's items.
-        top: the largest level that the model explains.
+        x: ``(N, ...)`` of whole numbers in 0..255, or booleans.
+        shape: the shape of the model's items.
+        top: the largest level in the support of the model.
     """
 
     def __init__(self, x: np.ndarray, shape: tuple[int, ...], top: int) -> None:
@@ -73,49 +73,50 @@ class ArrayPieces(Pieces):
         if x.ndim < 1 or x.shape[1:] not in fits:
             raise DataError(f"items must have the shape {' or '.join(map(str, fits))}, got {x.shape[1:]}")
         if x.dtype.kind not in "bui":
-            raise DataError(f"what is compressed must be whole numbers, got {x.dtype}")
-        self.x, self.shape, self.last = x, shape, x.shape[1:] == fits[-1] and len(fits) > 1 and shape[0] > 1
+            raise DataError(f"data to compress must be whole numbers, got {x.dtype}")
+        self.x, self.shape = x, shape
+        self.channels_last = x.shape[1:] == fits[-1] and len(fits) > 1 and shape[0] > 1
         for block in np.array_split(x, max(1, x.nbytes >> 24)):
             if len(block) and (block.min() < 0 or block.max() > top):
                 raise DataError(
-                    f"the model explains whole numbers 0..{top}, got {int(block.min())}..{int(block.max())}"
+                    f"data must lie in the model's range 0..{top}, got {int(block.min())}..{int(block.max())}"
                     + ("; binarise the data first" if top == 1 else "")
                 )
         self.items, self.raw = len(x), math.prod(x.shape)
 
     def contents(self) -> dict[str, Any]:
-        """See :meth:`Pieces.contents`."""
+        """See :meth:`ItemSource.contents`."""
         return {"kind": "array", "dtype": self.x.dtype.newbyteorder("<").str, "shape": list(self.x.shape)}
 
     def blocks(self, size: int) -> Iterator[np.ndarray]:
-        """See :meth:`Pieces.blocks`."""
+        """See :meth:`ItemSource.blocks`."""
         for start in range(0, self.items, size):
             yield self._items(self.x[start : start + size])
 
-    def some(self, n: int) -> np.ndarray:
-        """See :meth:`Pieces.some`."""
-        return self._items(self.x[spread(self.items, n)])
+    def sample(self, n: int) -> np.ndarray:
+        """See :meth:`ItemSource.sample`."""
+        return self._items(self.x[evenly_spaced(self.items, n)])
 
-    def exact_alone(self) -> str:
-        """See :meth:`Pieces.exact_alone`."""
+    def lossless_only(self) -> str:
+        """See :meth:`ItemSource.lossless_only`."""
         return "an array of booleans" if self.x.dtype.kind == "b" else ""
 
     def _items(self, x: np.ndarray) -> np.ndarray:
         block = np.asarray(x).astype(np.uint8)
-        return (np.moveaxis(block, -1, 1) if self.last else block).reshape(len(block), *self.shape)
+        return (np.moveaxis(block, -1, 1) if self.channels_last else block).reshape(len(block), *self.shape)
 
 
-def spread(total: int, n: int) -> np.ndarray:
-    """At most n of so many places, evenly spread.
+def evenly_spaced(total: int, n: int) -> np.ndarray:
+    """At most n of the numbers 0 to total - 1, evenly spaced.
 
-    >>> spread(10, 4).tolist()
+    >>> evenly_spaced(10, 4).tolist()
     [0, 3, 6, 9]
     """
     return np.unique(np.linspace(0, total - 1, min(n, total)).round().astype(np.int64))
 
 
 class Picture(NamedTuple):
-    """An image of a folder: its name, mode and size, and its palette, such as ``RGB:`` and hexadecimal digits."""
+    """An image of a folder: its name, mode, size and palette, which is ``RGB:`` or ``RGBA:`` and hexadecimal digits."""
 
     name: str
     mode: str
@@ -124,93 +125,95 @@ class Picture(NamedTuple):
     palette: str = ""
 
     def tiles(self, shape: Sequence[int]) -> tuple[int, int, int]:
-        """Groups of planes, rows and columns of tiles."""
+        """The numbers of groups of planes, of rows and of columns of tiles."""
         channels, height, width = shape
         return -(-MODES[self.mode] // channels), -(-self.height // height), -(-self.width // width)
 
 
-class FolderPieces(Pieces):
-    """The images of a folder, or one alone.
+class ImageSource(ItemSource):
+    """The images of a folder, or a single image.
 
     Args:
-        root: the folder, or the image.
+        root: the folder or the image.
         shape: ``(C, H, W)`` of the model's items.
-        top: the largest level that the model explains.
+        top: the largest level in the support of the model.
     """
 
     def __init__(self, root: Path, shape: tuple[int, ...], top: int) -> None:
         if len(shape) != 3:
-            raise DataError("the model's items are rows of a table, and these are images")
-        known = formats()
+            raise DataError(f"images need a model of images, (C, H, W); its items have the shape {shape}")
+        readers = formats()
         names = [root.name] if root.is_file() else list(walk(root))
         self.root = root.parent if root.is_file() else root
         self.shape, self.top = shape, top
-        names = [n for n in names if isinstance(next((known[s] for s in known if n.lower().endswith(s)), None), Images)]
+        names = [
+            n for n in names if isinstance(next((readers[s] for s in readers if n.lower().endswith(s)), None), Images)
+        ]
         if not names:
-            raise DataError(f"folder '{root}' holds no image")
+            raise DataError(f"folder '{root}' contains no image")
         self.pictures = [self._head(name) for name in names]
         self.items = sum(math.prod(p.tiles(shape)) for p in self.pictures)
         self.raw = sum(p.width * p.height * MODES[p.mode] for p in self.pictures)
 
     def _head(self, name: str) -> Picture:
-        with self._open(name) as image, readable(name):
+        with self._open(name) as image, image_errors(name):
             kind = "RGBA" if "transparency" in image.info else "RGB"
             palette = f"{kind}:{bytes(image.getpalette(kind) or []).hex()}" if image.mode == "P" else ""
             return Picture(name, image.mode, image.width, image.height, palette)
 
     def _open(self, name: str) -> Image.Image:
-        with readable(name):
+        with image_errors(name):
             image = Image.open(self.root / name)
         if image.mode not in MODES:
-            raise DataError(f"'{name}' is of mode {image.mode}; what can be compressed is 8-bit: {', '.join(MODES)}")
+            raise DataError(f"images must be 8-bit ({', '.join(MODES)}); '{name}' is of mode {image.mode}")
         if image.width * image.height > MOST_PIXELS:
-            raise DataError(f"'{name}' has more than {MOST_PIXELS} pixels")
+            raise DataError(f"images must have at most {MOST_PIXELS} pixels; '{name}' has {image.width * image.height}")
         frames = getattr(image, "n_frames", 1)
         if frames > 1:
-            raise DataError(f"'{name}' has {frames} frames; what can be compressed are single images")
-        if image.mode in ("L", "RGB") and "transparency" in image.info:  # one grey or colour is: so said by opacity
-            with image, readable(name):
+            raise DataError(f"images must have one frame; '{name}' has {frames} frames")
+        if image.mode in ("L", "RGB") and "transparency" in image.info:  # to an opacity plane
+            with image, image_errors(name):
                 return image.convert({"L": "LA", "RGB": "RGBA"}[image.mode])
         return image
 
     def contents(self) -> dict[str, Any]:
-        """See :meth:`Pieces.contents`."""
+        """See :meth:`ItemSource.contents`."""
         return {"kind": "images", "files": [list(p) for p in self.pictures]}
 
     def blocks(self, size: int) -> Iterator[np.ndarray]:
-        """See :meth:`Pieces.blocks`."""
+        """See :meth:`ItemSource.blocks`."""
         waiting: list[np.ndarray] = []
         count = 0
         for picture in self.pictures:
             waiting.append(self._tiles(picture))
             count += len(waiting[-1])
             if count >= size:
-                whole = np.concatenate(waiting)
-                count = len(whole) % size
-                yield from np.split(whole[: len(whole) - count], len(whole) // size)
-                waiting = [whole[len(whole) - count :]]
+                tiles = np.concatenate(waiting)
+                count = len(tiles) % size
+                yield from np.split(tiles[: len(tiles) - count], len(tiles) // size)
+                waiting = [tiles[len(tiles) - count :]]
         if count:
             yield np.concatenate(waiting)
 
-    def some(self, n: int) -> np.ndarray:
-        """See :meth:`Pieces.some`."""
-        chosen = [self.pictures[i] for i in spread(len(self.pictures), n)]
+    def sample(self, n: int) -> np.ndarray:
+        """See :meth:`ItemSource.sample`."""
+        chosen = [self.pictures[i] for i in evenly_spaced(len(self.pictures), n)]
         tiles = [self._tiles(picture) for picture in chosen]
-        return np.concatenate([t[spread(len(t), -(-n // len(chosen)))] for t in tiles])
+        return np.concatenate([t[evenly_spaced(len(t), -(-n // len(chosen)))] for t in tiles])
 
-    def exact_alone(self) -> str:
-        """See :meth:`Pieces.exact_alone`."""
+    def lossless_only(self) -> str:
+        """See :meth:`ItemSource.lossless_only`."""
         what = {"P": "has a palette", "1": "is black and white"}
         return next((f"'{p.name}', which {what[p.mode]}" for p in self.pictures if p.mode in what), "")
 
     def _tiles(self, picture: Picture) -> np.ndarray:
         channels, high, wide = self.shape
-        with readable(picture.name), self._open(picture.name) as image:
+        with image_errors(picture.name), self._open(picture.name) as image:
             pixels = np.asarray(image, np.uint8).reshape(picture.height, picture.width, -1)
-            if picture.mode == "1":  # black and white, as the model knows them
+            if picture.mode == "1":  # black and white become the model's lowest and highest level
                 pixels = pixels * np.uint8(self.top)
         if pixels.max(initial=0) > self.top:
-            raise DataError(f"the model explains 0..{self.top}, '{picture.name}' holds {int(pixels.max())}")
+            raise DataError(f"pixels must be in the range 0..{self.top}; '{picture.name}' has {int(pixels.max())}")
         groups, rows, columns = picture.tiles(self.shape)
         extra = ((0, rows * high - picture.height), (0, columns * wide - picture.width),
                  (0, groups * channels - pixels.shape[2]))  # fmt: skip
@@ -220,8 +223,8 @@ class FolderPieces(Pieces):
 
 
 @contextmanager
-def readable(name: str) -> Iterator[None]:
-    """Name the image that something is wrong with."""
+def image_errors(name: str) -> Iterator[None]:
+    """Name the image in errors of reading it."""
     try:
         yield
     except DataError:
@@ -230,69 +233,69 @@ def readable(name: str) -> Iterator[None]:
         raise DataError(f"'{name}' cannot be read as an image: {str(error)[:200]}") from None
 
 
-# -------------------------------------------------------------------------------------------- and back
+# --------------------------------------------------------------------------------------- restoring data
 
 
-def understood(text: bytes) -> dict[str, Any]:
-    """The table of contents, held against its limits.
+def parse_contents(text: bytes) -> dict[str, Any]:
+    """Parse a table of contents and check its limits.
 
     Raises:
-        DataError: for one that no sound file has.
+        DataError: for a table of contents that is not valid.
     """
     try:
-        contents = strict(text)
+        contents = strict_json(text)
         if contents["kind"] == "array":
             shape, dtype = [int(size) for size in contents["shape"]], np.dtype(contents["dtype"])
             if dtype.kind not in "bui" or not 1 <= len(shape) <= MOST_DIMENSIONS or min(shape) < 0:
-                raise ValueError("an array that cannot be")
+                raise ValueError(f"an array must hold whole numbers and have 1 to {MOST_DIMENSIONS} dimensions")
             if math.prod(shape) > 1 << 50:
-                raise ValueError("an array that is larger than any")
+                raise ValueError(f"an array must have at most {1 << 50} elements, got the shape {shape}")
         elif contents["kind"] == "images":
             for picture in pictures(contents):
                 area = picture.width * picture.height
                 if picture.mode not in MODES or not 0 < area <= MOST_PIXELS or min(picture.width, picture.height) < 1:
-                    raise ValueError(f"an image {picture.name[:80]!r} that cannot be")
+                    raise ValueError(f"the image {picture.name[:80]!r} has a mode or size that is not supported")
                 if picture.palette and (picture.mode != "P" or not PALETTE.fullmatch(picture.palette)):
-                    raise ValueError(f"an image {picture.name[:80]!r} whose palette cannot be")
+                    raise ValueError(f"the palette of the image {picture.name[:80]!r} is not valid")
             file_names(len(contents["files"]), [f[0] for f in contents["files"]])
         else:
-            raise ValueError(f"an unknown kind {str(contents['kind'])[:40]!r}")
+            raise ValueError(f"'kind' must be array or images, got {str(contents['kind'])[:40]!r}")
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise DataError(f"the table of contents is none: {str(error)[:200]}") from None
+        raise DataError(f"the table of contents is not valid: {str(error)[:200]}") from None
     return contents
 
 
-def counted(contents: Mapping[str, Any], shape: Sequence[int]) -> int:
-    """How many items of this shape a table of contents speaks of.
+def count_items(contents: Mapping[str, Any], shape: Sequence[int]) -> int:
+    """The number of items of a shape that a table of contents describes.
 
     Raises:
-        DataError: for an array of other items.
+        DataError: for an array of items of another size.
     """
     if contents["kind"] == "array":
         total, *each = contents["shape"]
         if math.prod(each) != math.prod(shape):
-            raise DataError(f"the table of contents speaks of items of shape {each}, the model's are {list(shape)}")
+            raise DataError(f"items must have the model's shape {list(shape)}, the table of contents has {each}")
         return int(total)
     return sum(math.prod(picture.tiles(shape)) for picture in pictures(contents))
 
 
 def pictures(contents: Mapping[str, Any]) -> list[Picture]:
-    """The images of a table of contents."""
+    """The images in a table of contents."""
     return [Picture(str(n), str(m), int(w), int(h), str(p)) for n, m, w, h, p in contents["files"]]
 
 
-def part_of(
+def select_range(
     contents: Mapping[str, Any], shape: Sequence[int], start: int, stop: int
 ) -> tuple[dict[str, Any], int, int]:
-    """What a range of an array's items, or of images, is: a table of contents of its own, and which items it takes.
+    """The table of contents of a range of an array's items, or of images, and the range of items that it needs.
 
     Raises:
-        DataError: for a range that is not within what there is.
+        DataError: for a range that is empty or not within the contents.
     """
     array = contents["kind"] == "array"
-    total, what = (counted(contents, shape), "items") if array else (len(contents["files"]), "images")
+    total, unit = (count_items(contents, shape), "items") if array else (len(contents["files"]), "images")
     if not 0 <= start < max(stop, 1) <= max(total, 1):
-        raise DataError(f"a range must be within the {what} 0:{total}, got {start}:{stop}")
+        raise DataError(f"a range must be within the {unit} 0:{total}, got {start}:{stop}")
     if array:
         return {**contents, "shape": [stop - start, *contents["shape"][1:]]}, start, stop
     sizes = [math.prod(picture.tiles(shape)) for picture in pictures(contents)]
@@ -300,11 +303,11 @@ def part_of(
 
 
 @contextmanager
-def restored(contents: Mapping[str, Any], shape: Sequence[int], out: Path, force: bool) -> Iterator[_Sink]:
-    """Write items as what they were: an array as ``.npy``, images as PNG files of a folder; whole or not at all."""
+def restore_to(contents: Mapping[str, Any], shape: Sequence[int], out: Path, force: bool) -> Iterator[_Sink]:
+    """Write items in their original form, atomically: an array as ``.npy``, images as PNG files in a folder."""
     if contents["kind"] == "array":
         if out.suffix != ".npy":
-            raise DataError(f"the file holds an array, so the output must end in .npy, got '{out.name}'")
+            raise DataError(f"the output must end in .npy, as the file holds an array; got '{out.name}'")
         with atomic_file(out, force=force) as temporary, temporary.open("wb") as file:
             yield _ArraySink(contents, shape, file)
     else:
@@ -314,21 +317,21 @@ def restored(contents: Mapping[str, Any], shape: Sequence[int], out: Path, force
 
 class _Sink(ABC):
     @abstractmethod
-    def put(self, items: np.ndarray) -> None:
-        """The next items, ``(n, *shape)`` of uint8."""
+    def write(self, items: np.ndarray) -> None:
+        """Write the next items, ``(n, *shape)`` of uint8."""
 
 
 class _ArraySink(_Sink):
     def __init__(self, contents: Mapping[str, Any], shape: Sequence[int], file: BinaryIO) -> None:
-        own = tuple(int(size) for size in contents["shape"])
-        self.last = len(shape) == 3 and shape[0] > 1 and own[1:] == (*shape[1:], shape[0])
+        array_shape = tuple(int(size) for size in contents["shape"])
+        self.channels_last = len(shape) == 3 and shape[0] > 1 and array_shape[1:] == (*shape[1:], shape[0])
         self.dtype, self.file = np.dtype(contents["dtype"]), file
-        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": own}
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": array_shape}
         np.lib.format.write_array_header_1_0(file, header)
 
-    def put(self, items: np.ndarray) -> None:
-        """See :meth:`_Sink.put`."""
-        items = np.moveaxis(items, 1, -1) if self.last else items
+    def write(self, items: np.ndarray) -> None:
+        """See :meth:`_Sink.write`."""
+        items = np.moveaxis(items, 1, -1) if self.channels_last else items
         self.file.write(np.ascontiguousarray(items.astype(self.dtype)).tobytes())
 
 
@@ -340,28 +343,29 @@ class _FolderSink(_Sink):
         self.needed = [math.prod(p.tiles(shape)) for p in self.pictures]
         self.at, self.waiting, self.count = 0, list[np.ndarray](), 0
 
-    def put(self, items: np.ndarray) -> None:
-        """See :meth:`_Sink.put`."""
+    def write(self, items: np.ndarray) -> None:
+        """See :meth:`_Sink.write`."""
         self.waiting.append(items)
         self.count += len(items)
         if self.at == len(self.pictures) or self.count < self.needed[self.at]:
             return
-        whole = np.concatenate(self.waiting)
-        while self.at < len(self.pictures) and len(whole) >= self.needed[self.at]:
-            tiles, whole = np.split(whole, [self.needed[self.at]])
+        rest = np.concatenate(self.waiting)
+        while self.at < len(self.pictures) and len(rest) >= self.needed[self.at]:
+            tiles, rest = np.split(rest, [self.needed[self.at]])
             self._write(self.pictures[self.at], self.names[self.at], tiles)
             self.at += 1
-        self.waiting, self.count = [whole], len(whole)
+        self.waiting, self.count = [rest], len(rest)
 
     def _write(self, picture: Picture, name: str, tiles: np.ndarray) -> None:
         groups, rows, columns = picture.tiles(self.shape)
         channels, high, wide = self.shape
-        whole = tiles.reshape(groups, rows, columns, channels, high, wide).transpose(1, 4, 2, 5, 0, 3)
-        whole = whole.reshape(rows * high, columns * wide, -1)[: picture.height, : picture.width, : MODES[picture.mode]]
+        pixels = tiles.reshape(groups, rows, columns, channels, high, wide).transpose(1, 4, 2, 5, 0, 3)
+        pixels = pixels.reshape(rows * high, columns * wide, -1)
+        pixels = pixels[: picture.height, : picture.width, : MODES[picture.mode]]
         if picture.mode == "1":
-            image = Image.fromarray((whole[..., 0] > 0) * np.uint8(255)).convert("1")
+            image = Image.fromarray((pixels[..., 0] > 0) * np.uint8(255)).convert("1")
         else:
-            size, data = (picture.width, picture.height), np.ascontiguousarray(whole).tobytes()
+            size, data = (picture.width, picture.height), np.ascontiguousarray(pixels).tobytes()
             image = Image.frombytes(picture.mode, size, data)
         if picture.palette:
             kind, _, palette = picture.palette.partition(":")

@@ -1,12 +1,12 @@
-"""A trained model in whole numbers: the same walk, with distributions that can be pushed and popped.
+"""A trained model in whole numbers: the same walk through the latents, with distributions that push and pop symbols.
 
 ::
 
     compress     z_l = q.pop   at every level, then push x under p(x|z), then push every z_l under its p, the last first
     decompress   z_l = p.pop   at every level, then pop x under p(x|z), then push every z_l under its q, the last first
 
-All that the distributions depend on is in programs and tables of whole numbers, which are stored; so sender and
-receiver make the same counts whatever machine they run on.
+The distributions depend only on stored programs and tables of whole numbers. The sender and the receiver therefore
+compute the same counts, whatever machines they run on.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ladle.coding.coders.coder import Coded, Coder, LatentCoder
+from ladle.coding.coders.coder import CodedDistribution, Coder, LatentCoder
 from ladle.coding.coders.latent import FARTHEST, Quantiles
 from ladle.coding.coders.priors import CodedPrior
 from ladle.coding.errors import InexactError
-from ladle.coding.integer.program import Program, Range, exactly
+from ladle.coding.integer.program import Program, Range, exact_arithmetic
 
-Draw = Callable[[int, Any, Coded], np.ndarray]  # (level, q: Coded or None, p) -> places
+Draw = Callable[[int, Any, CodedDistribution], np.ndarray]  # (level, q or None, p) -> places of z
 
 
-class Placed(NamedTuple):
-    """One level of a walk: the places of z, ``(N, *event)``, and the distributions that they have."""
+class CodedLevel(NamedTuple):
+    """One level of a walk: the places of z, ``(N, *event)``, and their distributions."""
 
     k: np.ndarray
-    q: Any  # Coded, where there is x
-    p: Coded
+    q: Any  # a CodedDistribution; None if x is unknown
+    p: CodedDistribution
 
 
-class Exact(ABC):
+class IntegerModel(ABC):
     """A model in whole numbers.
 
     Args:
-        programs: by name.
+        programs: the networks, by name.
         likelihood: the coder of p(x|h).
-        shape: of an item.
-        grid: the coder of the top level.
-        prior: of the top level.
+        shape: the shape of an item.
+        grid: the coder of the top level's latents.
+        prior: the prior of the top level.
 
     Attributes:
-        bits_per_item: about what an item takes.
-        growth: how fast groups of items may grow, see :mod:`ladle.coding.bits_back`.
-        probe: see :func:`ladle.coding.model_file.probe`; none for a decoder alone.
-        batch: how many items programs are run on at a time; it changes nothing in the results.
+        bits_per_item: the approximate number of bits for an item.
+        growth: the largest relative size of a group of items, in 1/256, see :mod:`ladle.coding.bits_back`.
+        probe: see :func:`ladle.coding.model_file.probe_hash`; None if the model has only its decoder.
+        batch: the number of items that a program processes at a time; it does not change the results.
     """
 
     structure: str
@@ -72,50 +72,51 @@ class Exact(ABC):
         self.grid, self.prior = grid, prior
 
     @abstractmethod
-    def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[Placed], Tensor]:
+    def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[CodedLevel], Tensor]:
         """Visit the levels from the top, as :meth:`ladle.model.latents.Latents.walk` does.
 
         Args:
-            draw: how to choose places, ``(level, q, p) -> (N, *event)``.
+            draw: the function that chooses the places of a level, ``(level, q, p) -> (N, *event)``.
             n: the number of items.
-            x: the items, ``(N, *shape)`` of whole numbers; without them there is no q.
+            x: the items, ``(N, *shape)`` of whole numbers; without them q is None.
 
         Returns:
-            The levels, and what the likelihood reads.
+            The levels, and the input h of the likelihood.
         """
 
     def explain(self, h: Tensor, step: int = 1, sharpest: int = 0) -> Any:
-        """p(x|h) of items as whole numbers ``(N, *shape)``, Coded; or of ``x // step``, see :meth:`Bins.blunted`."""
-        p: Any = self.likelihood.read(self.said("decode", h))
+        """p(x|h) of items as whole numbers ``(N, *shape)``, or the distribution of ``x // step`` if ``step`` > 1, with
+        curves widened by ``sharpest``, see :meth:`Bins.widened`."""
+        p: Any = self.likelihood.read(self.run_to_numpy("decode", h))
         if p.shape != (len(h), *self.shape):
-            raise InexactError(f"items must be of the shape {self.shape}, the model explains {p.shape[1:]}")
+            raise InexactError(f"items must have the shape {self.shape}, the likelihood has {p.shape[1:]}")
         return p if step == 1 else p.stepped(step, sharpest)
 
     def check(self) -> None:
-        """Check that every program is given what it is proved for.
+        """Check that the inputs of every program are in the ranges that it is proved for.
 
         Raises:
-            InexactError: when one is not; it is named.
+            InexactError: naming the first program whose inputs are not.
         """
         pixels, latents = Range(0, self.likelihood.levels - 1, self.shape), self.grid.values_range
-        for name, given in self.handed(pixels, latents):
+        for name, given in self.program_inputs(pixels, latents):
             program = self.programs[name]
             if len(given) != len(program.inputs):
-                raise InexactError(f"program '{name}' must read {len(given)} values, it reads {len(program.inputs)}")
-            for r, own in zip(given, program.inputs, strict=True):
-                if not own.covers(r):
-                    raise InexactError(f"program '{name}' is given {tuple(r)}, and is proved for {tuple(own)}")
+                raise InexactError(f"program '{name}' must have {len(given)} inputs, got {len(program.inputs)}")
+            for found, proved in zip(given, program.inputs, strict=True):
+                if not proved.covers(found):
+                    raise InexactError(f"an input of program '{name}' must be in {tuple(proved)}, got {tuple(found)}")
 
     @abstractmethod
-    def handed(self, pixels: Range, latents: Range) -> Iterator[tuple[str, list[Range]]]:
-        """The names of the programs that are there, and what each is given."""
+    def program_inputs(self, pixels: Range, latents: Range) -> Iterator[tuple[str, list[Range]]]:
+        """The names of the available programs, and the ranges of their inputs."""
 
-    def says(self, name: str) -> list[Range]:
-        """What a program says can be."""
+    def output_ranges(self, name: str) -> list[Range]:
+        """The ranges of a program's outputs."""
         return [self.programs[name].ranges[j] for j in self.programs[name].outputs]
 
-    def coarser(self, bits: int) -> Exact:
-        """The same model, for z that are chosen and not drawn, with so many bits less for a place of z."""
+    def coarser(self, bits: int) -> IntegerModel:
+        """The same model with ``bits`` bits less for a place of z, for random access, where z is not drawn."""
         changed = copy.copy(self)
         changed.grid = self.grid.coarser(bits)
         return changed
@@ -126,50 +127,58 @@ class Exact(ABC):
         """The number of latents of an item."""
 
     def run(self, name: str, *inputs: np.ndarray | Tensor) -> list[Tensor]:
-        """A program on whole numbers."""
+        """Run a program on whole numbers."""
         program = self.programs[name]
         device = next((t.device.type for t in program.tensors.values()), "cpu")
-        with exactly(device):
+        with exact_arithmetic(device):
             given = [i if isinstance(i, Tensor) else torch.from_numpy(i.astype(np.float32)) for i in inputs]
             given = [i.to(device) for i in given]
             if self.batch is None or len(given[0]) <= self.batch:
                 return program(*given)
-            parts = [program(*some) for some in zip(*(i.split(self.batch) for i in given), strict=True)]
-            return [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
+            results = [program(*batch) for batch in zip(*(i.split(self.batch) for i in given), strict=True)]
+            return [torch.cat(parts) for parts in zip(*results, strict=True)]
 
-    def said(self, name: str, *inputs: np.ndarray | Tensor) -> list[np.ndarray]:
-        """What a program says, float32."""
+    def run_to_numpy(self, name: str, *inputs: np.ndarray | Tensor) -> list[np.ndarray]:
+        """Run a program; its outputs are NumPy arrays of float32."""
         return [y.cpu().numpy() for y in self.run(name, *inputs)]
 
 
-class ExactFlat(Exact):
-    """One level. Programs: ``encode`` from x to the posterior's raw numbers, ``decode`` from z to the likelihood's."""
+class FlatModel(IntegerModel):
+    """A model with one level of latents.
+
+    Its programs are ``encode``, from x to the raw parameters of the posterior, and ``decode``, from z to those of the
+    likelihood.
+    """
 
     structure = "flat"
 
     @property
     def latents(self) -> int:
-        """See :attr:`Exact.latents`."""
+        """See :attr:`IntegerModel.latents`."""
         return self.grid.latents
 
-    def handed(self, pixels: Range, latents: Range) -> Iterator[tuple[str, list[Range]]]:
-        """See :meth:`Exact.handed`."""
+    def program_inputs(self, pixels: Range, latents: Range) -> Iterator[tuple[str, list[Range]]]:
+        """See :meth:`IntegerModel.program_inputs`."""
         if "encode" in self.programs:
             yield "encode", [pixels]
         yield "decode", [latents]
 
-    def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[Placed], Tensor]:
-        """See :meth:`Exact.walk`."""
-        q = None if x is None else self.grid.read(self.said("encode", x))
+    def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[CodedLevel], Tensor]:
+        """See :meth:`IntegerModel.walk`."""
+        q = None if x is None else self.grid.read(self.run_to_numpy("encode", x))
         p = self.prior.read(n, self.grid)
         k = draw(0, q, p)
-        return [Placed(k, q, p)], torch.from_numpy(self.grid.values(k).astype(np.float32))
+        return [CodedLevel(k, q, p)], torch.from_numpy(self.grid.values(k).astype(np.float32))
 
 
-class ExactLadder(Exact):
-    """Several levels. Programs: ``features`` from x; ``start`` from the first z to the state; for every level below,
-    ``p`` from the state to the prior's raw numbers (and the state on this level's map), ``q`` from that state and the
-    features to the step's, ``add`` from that state and z to the next; ``decode`` from the last state."""
+class LadderModel(IntegerModel):
+    """A hierarchical model.
+
+    Its programs are ``features``, from x; ``start``, from the top z to the state; for every level i below the top
+    ``i.p``, from the state to the raw parameters of the prior (and the state at this level's resolution), ``i.q``, from
+    that state and the features to the raw parameters of the posterior relative to the prior, and ``i.add``, from that
+    state and z to the next state; and ``decode``, from the last state.
+    """
 
     structure = "ladder"
 
@@ -188,12 +197,12 @@ class ExactLadder(Exact):
 
     @property
     def latents(self) -> int:
-        """See :attr:`Exact.latents`."""
+        """See :attr:`IntegerModel.latents`."""
         below = (self.programs[f"{i}.p"].ranges[self.programs[f"{i}.p"].outputs[0]].size for i in self.levels)
         return self.grid.latents + sum(int(np.prod(size)) for size in below)
 
-    def coarser(self, bits: int) -> ExactLadder:
-        """See :meth:`Exact.coarser`."""
+    def coarser(self, bits: int) -> LadderModel:
+        """See :meth:`IntegerModel.coarser`."""
         changed = copy.copy(self)
         changed.grid, changed.quantiles = self.grid.coarser(bits), self.quantiles.coarser(bits)
         return changed
@@ -203,39 +212,39 @@ class ExactLadder(Exact):
         """The numbers of the levels below the top."""
         return range(1, len(self.reads) + 1)
 
-    def handed(self, pixels: Range, latents: Range) -> Iterator[tuple[str, list[Range]]]:
-        """See :meth:`Exact.handed`."""
+    def program_inputs(self, pixels: Range, latents: Range) -> Iterator[tuple[str, list[Range]]]:
+        """See :meth:`IntegerModel.program_inputs`."""
         features: list[Range] = []
         if "features" in self.programs:
             yield "features", [pixels]
-            _, _, *features = self.says("features")
+            _, _, *features = self.output_ranges("features")
         yield "start", [latents]
-        (state,) = self.says("start")
+        (state,) = self.output_ranges("start")
         for i, read in zip(self.levels, self.reads, strict=True):
             yield f"{i}.p", [state]
-            loc, _, state = self.says(f"{i}.p")
+            loc, _, state = self.output_ranges(f"{i}.p")
             if features:
                 yield f"{i}.q", [state, features[read]]
             yield f"{i}.add", [state, Range(-FARTHEST, FARTHEST, loc.size)]
-            (state,) = self.says(f"{i}.add")
+            (state,) = self.output_ranges(f"{i}.add")
         yield "decode", [state]
 
-    def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[Placed], Tensor]:
-        """See :meth:`Exact.walk`."""
+    def walk(self, draw: Draw, n: int, x: np.ndarray | None = None) -> tuple[list[CodedLevel], Tensor]:
+        """See :meth:`IntegerModel.walk`."""
         q, features = None, None
         if x is not None:
             loc, scale, *features = self.run("features", x)
             q = self.grid.read([loc.cpu().numpy(), scale.cpu().numpy()])
         p = self.prior.read(n, self.grid)
         k = draw(0, q, p)
-        levels = [Placed(k, q, p)]
+        levels = [CodedLevel(k, q, p)]
         (state,) = self.run("start", self.grid.values(k))
         for i, read in zip(self.levels, self.reads, strict=True):
             loc, scale, state = self.run(f"{i}.p", state)
             raw = [loc.cpu().numpy(), scale.cpu().numpy()]
-            q = None if features is None else self.quantiles.read(self.said(f"{i}.q", state, features[read]))
+            q = None if features is None else self.quantiles.read(self.run_to_numpy(f"{i}.q", state, features[read]))
             p = self.quantiles.prior(raw[0].shape)
             k = draw(i, q, p)
-            levels.append(Placed(k, q, p))
+            levels.append(CodedLevel(k, q, p))
             (state,) = self.run(f"{i}.add", state, self.quantiles.values(k, *raw))
         return levels, state

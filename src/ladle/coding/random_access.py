@@ -1,12 +1,12 @@
-"""Random access, and loss: every item in a stream of its own, without bits back.
+"""Random access and lossy coding: every item in its own stream, without bits back.
 
-z is not drawn but chosen, as near to the centre of q(z|x) as a coarser grid allows, and pushed under the prior; then x
-under p(x|z). So an item costs -log p(z) - log p(x|z), more than with bits back, and can be read alone, by the decoder's
-half of the model.
+z is not drawn: it is the point of a coarser grid nearest to the centre of q(z|x). The stream holds z
+under the prior and x under p(x|z). An item therefore costs -log p(z) - log p(x|z), more than with bits back, but it can
+be decoded alone, with the decoding half of the model.
 
-With loss, the levels of x are gathered into steps, and the step that holds a level is pushed; what comes back is the
-median of p(x|z) within it. Where pixels follow others, what is lost of those misleads their distributions, which are
-made wider for it. All of that is in whole numbers too, so the pixels that come back are the same everywhere.
+With loss, neighbouring levels of x are merged into steps, the step that contains a level is coded, and it is decoded as
+the median of p(x|z) within the step. Where pixels depend on other pixels, the loss in those makes their distributions
+less accurate, so these are widened. All of this is computed in whole numbers, so every machine decodes the same pixels.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ import numpy as np
 
 from ladle.coding.ans.streams import Streams
 from ladle.coding.errors import Damaged, Desynchronised
-from ladle.coding.model import Exact
+from ladle.coding.model import IntegerModel
 
-TOGETHER = 256 * 784  # numbers that are computed with at a time, about
-COARSER = (0, 1, 2, 3, 4, 5, 6)  # bits that places are coarser by
-SHARPEST = 1 << 31  # what `sharpest` must be below
-STEPS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 19, 22, 26, 30, 35, 40, 48, 56, 64, 80, 96, 128)  # of levels
+NUMBERS = 256 * 784  # the most numbers in a batch of items, about
+COARSER = (0, 1, 2, 3, 4, 5, 6)  # bits by which places of z are coarser
+SHARPEST = 1 << 31  # exclusive upper limit of `sharpest`
+# Numbers of levels that can be merged into one symbol.
+STEPS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 19, 22, 26, 30, 35, 40, 48, 56, 64, 80, 96, 128)
 
 
-class Settings(NamedTuple):
-    """How items are coded.
+class Quantisation(NamedTuple):
+    """The precision of latents and pixels.
 
     Attributes:
-        coarser: how many bits the places of z are coarser by.
-        step: levels that are not told apart; 1 is without loss.
-        sharpest: the rate to blunt what levels are coded with by, see :meth:`Bins.blunted`; 0 is none.
+        coarser: the number of bits by which places of z are coarser.
+        step: the number of neighbouring levels that are merged into one symbol; 1 is lossless.
+        sharpest: the rate by which the distributions of levels are widened, see :meth:`Bins.widened`; 0 for none.
     """
 
     coarser: int
@@ -41,78 +42,78 @@ class Settings(NamedTuple):
     sharpest: int = 0
 
 
-class Direct:
-    """Codes items each by itself.
+class RandomAccess:
+    """Codes every item independently.
 
     Args:
-        exact: the model.
-        settings: how.
+        model: the model.
+        settings: the precision of latents and pixels.
 
     Raises:
-        Damaged: for a step that gathers all levels into one.
+        Damaged: for a step that merges all levels into one.
     """
 
-    def __init__(self, exact: Exact, settings: Settings) -> None:
-        levels = exact.likelihood.levels
+    def __init__(self, model: IntegerModel, settings: Quantisation) -> None:
+        levels = model.likelihood.levels
         if not 1 <= settings.step < levels:
-            raise Damaged(f"a step must be below {levels}, the number of levels, got {settings.step}")
-        self.exact, self.step, self.sharpest = exact.coarser(settings.coarser), settings.step, settings.sharpest
+            raise Damaged(f"a step must be at least 1 and below {levels}, the number of levels, got {settings.step}")
+        self.model, self.step, self.sharpest = model.coarser(settings.coarser), settings.step, settings.sharpest
 
     def encode(self, x: np.ndarray) -> bytes:
-        """``(N, *shape)`` of whole numbers to bytes: the lengths of the items' streams, and the streams."""
-        parts = [self._streams(x[some]) for some in self._some(len(x))]
+        """Encode ``(N, *shape)`` of whole numbers as the lengths of the items' streams, and the streams."""
+        parts = [self._streams(x[batch]) for batch in self._batches(len(x))]
         streams = [stream for part in parts for stream in part]
-        return b"".join([*(_length(len(stream)) for stream in streams), *streams])
+        return b"".join([*(_write_length(len(stream)) for stream in streams), *streams])
 
-    def decode(self, data: bytes, n: int, wanted: slice = slice(None)) -> np.ndarray:
-        """Some of n items, ``(N, *shape)`` of int64: nothing is computed for the others.
+    def decode(self, data: bytes, n: int, selection: slice = slice(None)) -> np.ndarray:
+        """Decode a selection of n items, ``(N, *shape)`` of int64; the others are skipped.
 
         Raises:
-            Desynchronised: when the bytes are not what :meth:`encode` of this model made.
+            Desynchronised: when :meth:`encode` of this model cannot have written the bytes.
         """
-        lengths, at = _lengths(data, n)
+        lengths, at = _read_lengths(data, n)
         ends = at + np.cumsum(lengths)
         if ends[-1:].sum() != len(data):
-            raise Desynchronised("the streams are longer or shorter than their lengths say")
-        places = list(zip((ends - lengths).tolist(), ends.tolist(), strict=True))[wanted]
-        parts = [self._items([data[a:b] for a, b in places[some]]) for some in self._some(len(places))]
-        return np.concatenate([np.zeros((0, *self.exact.shape), np.int64), *parts])
+            raise Desynchronised("the streams do not have their stated lengths")
+        places = list(zip((ends - lengths).tolist(), ends.tolist(), strict=True))[selection]
+        parts = [self._items([data[a:b] for a, b in places[batch]]) for batch in self._batches(len(places))]
+        return np.concatenate([np.zeros((0, *self.model.shape), np.int64), *parts])
 
-    def _some(self, n: int) -> list[slice]:
-        """The items in parts that are computed with at a time."""
-        most = max(1, TOGETHER // math.prod(self.exact.shape))
+    def _batches(self, n: int) -> list[slice]:
+        """Batches of items for the networks."""
+        most = max(1, NUMBERS // math.prod(self.model.shape))
         return [slice(start, min(start + most, n)) for start in range(0, n, most)]
 
     def _streams(self, x: np.ndarray) -> list[bytes]:
-        levels, h = self.exact.walk(lambda _, q, p: q.nearest(), len(x), x)
+        levels, h = self.model.walk(lambda _, q, p: q.nearest(), len(x), x)
         streams = Streams(len(x))
-        self.exact.explain(h, self.step, self.sharpest).push(streams, x // self.step)
+        self.model.explain(h, self.step, self.sharpest).push(streams, x // self.step)
         for level in reversed(levels):
             level.p.push(streams, level.k)
         return streams.to_bytes()
 
     def _items(self, streams: Sequence[bytes]) -> np.ndarray:
-        most = math.prod(self.exact.shape) + self.exact.latents + 1  # a component of the prior
+        most = math.prod(self.model.shape) + self.model.latents + 1  # the last one is a component of the prior
         opened = Streams.from_bytes(streams, most)
-        _, h = self.exact.walk(lambda _, q, p: p.pop(opened), len(streams))
-        p = self.exact.explain(h, self.step, self.sharpest)
+        _, h = self.model.walk(lambda _, q, p: p.pop(opened), len(streams))
+        p = self.model.explain(h, self.step, self.sharpest)
         symbols = p.pop(opened)
         opened.finish()
-        return symbols if self.step == 1 else p.restored(symbols)
+        return symbols if self.step == 1 else p.reconstruct(symbols)
 
-    def kept(self, x: np.ndarray) -> np.ndarray:
-        """What comes back of items, ``(N, *shape)`` of int64."""
+    def reconstruct(self, x: np.ndarray) -> np.ndarray:
+        """The items that decoding will return, ``(N, *shape)`` of int64."""
         if self.step == 1:
             return x
-        kept = np.empty_like(x)
-        for some in self._some(len(x)):
-            _, h = self.exact.walk(lambda _, q, p: q.nearest(), some.stop - some.start, x[some])
-            kept[some] = self.exact.explain(h, self.step, self.sharpest).restored(x[some] // self.step)
-        return kept
+        decoded = np.empty_like(x)
+        for batch in self._batches(len(x)):
+            _, h = self.model.walk(lambda _, q, p: q.nearest(), batch.stop - batch.start, x[batch])
+            decoded[batch] = self.model.explain(h, self.step, self.sharpest).reconstruct(x[batch] // self.step)
+        return decoded
 
 
-def _length(n: int) -> bytes:
-    """A whole number in as few bytes as it needs, seven bits each, the lowest first."""
+def _write_length(n: int) -> bytes:
+    """A whole number in as few bytes as possible, seven bits in each, the lowest first."""
     found = bytearray()
     while n > 127:
         found.append(n & 127 | 128)
@@ -120,40 +121,40 @@ def _length(n: int) -> bytes:
     return bytes([*found, n])
 
 
-def _lengths(data: bytes, n: int) -> tuple[np.ndarray, int]:
-    """The first n numbers that :func:`_length` wrote, and where they end."""
+def _read_lengths(data: bytes, n: int) -> tuple[np.ndarray, int]:
+    """The first n numbers that :func:`_write_length` wrote, and the offset of their end."""
     found, at = np.zeros(n, np.int64), 0
     for i in range(n):
         for shift in range(0, 28, 7):
             if at >= len(data):
-                raise Desynchronised("the lengths of the streams are cut")
+                raise Desynchronised("the lengths of the streams are truncated")
             byte, at = data[at], at + 1
             found[i] |= (byte & 127) << shift
             if byte < 128:
                 break
         else:
-            raise Desynchronised("the length of a stream is longer than any")
+            raise Desynchronised("the length of a stream must have at most 28 bits")
     return found, at
 
 
-def decibels(x: np.ndarray, kept: np.ndarray, top: int) -> float:
-    """The peak signal-to-noise ratio of ``kept`` for ``x``, in dB: of the mean squared error over all items."""
-    error = float(np.square(x.astype(np.float64) - kept).mean())
+def psnr(x: np.ndarray, decoded: np.ndarray, top: int) -> float:
+    """The peak signal-to-noise ratio of decoded items in dB, from the mean squared error over all items."""
+    error = float(np.square(x.astype(np.float64) - decoded).mean())
     return math.inf if error == 0 else 10 * math.log10(top * top / error)
 
 
-def chosen(exact: Exact, x: np.ndarray, quality: float | None, top: int) -> Settings:
-    """The settings that make some items, ``(N, *shape)``, smallest: without loss, or at so many dB or more."""
+def choose_quantisation(model: IntegerModel, x: np.ndarray, quality: float | None, top: int) -> Quantisation:
+    """The settings that compress items ``(N, *shape)`` best, losslessly or to at least ``quality`` dB."""
 
-    def found(coarser: int) -> Settings:
+    def coarsest_steps(coarser: int) -> Quantisation:
         if quality is None:
-            return Settings(coarser, 1)
+            return Quantisation(coarser, 1)
         good = (s for s in reversed(STEPS) if s <= top)
         return next(
-            settings for settings in (Settings(coarser, step, exact.likelihood.sharpest(step)) for step in good)
-            if decibels(x, Direct(exact, settings).kept(x), top) >= quality
+            settings for settings in (Quantisation(coarser, step, model.likelihood.sharpest(step)) for step in good)
+            if psnr(x, RandomAccess(model, settings).reconstruct(x), top) >= quality
         )  # fmt: skip
 
-    candidates = [found(coarser) for coarser in COARSER]
-    sizes = [len(Direct(exact, settings).encode(x)) for settings in candidates]
+    candidates = [coarsest_steps(coarser) for coarser in COARSER]
+    sizes = [len(RandomAccess(model, settings).encode(x)) for settings in candidates]
     return candidates[int(np.argmin(sizes))]

@@ -1,1 +1,1 @@
-"""Latent families compared by evidence."""
+"""Comparison of latent families by their evidence."""

@@ -1,4 +1,4 @@
-"""How many steps, and how many measured items, a given time is enough for."""
+"""The number of steps and of measured items that fit into a given time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ladle.tasks.score import measure
 from ladle.training.fit import VALIDATIONS, fit
 
 FEW_STEPS = 3
-FEW_ITEMS, SOME_ITEMS = 20, 200  # measured to warm up, and to be timed: what a call costs by itself must not count
-AT_ONCE = 8  # items that are annealed together
-WHOLE = 1 << 20  # steps of a finalist, to count the steps of all in parts of them
-SHARES = (1.0, 0.5, 0.25)  # of the held-out items: fewer are measured where all would take more than half of the time
+FEW_ITEMS, SOME_ITEMS = 20, 200  # measured to warm up, and to be timed: the fixed cost of a call is excluded
+AT_ONCE = 8  # items per batch of annealing
+WHOLE = 1 << 20  # nominal steps of a finalist, in which the steps of all rounds are expressed
+SHARES = (1.0, 0.5, 0.25)  # of the held-out items: fewer are measured if all would take over half of the time
 
 
 class Pace(NamedTuple):
-    """Seconds that a step of training takes, a validation, the evidence of an item, and of one measured again."""
+    """Seconds per training step, per validation, per item for the evidence, and per item for the closer method."""
 
     step: float
     validation: float
@@ -34,9 +34,9 @@ class Pace(NamedTuple):
 
 
 def pace(race: Race, candidate: Candidate, seconds: float, samples: int) -> Pace:
-    """How fast a candidate is trained and measured here, tried out for about so many seconds."""
+    """Measure the speed of training and measuring a candidate on this machine, in about ``seconds`` seconds."""
     phases = ({"single": 1.0}, {"single": 0.0}) if objective(candidate.latents) is BOUND else ({},)
-    steps = [step(race, candidate, phase, seconds / len(phases)) for phase in phases]  # halves of a training
+    steps = [step(race, candidate, phase, seconds / len(phases)) for phase in phases]  # the two halves of training
     assembly = race.assembly(candidate)
     batch = min(assembly.training.batch, len(race.data.train))
     held = race.held("valid")
@@ -53,21 +53,21 @@ def pace(race: Race, candidate: Candidate, seconds: float, samples: int) -> Pace
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds."""
+    """The duration of ``work()`` in seconds."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def step(race: Race, candidate: Candidate, phase: Mapping[str, float], seconds: float) -> float:
-    """Seconds of a step of training in a phase of the objective, tried out for about so many."""
-    show = race.progress(f"{candidate.name}: trying its pace, step")
+    """Seconds per training step in a phase of the objective, measured for about ``seconds`` seconds."""
+    show = race.progress(f"{candidate.name}: measuring its speed, step")
     begun = spent = 0.0
     done = 0
     records = fit(race.assembly(candidate, aim=phase), race.data, epochs=1e6, device=race.device)
     with closing(records):  # type: ignore[type-var]
         for record in records:
-            begun = begun or time.perf_counter()  # the first step pays for what is set up once
+            begun = begun or time.perf_counter()  # the first step includes the setup
             spent, done = time.perf_counter() - begun, record.step - 1
             show(record.step, record.step)
             if done >= FEW_STEPS and spent > seconds:
@@ -76,24 +76,24 @@ def step(race: Race, candidate: Candidate, phase: Mapping[str, float], seconds: 
 
 
 class Plan(NamedTuple):
-    """The steps of a finalist, and the share of the held-out items that every run is measured on."""
+    """The training steps of a finalist, and the share of the held-out items that every run is measured on."""
 
     steps: int
     share: float
 
 
 def affordable(paces: Sequence[Pace], seconds: float, items: tuple[float, int], seeds: int, finalists: int) -> Plan:
-    """The plan for which the time suffices, were it the slowest candidates that go furthest.
+    """The largest plan that fits into the time even if the slowest candidates become the finalists.
 
     Args:
-        paces: of the candidates.
-        seconds: for everything.
-        items: validation and test items measured of every run; one with fewer samples counts as less.
-        seeds: of the finalists.
-        finalists: at most so many.
+        paces: the pace of each candidate.
+        seconds: the time for everything.
+        items: the validation and test items measured in every run; an item with fewer samples counts as a fraction.
+        seeds: the number of seeds of each finalist.
+        finalists: the maximum number of finalists.
 
     Raises:
-        DataError: when it suffices for hardly any step; it says what would.
+        DataError: if the time is not enough for a minimum of steps; the message states how much is needed.
 
     >>> affordable([Pace(0.01, 0.0, 0.0, 0.0)] * 2, 60.0, (100, 100), 3, 4)
     Plan(steps=1000, share=1.0)
@@ -113,7 +113,7 @@ def affordable(paces: Sequence[Pace], seconds: float, items: tuple[float, int], 
     if steps < FEWEST_STEPS:
         least = (share * measuring + 10 * FEWEST_STEPS * of_steps) / 60
         raise DataError(
-            f"the time is not enough to train {len(slow)} candidates: it takes about {least:.1g} minutes "
-            "from here; less with fewer families, seeds or samples, or a smaller size"
+            f"the time is not enough to train {len(slow)} candidates: another {least:.1g} minutes are "
+            "needed; fewer families, seeds or samples, or a smaller size, need less"
         )
     return Plan(steps, share)

@@ -1,4 +1,4 @@
-"""The latent families that ``select`` compares: a prior each, and a posterior that fits its support.
+"""The latent families that ``select`` compares. Each is a prior with a posterior of the same support.
 
 A candidate is written ``NAME[:NUMBER][/POSTERIOR]``: ``student_t``, ``mixture:8`` (eight components),
 ``laplace/laplace`` (a Laplace prior with a Laplace posterior).
@@ -19,7 +19,7 @@ WRITTEN = re.compile(r"([a-z_0-9]+)(?::([0-9]{1,4}))?(?:/([a-z_0-9]+))?")
 
 
 class Candidate(NamedTuple):
-    """A latent family by its name, and the ``latents`` of a recipe's plan that it stands for."""
+    """The name of a latent family, the name of its prior, and the corresponding ``latents`` of a recipe's plan."""
 
     name: str
     prior: str
@@ -27,19 +27,19 @@ class Candidate(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """The name as a folder's."""
+        """The name in a form that is valid as a folder name."""
         return self.name.replace(":", "-").replace("/", "+")
 
 
 def candidate(text: str, size: int) -> Candidate:
-    """The candidate that is written so.
+    """Parse a candidate.
 
     Args:
         text: ``NAME[:NUMBER][/POSTERIOR]``.
         size: the number of latent variables.
 
     Raises:
-        SpecError: for an unknown name (the known ones are listed), or a number where none is taken.
+        SpecError: for an unknown name (the message lists the known ones), or a number that is not accepted.
 
     >>> candidate("laplace/laplace", 2).latents["posterior"]
     {'part': 'family/laplace'}
@@ -47,7 +47,7 @@ def candidate(text: str, size: int) -> Candidate:
     written = WRITTEN.fullmatch(text)
     if written is None:
         raise SpecError(
-            f"a candidate is written NAME, NAME:NUMBER or NAME/POSTERIOR, such as student_t:3 or laplace/logistic; "
+            f"a candidate must be written NAME, NAME:NUMBER or NAME/POSTERIOR, such as student_t:3 or laplace/normal; "
             f"got '{text[:60]}'; known: {', '.join(sorted(registered('candidate')))}"
         )
     name, count, posterior = written.groups()
@@ -61,7 +61,7 @@ def candidate(text: str, size: int) -> Candidate:
 
 
 def made(name: str, size: int, count: str | None) -> dict[str, Any]:
-    """The latents of a registered candidate, with its number where one is given."""
+    """The latents of a registered candidate, with its number if one is given."""
     maker = lookup(f"candidate/{name}")
     if count is None:
         return maker(size)
@@ -74,34 +74,34 @@ def made(name: str, size: int, count: str | None) -> dict[str, Any]:
 
 
 def candidates(names: Iterable[str], size: int) -> list[Candidate]:
-    """Several candidates, each once.
+    """Parse several different candidates.
 
     Raises:
-        SpecError: for an unknown or repeated one, or for fewer than two.
+        SpecError: if a candidate is unknown or repeated, or there are fewer than two.
     """
     written = [name.strip() for name in names]
     if len(set(written)) < len(written):
-        raise SpecError(f"every candidate once; got {', '.join(written)}")
+        raise SpecError(f"every candidate must be given once, got {', '.join(written)}")
     if len(written) < 2:
         raise SpecError(f"a comparison needs at least 2 candidates, got {', '.join(written) or 'none'}")
     return [candidate(name, size) for name in written]
 
 
 def usual(size: int) -> tuple[str, ...]:
-    """The candidates that are compared when none are named: one of every kind that there is of this size."""
-    joint = ("autoregressive", "sphere", "dirichlet") if size > 1 else ()  # of one number there is no sphere
+    """The default candidates: one of every kind that exists for this number of latents."""
+    joint = ("autoregressive", "sphere", "dirichlet") if size > 1 else ()  # not defined for a single number
     return ("normal", "laplace", "logistic", "student_t", "mixture", "vamp", *joint, "circle", "beta", "categorical",
             "bernoulli")  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------- real lines
-# Whatever the prior, what is left of a latent once x is known is close to normal where x says much of it. A normal
-# posterior reaches a better bound under Laplace and Student-t priors than one of their own family, with no more items
-# of a Pareto k above 0.7; the measurement is in docs/select.md.
+# For any prior, the posterior of a latent is close to normal if x carries much information about it. Under Laplace and
+# Student-t priors, a normal posterior reaches a better bound than a posterior of the prior's family, with no more items
+# whose Pareto k is above 0.7; the measurement is in docs/select.md.
 
 
 def same(size: int, family: dict[str, Any]) -> dict[str, Any]:
-    """The standard member as prior and the same family as posterior."""
+    """The standard member of a family as prior, and the same family as posterior."""
     return {"size": size, "posterior": family, "prior": STANDARD}
 
 
@@ -136,7 +136,7 @@ def student_t(size: int, df: int = 3) -> dict[str, Any]:
 
 @part("candidate", "full_normal")
 def full_normal(size: int) -> dict[str, Any]:
-    """A normal with a learned mean and full covariance. A decoder undoes what it adds: it must tie with normal."""
+    """A normal with a learned mean and full covariance. The decoder can absorb both, so it must tie with normal."""
     return real(size, {"part": "prior/learned", "family": {"part": "family/full_normal"}})
 
 
@@ -144,6 +144,12 @@ def full_normal(size: int) -> dict[str, Any]:
 def mixture(size: int, components: int = 5) -> dict[str, Any]:
     """A learned mixture of 5 normals: latents in clusters."""
     return real(size, {"part": "prior/mixture", "family": NORMAL, "components": components})
+
+
+@part("candidate", "conditional")
+def conditional(size: int, components: int = 1) -> dict[str, Any]:
+    """A learned normal for each class of labelled data, evaluated without labels as a mixture over the classes."""
+    return real(size, {"part": "prior/conditional", "family": NORMAL, "components": components})
 
 
 @part("candidate", "vamp")
@@ -154,13 +160,13 @@ def vamp(size: int, components: int = 50) -> dict[str, Any]:
 
 @part("candidate", "flow")
 def flow(size: int) -> dict[str, Any]:
-    """A learned prior: normal noise through couplings; not codable."""
+    """A learned prior: normal noise transformed by couplings; not usable for compression."""
     return real(size, {"part": "prior/flow"})
 
 
 @part("candidate", "autoregressive")
 def autoregressive(size: int) -> dict[str, Any]:
-    """A learned prior: a mixture for every latent given the ones before it; codable."""
+    """A learned prior: a mixture for every latent given the previous ones; usable for compression."""
     return real(size, {"part": "prior/autoregressive"})
 
 

@@ -1,15 +1,15 @@
-"""Which differences in evidence are more than chance: over items, and over seeds.
+"""Which differences in evidence are significant, over items and over seeds.
 
-A model's evidence on N held-out items moves with the items and with the seed it was trained from. For families f and
-g, with the nats of S seeds on the same N items::
+The evidence of a model on N held-out items varies with the items and with the training seed. For families f and g, with
+the nats of S seeds on the same N items::
 
     d_i = mean_s f_si - mean_s g_si                      paired by item
     SE^2 = var_i(d_i) / N + var_s(mean_i f_si) / S + var_s(mean_i g_si) / S
 
-Resampling two or three seeds would take their spread for smaller than it is. So each term keeps its own degrees of
-freedom (N - 1 and S - 1), and the difference is judged by Student's t with those that Welch and Satterthwaite give the
-sum. All pairs are tested, by Holm's procedure, so that one false alarm anywhere among them has at most the stated
-probability, whichever family came out best.
+Resampling two or three seeds would underestimate their spread. Therefore each term keeps its own degrees of freedom
+(N - 1 and S - 1), and the difference is tested with Student's t, with the Welch-Satterthwaite degrees of freedom of the
+sum. All pairs are tested with Holm's procedure, so the probability of any false alarm among them is at most the stated
+level, whichever family is best.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ LEVEL = 0.05
 
 
 class Difference(NamedTuple):
-    """How much worse one family is than another.
+    """The difference between two families.
 
     Attributes:
-        nats: of the mean -log p(x) per item; above 0 is worse.
+        nats: the difference of the mean -log p(x) per item; above 0 is worse.
         se: its standard error, over items and seeds.
         df: the degrees of freedom of that error.
-        worse: the probability of being worse, given the two alone: that of t below nats / se.
-        p: of a difference as large by chance in either direction, held up for all pairs compared.
-        half: of the 95 % interval around nats, that of the two alone.
+        worse: the probability of being worse, for this pair alone: the probability of t below nats / se.
+        p: the two-sided p-value, adjusted for all compared pairs.
+        half: half the width of the 95 % interval around ``nats``, for this pair alone.
     """
 
     nats: float
@@ -45,11 +45,11 @@ class Difference(NamedTuple):
 
 
 def difference(f: np.ndarray, g: np.ndarray) -> Difference:
-    """How much worse f is than g, ``p`` not yet held up for other comparisons.
+    """How much worse f is than g, with ``p`` not adjusted for other comparisons.
 
     Args:
-        f: ``(S, N)`` nats of each seed on each item.
-        g: ``(T, N)``, the same items.
+        f: ``(S, N)``, the nats of each seed on each item.
+        g: ``(T, N)``, on the same items.
 
     Reference:
         Satterthwaite: "An Approximate Distribution of Estimates of Variance Components", 1946.
@@ -59,7 +59,7 @@ def difference(f: np.ndarray, g: np.ndarray) -> Difference:
     >>> 0.9 < found.nats < 1.1, found.worse > 0.999
     (True, True)
     """
-    # slow to import, and needed here alone
+    # slow to import, and only needed here
     from scipy.stats import t as student
 
     d = f.mean(0) - g.mean(0)
@@ -75,8 +75,8 @@ def difference(f: np.ndarray, g: np.ndarray) -> Difference:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """p-values held up for being many: reject those below the level, and one false rejection among them has at
-    most that probability.
+    """Adjusted p-values: if those below a level are rejected, the probability of any false rejection is at most that
+    level.
 
     Reference:
         Holm: "A Simple Sequentially Rejective Multiple Test Procedure", 1979.
@@ -92,13 +92,13 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 class Comparison(NamedTuple):
-    """Families on the same items.
+    """The comparison of families on the same items.
 
     Attributes:
-        best: the family of the lowest mean.
-        differences: of every family to the best.
-        supported: those that are not worse than any other beyond chance, the best first.
-        pairs: how many were tested.
+        best: the family with the lowest mean.
+        differences: the difference of every family to the best.
+        supported: the families that are not significantly worse than any other, the best first.
+        pairs: the number of tested pairs.
     """
 
     best: str
@@ -111,7 +111,7 @@ def compare(nats: Mapping[str, np.ndarray], level: float = LEVEL) -> Comparison:
     """Compare all families with each other.
 
     Args:
-        nats: ``(S, N)`` -log p(x) of each seed on each item, by family; the items are the same.
+        nats: by family, -log p(x) of each seed on each item, ``(S, N)``; all families have the same items.
         level: the probability of at least one false alarm.
     """
     order = sorted(nats, key=lambda name: float(nats[name].mean()))
@@ -122,6 +122,6 @@ def compare(nats: Mapping[str, np.ndarray], level: float = LEVEL) -> Comparison:
     for name in order[1:]:
         d = difference(nats[name], nats[best])
         differences[name] = d._replace(p=float(p[best, name]))
-    worse = {b for (a, b), p_ab in p.items() if p_ab < level}  # than any, of which the best need not be one
+    worse = {b for (a, b), p_ab in p.items() if p_ab < level}  # than any other family, which need not be the best
     supported = tuple(name for name in order if name not in worse)
     return Comparison(best, differences, supported, len(found))

@@ -1,4 +1,4 @@
-"""The comparison as a picture: how far each family is behind the best, with its interval."""
+"""The forest plot of a comparison: the difference of each family to the best, with its interval."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from ladle.comparison.selection import Row, Selection
 from ladle.data import atomic_file
 
 PAPER, INK, SOFT, LINE, ACCENT, BLUE = "#ffffff", "#1f2328", "#5b626a", "#e4e1db", "#b8430e", "#2f6690"
-ROW, HEAD, FOOT = 0.34, 0.85, 0.75  # inches: of a family, above and below them
-WIDE = 118  # characters of small print
+ROW, HEAD, FOOT = 0.34, 0.85, 0.75  # inches: the height of a row, and of the margins above and below the rows
+WIDE = 118  # characters per line of the text below
 
 
 def forest(selection: Selection, path: Path) -> Path:
-    """Draw the differences to the best, each with its interval, and beside them what to know of each family.
+    """Draw the difference of each finalist to the best, with its interval, evidence, Pareto k and training time.
 
     Args:
-        selection: with at least one finalist.
-        path: of the PNG.
+        selection: a selection with at least one finalist.
+        path: the PNG file to write.
     """
-    from matplotlib.figure import Figure  # slow to import, and needed here alone
+    from matplotlib.figure import Figure  # slow to import, and only needed here
 
     finalists = [row for row in selection.rows if row.status == "finalist"]
     said = [textwrap.fill(text, WIDE) for text in (selection.verdict, *selection.failures)]
@@ -62,7 +62,7 @@ def forest(selection: Selection, path: Path) -> Path:
 
 
 def beside(row: Row) -> tuple[str, str, str]:
-    """What stands beside an interval."""
+    """The texts beside an interval: nats, share of items with k > 0.7, and seconds."""
     return (
         "" if row.nats is None else f"{row.nats:,.2f}",
         "" if row.loose is None else f"{row.loose:.0%}",

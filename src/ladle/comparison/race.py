@@ -1,4 +1,4 @@
-"""Runs of candidates: train one, measure one, and halve the field until the finalists are left."""
+"""Train and measure candidates, and halve their number in each round until the finalists are left."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ from ladle.comparison.candidates import Candidate
 from ladle.comparison.selection import LOOSE
 from ladle.data import Dataset, Split, atomic_file
 from ladle.families import NotAvailable, standard
+from ladle.inference.methods import tightest
 from ladle.inference.pareto import BAD
 from ladle.recipes.assemble import Assembly, assemble
 from ladle.spec import build
 from ladle.store.files import write_json
 from ladle.store.folder import Model, load
 from ladle.tasks.common import Telling
-from ladle.tasks.score import METHODS, measure
+from ladle.tasks.score import measure
 from ladle.training.fit import fit
 
 BOUND = {"part": "objective/iwae", "particles": 8, "single": 0.5}
 DISCRETE = {"part": "objective/em", "particles": 16}
 FEWEST_STEPS = 20
-ITEMS, VALIDATING = 2000, 1000  # test and validation items, at most
-RANKING = 100  # samples of validation items, at most: they only rank
-AGAIN, TEMPERATURES = 50, 100  # test items of a run, at most, and how finely
+ITEMS, VALIDATING = 2000, 1000  # maximum numbers of test and validation items
+RANKING = 100  # maximum number of samples per validation item, which is only used for ranking
+AGAIN, TEMPERATURES = 50, 100  # maximum number of test items of a run for the closer method, and its temperatures
 
 
 class Failed(Exception):
-    """Why a candidate leaves the comparison."""
+    """A candidate failed; the message is the reason."""
 
 
 class Scores(NamedTuple):
-    """What a trained candidate was found to be worth.
+    """The evidence of a trained candidate.
 
     Attributes:
-        nats: ``(N,)`` of every item; their mean and spread are those of the evidence.
-        k_hat: ``(N,)`` the Pareto k of its importance weights.
-        closer: nats by which a closer method lowered the mean; NaN where there was none.
+        nats: ``(N,)``, the nats of every item; their mean and spread are those of the evidence.
+        k_hat: ``(N,)``, the Pareto k of the importance weights of each item.
+        closer: nats by which a closer method lowered the mean; NaN if none was used.
     """
 
     nats: np.ndarray
@@ -53,7 +54,7 @@ class Scores(NamedTuple):
 
 
 class Rung(NamedTuple):
-    """One round of the race: how many candidates, steps and seeds."""
+    """The numbers of candidates, steps and seeds of one round of successive halving."""
 
     candidates: int
     steps: int
@@ -61,8 +62,8 @@ class Rung(NamedTuple):
 
 
 def rungs(candidates: int, steps: int, seeds: int, finalists: int) -> list[Rung]:
-    """Successive halving: the better half goes on with twice the steps, until no more than the finalists are left,
-    who take all seeds.
+    """Successive halving: the better half continues with twice the steps until only the finalists are left, which are
+    trained from all seeds.
 
     Reference:
         Jamieson, Talwalkar: "Non-stochastic Best Arm Identification and Hyperparameter Optimization", 2016.
@@ -82,16 +83,16 @@ def rungs(candidates: int, steps: int, seeds: int, finalists: int) -> list[Rung]
 
 @dataclass(frozen=True)
 class Race:
-    """What all runs share.
+    """The settings that all runs share.
 
     Attributes:
-        data: with its splits.
-        plan: of the recipe, whose nets, likelihood and training every candidate gets.
-        folder: holds a folder for every run.
+        data: the data set with its splits.
+        plan: the plan of the recipe that supplies networks, likelihood and training settings.
+        folder: the folder that contains the folder of every run.
         device: ``auto``, ``cpu`` or ``cuda``.
-        progress: given the name of a piece of work, gives a function called with (done, total).
-        items: test items, at most.
-        share: of the held-out items: so many of them are measured.
+        progress: a function that maps the name of a task to a function called with (done, total).
+        items: the maximum number of test items.
+        share: the share of the held-out items that is measured.
     """
 
     data: Dataset
@@ -103,25 +104,25 @@ class Race:
     share: float = 1.0
 
     def assembly(self, candidate: Candidate, seed: int = 0, aim: Mapping[str, float] | None = None) -> Assembly:
-        """The candidate's model, ready to be trained on importance-weighted particles: a family whose posterior is hard
-        to approximate loses less by them than under the plain bound. ``aim`` changes the objective."""
+        """Assemble the candidate's model with an importance-weighted objective, which penalises a family whose
+        posterior is hard to approximate less than the plain bound does. ``aim`` changes the objective."""
         plan = {**self.plan, "latents": candidate.latents, "objective": {**objective(candidate.latents), **(aim or {})}}
         return assemble(self.data.schema, plan, seed=seed)
 
     def run(self, candidate: Candidate, steps: int, seed: int) -> Path:
-        """The folder of one run; what is finished there is not done again, what was broken off goes on."""
+        """The folder of one run. Finished work in it is not repeated, and interrupted work is resumed."""
         return self.folder / f"{candidate.folder}-{steps}-{seed}"
 
     def trained(self, candidate: Candidate, steps: int, seed: int) -> Model:
-        """Train a candidate, or go on with it, or open what is finished.
+        """The trained candidate: train it, resume its training, or load the finished model.
 
         Raises:
-            Failed: with the reason, remembered in its folder.
+            Failed: with the reason, which is stored in its folder.
         """
         folder = self.run(candidate, steps, seed)
-        known = folder / "failed.json"
-        if known.exists():
-            raise Failed(json.loads(known.read_text(encoding="utf-8"))["reason"])
+        failure = folder / "failed.json"
+        if failure.exists():
+            raise Failed(json.loads(failure.read_text(encoding="utf-8"))["reason"])
         try:
             if not (folder / "model.safetensors").exists():
                 self.train(candidate, steps, seed)
@@ -134,7 +135,7 @@ class Race:
         return model
 
     def train(self, candidate: Candidate, steps: int, seed: int) -> None:
-        """Train a candidate into its folder, from its last checkpoint where there is one."""
+        """Train a candidate into its folder, from its last checkpoint if there is one."""
         show = self.progress(f"{candidate.name}, seed {seed}: training, step")
         assembly = self.assembly(candidate, seed)
         splits = {"train": self.data.train, "valid": self.held("valid"), "test": self.data.test}
@@ -143,19 +144,19 @@ class Race:
             assembly, data, epochs=epochs(assembly, self.data, steps), seed=seed, device=self.device,
             run=self.run(candidate, steps, seed), settings={"recipe": f"select {candidate.name}"}, resume=True,
         )  # fmt: skip
-        with closing(records):  # type: ignore[type-var]  # left between two steps, the run is saved
+        with closing(records):  # type: ignore[type-var]  # closing between two steps saves the run
             for record in records:
                 show(record.step, steps)
 
     def fail(self, candidate: Candidate, steps: int, seed: int, reason: str) -> NoReturn:
-        """Remember why a candidate failed, and leave."""
+        """Store why a candidate failed, and raise ``Failed``."""
         folder = self.run(candidate, steps, seed)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "failed.json", {"reason": reason})
         raise Failed(reason)
 
     def scores(self, candidate: Candidate, steps: int, seed: int, split: str, samples: int) -> Scores:
-        """The evidence of a candidate on held-out items, the same for all."""
+        """The evidence of a candidate on held-out items, which are the same for all candidates."""
         model = self.trained(candidate, steps, seed)
         path = self.run(candidate, steps, seed) / f"{split}.npz"
         if not path.exists():
@@ -172,10 +173,10 @@ class Race:
             return Scores(*(stored[name] for name in Scores._fields))
 
     def measured(self, model: Model, name: str, seed: int, split: str, samples: int) -> Scores:
-        """The importance-weighted bound of every held-out item. Where the Pareto k of more test items than ``LOOSE``
-        forbids to trust it, the first ``AGAIN`` are measured by a closer method, and what that gains on them corrects
-        the mean of all. Which they are does not depend on their weights: a lucky large weight gives a better bound
-        *and* a worse k."""
+        """The importance-weighted bound of every held-out item. If the Pareto k is too high for a larger share of test
+        items than ``LOOSE``, the first ``AGAIN`` items are measured again by a closer method, and their improvement
+        corrects the mean of all items. They are chosen independently of their weights, because a large weight by chance
+        gives a better bound *and* a worse k."""
         held = self.held(split)
         show = self.progress(f"{name}, seed {seed}: evidence, {split} item")
         found = measure(model, held, samples=min(samples, RANKING) if split == "valid" else samples, progress=show)
@@ -186,23 +187,24 @@ class Race:
         show = self.progress(f"{name}, seed {seed}: evidence by {method}, item")
         try:
             again = measure(model, held.take(some), method=method, temperatures=TEMPERATURES, progress=show)
-        except NotAvailable:  # a grid that did not settle
+        except NotAvailable:  # the quadrature did not converge
             return bound
         change = again.nats - found.nats[some]
-        if change.mean() >= 0:  # of two bounds, the better
+        if change.mean() >= 0:  # keep the better of two bounds
             return bound
         return Scores(corrected(found.nats, change), found.k_hat, -change.mean())
 
     def held(self, split: str) -> Split:
-        """Held-out items, at random and the same for every candidate."""
+        """Held-out items, chosen at random, the same for every candidate."""
         whole, most = self.data.split(split), VALIDATING if split == "valid" else self.items
         fewer = math.ceil(self.share * min(most, len(whole)))
         return whole.take(np.random.default_rng(0).permutation(len(whole))[: max(2, fewer)])
 
 
 def corrected(nats: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """Items whose mean is that of ``nats`` plus that of ``change``, which is known of the first M of N items only, and
-    whose variance over N is that of this estimate: var(nats) / N + var(change) / M and their covariance.
+    """Nats corrected by ``change``, which is only known for the first M of N items. Their mean is the mean of ``nats``
+    plus that of ``change``. Their variance divided by N is the variance of this estimate: var(nats) / N +
+    var(change) / M and their covariance.
 
     Reference:
         Cochran: "Sampling Techniques", 1977, chapter 9 (double sampling with a difference estimator).
@@ -216,13 +218,14 @@ def corrected(nats: np.ndarray, change: np.ndarray) -> np.ndarray:
 
 
 def closest(model: Model) -> str | None:
-    """The method of evidence that comes closest to the truth; ``None`` where there is but the bound."""
-    return next((name for name in ("exact", "ais") if METHODS[name].serves(model.vae)), None)
+    """The most accurate method of evidence for this model; ``None`` if only the bound is available."""
+    method = tightest(model.vae)
+    return None if method == "iwae" else method
 
 
 def objective(latents: Mapping[str, Any]) -> dict[str, Any]:
-    """The importance-weighted bound where gradients pass through draws from the posterior; Monte Carlo EM, which climbs
-    the same bound and needs no such gradient, where they do not.
+    """The objective: the importance-weighted bound if gradients pass through draws from the posterior, and otherwise
+    Monte Carlo EM, which maximises the same bound without such gradients.
 
     >>> objective({"size": 2, "posterior": {"part": "family/bernoulli"}})["part"]
     'objective/em'
@@ -232,10 +235,10 @@ def objective(latents: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def epochs(assembly: Assembly, data: Dataset, steps: int) -> float:
-    """The budget in epochs that is just these steps."""
+    """The number of epochs that corresponds to this number of steps."""
     return (steps - 0.5) / max(1, len(data.train) // min(assembly.training.batch, len(data.train)))
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """The first line of the message of an error."""
     return (str(error) or type(error).__name__).splitlines()[0][:300]

@@ -1,4 +1,4 @@
-"""Choose the latent family by evidence."""
+"""Select the latent family by evidence."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from ladle.health.amortisation import amortisation_gap
 from ladle.health.measures import ACTIVE
 from ladle.inference.pareto import BAD
 from ladle.recipes import recipe as recipe_spec
+from ladle.recipes.plans import has_levels
 from ladle.spec import SpecError
 from ladle.store.files import ModelError, read_json, write_json
 from ladle.tasks.common import Telling, silent
@@ -33,8 +34,13 @@ from ladle.tasks.encode import encode
 from ladle.training.fit import TrainingError
 
 MINUTES = 10.0
-TRIAL, SPARE = 0.05, 0.9  # of the time: to measure every candidate's pace, and all that is planned with
-KEPT = ("config.json", "log.jsonl", "README.md", "model.safetensors")  # the weights last: with them RUN is a model
+TRIAL, SPARE = 0.05, 0.9  # shares of the time: for measuring the candidates' speed, and for everything that is planned
+KEPT = (
+    "config.json",
+    "log.jsonl",
+    "README.md",
+    "model.safetensors",
+)  # the weights come last: they make the folder a model
 
 
 def select(
@@ -56,36 +62,37 @@ def select(
     force: bool = False,
     progress: Telling = silent,
 ) -> Selection:
-    """Find the distribution family that the latents are drawn from, by held-out evidence, and how sure that is.
+    """Select the distribution family of the latents by held-out evidence, with the uncertainty of the result.
 
-    Every candidate is a prior with a posterior that fits its support; nets, likelihood, latent size and optimiser
-    steps are the same for all. By validation the field is halved until the finalists are left, who are trained from
-    several seeds and compared on the test items.
+    The data support the family whose models explain held-out items best. Every candidate is a prior with a posterior of
+    the same support; networks, likelihood, number of latents and training steps are the same for all. After each round,
+    the better half by validation continues. The finalists are trained from several seeds and compared on the test
+    items.
 
     Args:
         data: a name, a file, a folder, an array or a data set.
         out: the folder to write: ``select.json``, ``select.png``, every run under ``candidates/``, and the best
-            finalist as a model folder that every verb takes.
-        families: the candidates, as :mod:`ladle.comparison.candidates` says; left out, one of every kind.
-        recipe: whose nets, likelihood and training are taken: a name, or a plan.
-        size: the dial of a recipe that is named.
-        latents: how many latent variables; the recipe's number when left out.
-        steps: of a finalist's training.
-        minutes: or, of everything; the steps then follow from each candidate's pace. 10 when both are left out.
-        seeds: per finalist.
-        finalists: at most so many; as many as candidates for no race.
+            finalist as a model folder that works wherever a RUN is expected.
+        families: the candidates, written as in :mod:`ladle.comparison.candidates`; by default one of every kind.
+        recipe: the recipe, by name or as a plan, that supplies networks, likelihood and training settings.
+        size: the size of a recipe that is given by name.
+        latents: the number of latent variables; by default that of the recipe.
+        steps: the training steps of a finalist.
+        minutes: the time for the whole comparison, from which the steps are computed. 10 if both are left out.
+        seeds: the number of seeds per finalist.
+        finalists: the maximum number of finalists. With the number of candidates, there is no halving.
         samples: importance samples per item.
-        items: test items, at most.
+        items: the maximum number of test items.
         device: ``auto``, ``cpu`` or ``cuda``.
-        resume: go on with the comparison in ``out``.
-        force: replace it.
-        progress: given the name of a piece of work, gives a function called with (done, total).
+        resume: continue the comparison in ``out``.
+        force: replace the comparison in ``out``.
+        progress: a function that maps the name of a task to a function called with (done, total).
 
     Raises:
-        DataError: for numbers that cannot be, or data without a test split.
-        SpecError: for an unknown candidate, or a recipe that no candidate fits.
-        ModelError: for a folder that holds something else.
-        TrainingError: when every candidate failed.
+        DataError: if a number is out of range, or a split has too few items.
+        SpecError: for an unknown candidate, or a recipe that does not fit any candidate.
+        ModelError: if the folder contains something else.
+        TrainingError: if every candidate failed.
     """
     if steps is not None and minutes is not None:
         raise DataError(f"give steps or minutes, not both; got steps={steps}, minutes={minutes}")
@@ -98,7 +105,7 @@ def select(
         if len(data.split(split)) < 2:
             raise DataError(f"a comparison needs at least 2 items to train, validate and test; split '{split}' has 1")
     plan = recipe_spec(recipe, data.schema, size) if isinstance(recipe, str) else recipe
-    if "blocks" in plan["latents"]:
+    if has_levels(plan):
         raise SpecError(
             "families are compared on one level of latents, but this recipe has several; recipes that fit: "
             "vae, learned_prior, iwae_dreg"
@@ -119,28 +126,30 @@ def select(
 
 
 def opened(folder: Path, settings: Mapping[str, Any], resume: bool, force: bool) -> dict[str, Any]:
-    """Make ready the folder; what ``select.json`` holds.
+    """Prepare the folder and return the content of ``select.json``.
 
     Raises:
-        ModelError: for a folder that holds something else, or a comparison with other settings.
+        ModelError: if the folder contains something else, or a comparison with other settings.
     """
     path = folder / "select.json"
     if folder.exists() and not folder.is_dir():
         raise ModelError(f"'{folder}' must be a folder, got a file")
     if folder.is_dir() and any(folder.iterdir()):
         if not path.is_file():
-            raise ModelError(f"'{folder}' is not empty and holds no comparison; give --out a new folder")
+            raise ModelError(
+                f"'{folder}' must be empty or contain a comparison, got other files; give --out a new folder"
+            )
         if resume:
             state = read_json(path)
             began = state.get("settings")
             if not isinstance(began, dict):
-                raise ModelError(f"'{path}' is damaged: it must hold the settings that it began with")
+                raise ModelError(f"'{path}' is damaged: it must contain the settings of the comparison")
             if began == settings:
                 return state
             other = [name for name in settings if began.get(name) != settings[name]]
-            raise ModelError(f"'{folder}' was started with other {', '.join(other)}; resume it with the same")
+            raise ModelError(f"'{folder}' was started with other {', '.join(other)}; resume it with the same values")
         if not force:
-            raise ModelError(f"'{folder}' holds a comparison already; --resume goes on with it, --force replaces it")
+            raise ModelError(f"'{folder}' contains a comparison already; --resume continues it, --force replaces it")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {"settings": dict(settings)}
@@ -149,12 +158,12 @@ def opened(folder: Path, settings: Mapping[str, Any], resume: bool, force: bool)
 
 
 def as_stored(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain data as it comes back from a file: tuples are lists."""
+    """Plain data as it is read back from a file, with lists instead of tuples."""
     return json.loads(json.dumps(data))
 
 
 class _Comparison:
-    """A comparison in progress. All that it has found is in the folders of its runs."""
+    """A comparison in progress. All intermediate results are in the folders of its runs."""
 
     def __init__(self, race: Race, field: list[Candidate], folder: Path, state: dict[str, Any]) -> None:
         self.race, self.field, self.folder, self.state = race, field, folder, state
@@ -163,7 +172,7 @@ class _Comparison:
         self.rows: dict[str, Row] = {c.name: Row(c.name, c.prior, "out") for c in field}
 
     def run(self) -> Selection:
-        """The race, then the finalists on the test items."""
+        """Run all rounds, then compare the finalists on the test items."""
         alive = self.fitting()
         if "steps" not in self.state:
             steps = self.settings["steps"]
@@ -178,7 +187,7 @@ class _Comparison:
         return self.ended(finalists, field[-1])
 
     def fitting(self) -> list[Candidate]:
-        """The candidates that a model can be made of."""
+        """The candidates for which a model can be assembled."""
         fit = []
         for one in self.field:
             try:
@@ -206,12 +215,12 @@ class _Comparison:
         try:
             plan = affordable(list(paces.values()), left, items, self.seeds, self.settings["finalists"])
         except DataError:
-            shutil.rmtree(self.folder)  # nothing is in it yet; another try may have more time
+            shutil.rmtree(self.folder)  # it is still empty; a later call may have more time
             raise
         return [one for one in alive if one.name in paces], plan
 
     def valid(self, alive: list[Candidate], rung: Rung) -> list[Candidate]:
-        """Run a rung; who is left of it, the best first."""
+        """Run a round and return the candidates that did not fail, the best first."""
         ranked = []
         for one in alive:
             try:
@@ -252,7 +261,7 @@ class _Comparison:
         return found
 
     def ended(self, finalists: Mapping[str, list[Scores]], rung: Rung) -> Selection:
-        """The table, the verdict, the picture and the model that is kept."""
+        """Write the table, the verdict, the forest plot and the model of the best finalist."""
         nats = {name: np.stack([scores.nats for scores in found]) for name, found in finalists.items()}
         found = compare(nats)
         for name, d in found.differences.items():
@@ -263,7 +272,7 @@ class _Comparison:
                 )
         place = ["finalist", "out", "failed"]
         rows = sorted(self.rows.values(), key=lambda r: (place.index(r.status), r.difference or 0.0, r.valid or 0.0))
-        best = next(iter(finalists))  # by validation: what the test items say is not chosen by
+        best = next(iter(finalists))  # by validation: test items are not used for the choice
         about = {
             "source": self.race.data.schema.source or "data", "data": self.race.data.schema.describe(),
             "latents": self.settings["plan"]["latents"],
@@ -277,25 +286,25 @@ class _Comparison:
         return selection
 
     def keep(self, one: Candidate, rung: Rung) -> None:
-        """Make the folder that of the best finalist's best seed, by validation."""
+        """Copy the model of the best seed, by validation, into the folder."""
         runs = [self.race.scores(one, rung.steps, s, "valid", self.samples).nats.mean() for s in range(rung.seeds)]
         chosen = self.race.run(one, rung.steps, int(np.argmin(runs)))
         for name in KEPT:
             shutil.copyfile(chosen / name, self.folder / name)
 
     def seconds(self, one: Candidate, rung: Rung) -> float:
-        """Of training, the mean over seeds."""
+        """The seconds of training, averaged over seeds."""
         configs = [read_json(self.race.run(one, rung.steps, s) / "config.json") for s in range(rung.seeds)]
         return float(np.mean([config["result"]["seconds"] for config in configs]))
 
     def active(self, one: Candidate, rung: Rung) -> float:
-        """Active units, the mean over seeds: latents whose centre moves with x."""
+        """Active units (latents whose posterior centre depends on x), averaged over seeds."""
         models = [self.race.trained(one, rung.steps, s) for s in range(rung.seeds)]
         held = self.race.held("valid")
         return float(np.mean([(encode(model, held).var(0) > ACTIVE).sum() for model in models]))
 
     def gap(self, one: Candidate, rung: Rung) -> float | None:
-        """The amortisation gap of the first seed's model, where its posterior has one that can be measured."""
+        """The amortisation gap of the first seed's model; ``None`` if it cannot be measured."""
         model, held = self.race.trained(one, rung.steps, 0), self.race.held("valid")
         show = self.race.progress(f"{one.name}: amortisation gap, item")
         try:
@@ -306,7 +315,7 @@ class _Comparison:
 
     @staticmethod
     def closer(found: list[Scores]) -> float | None:
-        """Nats by which closer methods lowered the mean, over the seeds; ``None`` where the bound was left alone."""
+        """Nats by which closer methods lowered the mean over the seeds; ``None`` if no bound was corrected."""
         gains = [float(scores.closer) for scores in found]
         return None if np.isnan(gains).all() else float(np.nansum(gains) / len(gains))
 
@@ -314,5 +323,5 @@ class _Comparison:
         self.rows[one.name] = self.rows[one.name]._replace(status="failed", reason=reason)
 
     def reasons(self) -> str:
-        """Why each of the failed ones failed."""
+        """The reason of each failure."""
         return "; ".join(f"{r.family}: {r.reason}" for r in self.rows.values() if r.status == "failed")

@@ -1,4 +1,4 @@
-"""What a comparison of latent families found: a row for each, and a verdict in words."""
+"""The result of a comparison of latent families: one row for each, and a verdict."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any, NamedTuple
 
 from ladle.comparison.compare import LEVEL, Comparison
 
-LOOSE = 0.1  # the share of items with a bound not to be trusted from which the verdict warns
+LOOSE = 0.1  # the verdict warns if a larger share of items has an unreliable bound
 
 
 class Row(NamedTuple):
-    """One candidate.
+    """The results of one candidate.
 
     Attributes:
-        family: as it was named.
-        prior: the part of its name that names the prior; candidates of one prior are compared as bounds.
-        status: ``finalist``, ``out`` (of the race) or ``failed``.
-        nats: of a finalist, the mean -log p(x) on the test items; lower is better.
-        difference: nats minus those of the best.
-        se: its standard error, over items and seeds; none for the best itself.
-        low, high: the 95 % interval of the difference, of these two alone.
+        family: the name of the candidate.
+        prior: the part of the name that denotes the prior; candidates with the same prior are compared as bounds.
+        status: ``finalist``, ``out`` (eliminated) or ``failed``.
+        nats: the mean -log p(x) of a finalist on the test items; lower is better.
+        difference: ``nats`` minus that of the best.
+        se: the standard error of the difference, over items and seeds; ``None`` for the best.
+        low, high: the 95 % interval of the difference, for this pair alone.
         worse: the probability of being worse than the best.
-        p: of as large a difference by chance, held up for all pairs of finalists.
-        valid: the mean -log p(x) on validation items, when it was last measured.
-        loose: the share of test items with a Pareto k above 0.7, whose importance-weighted bound is not to be trusted.
-        closer: nats by which annealing, or summing exactly, lowered the mean for that reason; none where it did not.
-        active: active units, the mean over seeds.
+        p: the p-value of the difference, adjusted for all pairs of finalists.
+        valid: the mean -log p(x) on validation items in the last measurement.
+        loose: the share of test items with a Pareto k above 0.7, whose importance-weighted bound is unreliable.
+        closer: nats by which annealing or exact summation lowered the mean for that reason; ``None`` if it did not.
+        active: active units, averaged over seeds.
         gap: the amortisation gap, in nats.
-        seconds: of training, the mean of its last runs.
-        steps: of each of them.
-        seeds: how many they are.
-        reason: why it failed.
+        seconds: the seconds of training, averaged over the last runs.
+        steps: the steps of each of the last runs.
+        seeds: the number of the last runs.
+        reason: why the candidate failed.
     """
 
     family: str
@@ -58,7 +58,7 @@ class Row(NamedTuple):
 
     @property
     def doubtful(self) -> bool:
-        """Whether many of its items have a bound that is not to be trusted, which nothing closer corrected."""
+        """Whether many items have an unreliable bound that was not corrected by a closer method."""
         return (self.loose or 0.0) > LOOSE and self.closer is None
 
 
@@ -67,13 +67,13 @@ HEAD = ("family", "nats", "difference", "se", "P(worse)", "k > 0.7", "active", "
 
 @dataclass(frozen=True)
 class Selection:
-    """Latent families by evidence.
+    """The result of a comparison of latent families.
 
     Attributes:
-        rows: the finalists, the best first; then who left the race, and who failed.
-        verdict: what can be said, in words.
+        rows: the finalists, the best first; then the eliminated and the failed candidates.
+        verdict: the conclusion in words.
         supported: the families that the data support.
-        best: the family of the model that was kept, chosen by validation.
+        best: the family of the saved model, chosen by validation.
         about: the data, the steps, the seeds, the items and the method.
     """
 
@@ -85,11 +85,11 @@ class Selection:
 
     @property
     def failures(self) -> list[str]:
-        """Who failed, and why."""
+        """The failed candidates with their reasons."""
         return [f"{row.family} failed: {row.reason}" for row in self.rows if row.status == "failed"]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
+        """The selection as plain data."""
         return {
             "verdict": self.verdict,
             "supported": list(self.supported),
@@ -100,7 +100,7 @@ class Selection:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Selection:
-        """What :meth:`to_json` gave."""
+        """The selection from the result of :meth:`to_json`."""
         rows = tuple(Row(**row) for row in data["rows"])
         return cls(rows, data["verdict"], tuple(data["supported"]), data["best"], data["about"])
 
@@ -115,22 +115,24 @@ class Selection:
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """A row in words, one for each of ``HEAD``."""
+    """The texts of a row, one for each column of ``HEAD``."""
     if row.status == "failed":
         return (row.family, "failed", *[""] * (len(HEAD) - 2))
     shown = (
-        _told(row.nats, 3), _told(row.difference, 3), _told(row.se, 3), _told(row.worse, 3),
-        "" if row.loose is None else f"{row.loose:.0%}", _told(row.active, 1), _told(row.gap, 2), _told(row.seconds, 0),
+        _number(row.nats, 3), _number(row.difference, 3), _number(row.se, 3), _number(row.worse, 3),
+        "" if row.loose is None else f"{row.loose:.0%}",
+        _number(row.active, 1), _number(row.gap, 2), _number(row.seconds, 0),
     )  # fmt: skip
     return (row.family, *shown) if row.status == "finalist" else (row.family, "out", *shown[1:])
 
 
-def _told(value: float | None, digits: int) -> str:
+def _number(value: float | None, digits: int) -> str:
     return "" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def listed(names: Sequence[str], word: str = "and") -> str:
-    """
+    """Names joined as a list in a sentence.
+
     >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"], "or")
     ('a', 'a and b', 'a, b or c')
     """
@@ -138,45 +140,53 @@ def listed(names: Sequence[str], word: str = "and") -> str:
 
 
 def verdict(found: Comparison, rows: Sequence[Row], seeds: int) -> str:
-    """What the comparison of the finalists says.
+    """The conclusion of a comparison in words.
 
     Args:
-        found: the comparison.
-        rows: of all candidates.
-        seeds: per finalist.
+        found: the comparison of the finalists.
+        rows: the rows of all candidates.
+        seeds: the number of seeds per finalist.
     """
     finalists = {row.family: row for row in rows if row.status == "finalist"}
     names, out = found.supported, [name for name in found.differences if name not in found.supported]
-    said = []
+    sentences = []
     if len(finalists) == 1:
-        said.append(f"{found.best} alone was left, with nothing to compare it with.")
+        sentences.append(f"{found.best} is the only finalist, so there is no comparison.")
     elif not out:
-        said.append(f"No difference that this data can show between {listed(names)}.")
+        sentences.append(f"There is no significant difference between {listed(names)}.")
     elif len(names) == 1:
-        said.append(f"The data support {names[0]}: its evidence is better than that of {listed(out)}.")
+        sentences.append(f"The data support {names[0]}: its evidence is better than that of {listed(out)}.")
     else:
-        said.append(
-            f"The data support {listed(names, 'or')}, with no difference that this data can show between "
+        sentences.append(
+            f"The data support {listed(names, 'or')}, with no significant difference between "
             f"{'them' if len(names) > 2 else 'the two'}; worse: {listed(out)}."
         )
     if out:
         near = min(out, key=lambda name: found.differences[name].nats)
         d = found.differences[near]
-        said.append(f"The nearest is {near}, {d.nats:.3f} ± {d.se:.3f} nats per item behind {found.best}.")
+        sentences.append(
+            f"The best of the others is {near}, {d.nats:.3f} ± {d.se:.3f} nats per item behind {found.best}."
+        )
     if found.pairs:
-        over = f"items and {seeds} seeds" if seeds > 1 else "items only: one seed says nothing of what another would"
-        said.append(
-            f"All {found.pairs} pairs of finalists are tested together at a level of {LEVEL:.0%} (Holm); errors over "
-            f"{over}{', which is few: false alarms are more frequent than that' if seeds == 2 else ''}."
+        over = (
+            f"items and {seeds} seeds"
+            if seeds > 1
+            else "items only, because one seed gives no estimate of the variation between seeds"
+        )
+        sentences.append(
+            f"All {found.pairs} pairs of finalists are tested together at a level of {LEVEL:.0%} (Holm); errors are "
+            f"over {over}{'; with only 2 seeds, false alarms are more frequent than that' if seeds == 2 else ''}."
         )
     loose = [name for name, row in finalists.items() if row.doubtful]
     if loose:
-        said.append(f"The bound of {listed(loose)} is loose (Pareto k > 0.7): the true evidence may be better.")
+        sentences.append(f"The bound of {listed(loose)} is loose (Pareto k > 0.7): the true evidence may be better.")
     for prior in dict.fromkeys(row.prior for row in finalists.values()):
         one = [name for name, row in finalists.items() if row.prior == prior]
         if len(one) > 1:
-            said.append(f"{listed(one)} have one prior and different posteriors: they are compared as bounds.")
+            sentences.append(
+                f"{listed(one)} have the same prior and different posteriors, so their bounds are compared."
+            )
     gone = [row.family for row in rows if row.status == "out"]
     if gone:
-        said.append(f"{listed(gone)} left the race earlier, by validation after fewer steps with one seed.")
-    return " ".join(said)
+        sentences.append(f"Eliminated earlier, by validation after fewer steps with one seed: {listed(gone)}.")
+    return " ".join(sentences)

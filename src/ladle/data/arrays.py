@@ -1,4 +1,4 @@
-"""Arrays: ``.npy`` and ``.npz``, and the rules by which any array becomes items."""
+"""NumPy arrays (``.npy`` and ``.npz``), and the rules that turn an array into items."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _FITS = "(N, D) rows, (N, H, W) grey images, (N, H, W, C) or (N, C, H, W) images
 
 @part("format", "npy")
 class Npy(Format):
-    """One NumPy array. From 128 MiB on it is mapped into memory; uint8 and finite float32 stay on disk."""
+    """A NumPy array. From 128 MiB on it is memory-mapped; uint8 and finite float32 stay on disk."""
 
     suffixes = (".npy",)
 
     def file(self, path: Path, request: Request) -> Content:
-        """Read one array."""
+        """Read the array."""
         with path.open("rb") as file:
             array = load_npy(file, os.fstat(file.fileno()).st_size, path.name, mapped=True)
         return arrange(array, path.name, request)
@@ -40,12 +40,12 @@ class Npy(Format):
 
 @part("format", "npz")
 class Npz(Format):
-    """Named NumPy arrays: the items under any one name (or train, valid, test; x_train, ...), labels under y."""
+    """Named NumPy arrays: items in a single array (or train, valid, test; x_train, ...), labels in y."""
 
     suffixes = (".npz",)
 
     def file(self, path: Path, request: Request) -> Content:
-        """Read the arrays whose names say that they hold items or labels."""
+        """Read the arrays whose names denote items or labels."""
         data_names, label_names, others = _roles(npz_names(path), request.labels, path.name)
         arrays = load_npz(path, (*data_names.values(), *label_names.values()))
         data = {split: arrays[name] for split, name in data_names.items()}
@@ -55,20 +55,25 @@ class Npz(Format):
 
 
 def load_npy(file: BinaryIO, size: int, what: str, *, mapped: bool = False) -> np.ndarray:
-    """A read-only array from an ``.npy`` stream of ``size`` bytes; nothing is unpickled or allocated beyond that size.
+    """Read a read-only array from an ``.npy`` stream.
+
+    Nothing is unpickled, and no memory beyond ``size`` is allocated.
 
     Args:
         file: the stream, at its start.
-        size: how many bytes it has.
-        what: its name in messages.
-        mapped: it is a plain file; a large array is mapped into memory and not read.
+        size: the size of the stream in bytes.
+        what: the name of the stream for error messages.
+        mapped: whether the stream is a regular file, so that a large array can be memory-mapped instead of read.
+
+    Raises:
+        DataError: if the stream is not a valid numeric array, or shorter than its header claims.
     """
     try:
         version = np.lib.format.read_magic(file)
         if version not in _HEADERS:
             raise ValueError(f"version {version}")
         shape, fortran, dtype = _HEADERS[version](file)
-    except Exception as error:  # NumPy parses the header as Python and raises nearly anything on a hostile one
+    except Exception as error:  # NumPy parses the header as Python and may raise any exception on a malicious one
         raise DataError(f"{what}: must be a NumPy array (.npy, version 1 or 2); {error}") from None
     _numeric(dtype, what)
     count = 1
@@ -99,11 +104,12 @@ def npz_names(path: Path) -> list[str]:
 
 
 def load_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays called ``names`` of an ``.npz`` file; the others are not touched."""
+    """The arrays called ``names`` in an ``.npz`` file; other arrays are not read."""
     with _archive(path) as archive:
         members = _members(archive)
         if not set(names) <= set(members):
-            raise DataError(f"{path.name}: must hold the arrays {', '.join(names)}, got {', '.join(members) or 'none'}")
+            got = ", ".join(members) or "none"
+            raise DataError(f"{path.name}: must contain the arrays {', '.join(names)}, got {got}")
         bounded(path.name, path.stat().st_size, sum(members[name].file_size for name in names))
         arrays = {}
         for name in names:
@@ -128,7 +134,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 def _roles(
     arrays: Sequence[str], labels_name: str | None, what: str
 ) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """Sort the names of arrays: those of items by split, those of labels by split, and the others."""
+    """Divide array names into those of items by split, those of labels by split, and others."""
     data: dict[str, str] = {}
     labels: dict[str, str] = {}
     others = []
@@ -148,11 +154,12 @@ def _roles(
         data["all"] = others.pop()
     if not data or ("all" in data and len(data) > 1):
         raise DataError(
-            f"{what}: must hold items under one name, such as x, images or data, or by split, such as train and test "
-            f"or x_train and x_test; got {', '.join(arrays) or 'no arrays'}"
+            f"{what}: must contain items under one name, such as x, images or data, or by split, such as train and "
+            f"test or x_train and x_test; got {', '.join(arrays) or 'no arrays'}"
         )
     if set(labels) - set(data):
-        raise DataError(f"{what}: labels must come with items of the same split, got labels of {sorted(labels)}")
+        got = f"items of {', '.join(sorted(data))} and labels of {', '.join(sorted(labels))}"
+        raise DataError(f"{what}: labels must have items of the same split, got {got}")
     return data, labels, others
 
 
@@ -164,10 +171,10 @@ def gather(
     notes: tuple[str, ...] = (),
     label_names: tuple[str, ...] = (),
 ) -> Content:
-    """One content from the arrays of several splits (``"all"`` stands alone)."""
+    """Combine the arrays of several splits, or of ``"all"`` alone, into one content."""
     if len({a.shape[1:] for a in data.values()}) > 1:
         shapes = ", ".join(f"{name} {a.shape}" for name, a in data.items())
-        raise DataError(f"{what}: the items of all splits must have one shape, got {shapes}")
+        raise DataError(f"{what}: the items of all splits must have the same shape, got {shapes}")
     arrays = list(data.values())
     content = arrange(np.concatenate(arrays) if len(arrays) > 1 else arrays[0], what, request)
     numbers = None
@@ -184,7 +191,7 @@ def gather(
 def _numbers(
     labels: Sequence[tuple[np.ndarray | None, int]], what: str, names: tuple[str, ...]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Class numbers for the items of several splits, and the classes' names."""
+    """The class numbers of the items of all splits, ``(N,)``, and the class names."""
     columns = []
     for column, n in labels:
         column = np.full(n, -1) if column is None else column.reshape(-1) if column.size == n else column
@@ -202,23 +209,23 @@ def _numbers(
 
 
 def arrange(array: np.ndarray, what: str, request: Request) -> Content:
-    """Items from one array, by stated rules.
+    """Turn an array into items, by these rules.
 
-    ===========================================  ==================
-    array                                        becomes
-    ===========================================  ==================
+    ===========================================  =================================================================
+    array                                        result
+    ===========================================  =================================================================
     ``(N, D)``                                   a table
-    ``(N, H, W)``                                images, one channel
-    ``(N, H, W, C)``, ``(N, C, H, W)``           images; of C = 4 the alpha is composited on white
+    ``(N, H, W)``                                images, one channel; signals ``(N, C, T)`` for a model of signals
+    ``(N, H, W, C)``, ``(N, C, H, W)``           images; with C = 4, alpha is composited on white
     bool, or integers that are all 0 or 1        binary
     uint8; integer images within 0..255          bytes
     other numbers                                real
-    ===========================================  ==================
+    ===========================================  =================================================================
 
-    A read-only array that has the right type already is not copied: it may be a mapped file larger than memory.
+    A read-only array that already has the right type is not copied: it may be a memory-mapped file larger than memory.
 
     Raises:
-        DataError: for other shapes and types, infinities, NaN (unless it means missing), and no items at all.
+        DataError: for other shapes and types, infinities, NaN (unless NaN denotes missing values), and empty arrays.
     """
     _numeric(array.dtype, what)
     if array.ndim not in (2, 3, 4):
@@ -228,7 +235,7 @@ def arrange(array: np.ndarray, what: str, request: Request) -> Content:
     notes: tuple[str, ...] = ()
     observed = None
     if array.dtype == bool:
-        array = array.view(np.uint8) != 0  # a file may hold other bytes than 0 and 1
+        array = array.view(np.uint8) != 0  # a file may contain bytes other than 0 and 1
     if array.dtype.kind == "f":
         array, observed = real(array, what, request.missing is not None)
         support = "real"
@@ -237,16 +244,18 @@ def arrange(array: np.ndarray, what: str, request: Request) -> Content:
             and array.min() >= 0
             and all(np.isin(array[piece], (0, 1)).all() for piece in pieces(array))
         ):
-            notes = (f"{what}: read as real numbers, though all are 0 or 1; save them as bool for binary data",)
+            notes = (f"{what}: values read as real numbers although all are 0 or 1; save them as bool for binary data",)
     else:
         low, high = int(array.min()), int(array.max())
         support = _whole(array, low, high)
         if support == "real":
             rounded = ", rounded to 32-bit floating point" if max(abs(low), abs(high)) > 2**24 else ""
-            notes = (f"{what}: whole numbers {low}..{high} are read as real numbers{rounded}",)
+            notes = (f"{what}: whole numbers {low}..{high} read as real numbers{rounded}",)
         array = array.astype(np.float32 if support == "real" else np.uint8, copy=array.flags.writeable)
     if array.ndim == 2:
         return Content(Split(array, observed), "table", support, notes=notes)
+    if array.ndim == 3 and request.like is not None and request.like.kind == "signal":
+        return Content(Split(array, observed), "signal", support, notes=notes)
     array, observed, policy = _channels(array, observed, support, what)
     return Content(Split(array, observed), "image", support, policy=policy, notes=notes)
 
@@ -258,7 +267,7 @@ def _whole(array: np.ndarray, low: int, high: int) -> str:
 
 
 def real(array: np.ndarray, what: str, missing: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """Real numbers as float32, and which of them are observed (``None``: all). Missing ones become 0."""
+    """Real numbers as float32, and a bool array of the observed ones (``None``: all). Missing values become 0."""
     if (
         array.dtype == np.float32
         and not array.flags.writeable
@@ -269,7 +278,7 @@ def real(array: np.ndarray, what: str, missing: bool) -> tuple[np.ndarray, np.nd
     if nan.any() and not missing:
         raise DataError(
             f"{what}: values must be finite numbers, got {int(nan.sum())} NaN, the first at {_where(nan)}; "
-            "--missing nan reads NaN as missing"
+            "use --missing nan to read NaN as missing"
         )
     with np.errstate(over="ignore"):
         values = array.astype(np.float32)
@@ -302,7 +311,7 @@ def _numeric(dtype: np.dtype, what: str) -> None:
 def _channels(
     array: np.ndarray, observed: np.ndarray | None, support: str, what: str
 ) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """Images as ``(N, C, H, W)``, and what was done to their alpha channel."""
+    """Images as ``(N, C, H, W)``, and a description of the treatment of their alpha channel, or ``""``."""
     if array.ndim == 3:
         return array[:, None], None if observed is None else observed[:, None], ""
     first, last = array.shape[1] in (1, 3, 4), array.shape[3] in (1, 3, 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from ladle.data.dataset import Split
 from ladle.data.errors import DataError
 from ladle.data.noise import binarise, key, shuffle
 from ladle.data.schema import Schema
+from ladle.shapes import Size
 
 # First words of the keys: they keep the streams apart.
 _ORDER, _TRAINING, _EVALUATION = 1, 2, 3
@@ -25,14 +26,17 @@ class Batch(NamedTuple):
         x: ``(B, *event)`` float32 in the data's own units: 0..255 for bytes, 0 or 1 for binary data.
         observed: ``(B, *event)`` bool, or ``None`` when every value is known. Missing entries of ``x`` hold an
             arbitrary value inside the support.
-        context: what the model may be told; ``context["label"]`` is ``(B,)`` int64 with -1 for unknown.
+        context: what the items are conditioned on; ``context["label"]`` is ``(B,)`` int64 with -1 for unknown. It holds
+            only what was asked for: evaluation is of p(x), and of p(x|label) where labels are given.
         index: ``(B,)`` int64, the items' numbers in their split. Noise is keyed by it.
+        blank: True for a stand-in from :func:`blank`: there are no data, so a walk has no posterior.
     """
 
     x: Tensor
     observed: Tensor | None
     context: Mapping[str, Tensor]
-    index: Tensor  # type: ignore[assignment]  # a tuple's own method of that name is of no use here
+    index: Tensor  # type: ignore[assignment]  # this replaces tuple.index, which a batch does not need
+    blank: bool = False
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on ``device``."""
@@ -43,11 +47,18 @@ class Batch(NamedTuple):
             observed,
             context,
             self.index.to(device, non_blocking=non_blocking),
+            self.blank,
         )
 
 
 def make_batch(
-    split: Split, schema: Schema, index: np.ndarray | Tensor, *, seed: int | None = None, epoch: int = 0
+    split: Split,
+    schema: Schema,
+    index: np.ndarray | Tensor,
+    *,
+    seed: int | None = None,
+    epoch: int = 0,
+    given: Collection[str] = (),
 ) -> Batch:
     """The items at ``index`` of a split.
 
@@ -60,9 +71,13 @@ def make_batch(
         index: ``(B,)`` integers.
         seed: the training run's seed, or ``None`` for evaluation.
         epoch: the pass over the data, in training.
+        given: the names of the context that the batch shall hold: ``"label"`` or nothing.
 
     Returns:
         The batch.
+
+    Raises:
+        DataError: for an index out of range, and where ``given`` names a context that the split does not have.
 
         >>> split = Split(np.full((8, 1, 2, 2), 128, np.uint8))
         >>> schema = Schema("image", (1, 2, 2), "binary", binarize="dynamic")
@@ -81,31 +96,52 @@ def make_batch(
     return Batch(
         torch.from_numpy(x.astype(np.float32, copy=False)),
         None if observed is None else torch.from_numpy(observed),
-        {} if split.labels is None else {"label": torch.from_numpy(split.labels[items])},
+        {name: torch.from_numpy(_context(split, schema, name)[items]) for name in given},
         torch.from_numpy(items.copy()),
     )
 
 
 def blank(
-    schema: Schema, n: int, context: Mapping[str, Tensor] | None = None, device: torch.device | str = "cpu"
+    shape: Size, n: int, context: Mapping[str, Tensor] | None = None, device: torch.device | str = "cpu"
 ) -> Batch:
-    """A batch of ``n`` stand-in items, for a walk that has no data: generation, decoding, or a trial of a model.
+    """A batch of ``n`` items without data, for a walk from the prior: generation and decoding.
+
+    Args:
+        shape: the shape of one item, such as ``schema.shape``.
+        n: how many.
+        context: what the items are conditioned on, such as ``{"label": ...}`` with ``(n,)`` int64.
+        device: of the tensors.
+
+    Returns:
+        The batch; its ``x`` is a zero that takes no memory.
+
+        >>> blank((1, 2, 2), 3).x.shape
+        torch.Size([3, 1, 2, 2])
+    """
+    x = torch.zeros((), device=device).expand(n, *shape)
+    return Batch(x, None, dict(context or {}), torch.arange(n, device=device), blank=True)
+
+
+def zeros(schema: Schema, n: int, device: torch.device | str = "cpu") -> Batch:
+    """A batch of ``n`` items whose values are all zero and observed, with which a model is tried out.
 
     Args:
         schema: what one item is.
         n: how many.
-        context: what the items are to be given, such as ``{"label": ...}`` with ``(n,)`` int64.
-        device: of the tensors; ``meta`` takes no memory.
-
-    Returns:
-        Items of zeros. All values count as observed.
-
-        >>> blank(Schema("image", (1, 2, 2), "binary"), 3).x.shape
-        torch.Size([3, 1, 2, 2])
+        device: of the tensors; on ``meta`` they take no memory.
     """
     x = torch.zeros(n, *schema.shape, device=device)
     observed = torch.ones_like(x, dtype=torch.bool) if schema.missing else None
-    return Batch(x, observed, dict(context or {}), torch.arange(n, device=device))
+    return Batch(x, observed, {}, torch.arange(n, device=device))
+
+
+def _context(split: Split, schema: Schema, name: str) -> np.ndarray:
+    """The values of one context for all items of a split."""
+    if name != "label":
+        raise DataError(f"a batch can be given the context 'label', got '{name}'")
+    if split.labels is None:
+        raise DataError(f"the model reads labels, but {schema.source or 'the data'} has none; --labels names them")
+    return split.labels
 
 
 _BINARIZE = {
@@ -129,6 +165,7 @@ def batches(
     epoch: int = 0,
     whole: bool = False,
     turn: np.ndarray | None = None,
+    given: Collection[str] = (),
 ) -> Iterator[Batch]:
     """All items of a split, ``size`` at a time: in order for evaluation, shuffled when a ``seed`` is given.
 
@@ -140,6 +177,7 @@ def batches(
         epoch: the pass over the data, in training.
         whole: leave out a last batch that is smaller.
         turn: in evaluation, the items in the order in which they are wanted; by default their own.
+        given: as for :func:`make_batch`.
 
     Yields:
         Batches.
@@ -151,4 +189,4 @@ def batches(
     else:
         items = np.arange(len(split)) if turn is None else turn
     for start in range(0, len(items) - size + 1 if whole else len(items), size):
-        yield make_batch(split, schema, items[start : start + size], seed=seed, epoch=epoch)
+        yield make_batch(split, schema, items[start : start + size], seed=seed, epoch=epoch, given=given)

@@ -1,14 +1,14 @@
-"""Decoded images on disk, in a form that is mapped into memory: each image is decoded once, and none must fit.
+"""A cache of decoded images on disk. Each image is decoded once, and the images are memory-mapped, not loaded.
 
-One entry is a folder ``images/PLACE/KEY`` in the cache, where PLACE stands for the path of the folder of images and KEY
-for the state of its files and the way they are decoded. In it are
+An entry is a folder ``images/PLACE/KEY`` in the cache, where PLACE is a hash of the path of the folder of images and
+KEY a hash of the state of its files and of the decoding options. It contains
 
-- ``x.npy``, ``(N, C, H, W)`` uint8: a row for each file, in the order of their names;
-- ``marks.npy``, ``(N,)`` uint8: 0 for a row that is not there, else what was done to the image;
-- ``index.json``: what else was found, and whether the entry is finished.
+- ``x.npy``, ``(N, C, H, W)`` uint8: a row for each file, in the order of the file names;
+- ``marks.npy``, ``(N,)`` uint8: 0 for a missing row, otherwise bits that record how the image was treated;
+- ``index.json``: further information about the images, and whether the entry is finished.
 
-A mark is written after its row is on the disk, so whatever has a mark can be trusted after a crash at any moment, and
-decoding goes on with the rows that have none.
+A mark is written after its row has reached the disk. So rows with a mark are valid after a crash at any time, and
+decoding resumes with the rows without one.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from ladle.data.errors import DataError
 from ladle.data.fetch import cache_folder
 from ladle.data.write import atomic_file
 
-_FORMAT = 1  # of the entries; a change of it, or of what the decoder gives, makes a new one
-_SYNC_SECONDS = 1.0  # so much work is lost at most by an interruption
+_FORMAT = 1  # version of the entries; increase it when the format or the output of the decoder changes
+_SYNC_SECONDS = 1.0  # an interruption loses at most this much work
 _POLL_SECONDS = 0.2
 _MOST_INDEX = 1 << 28
 
 
 @dataclass(frozen=True)
 class About:
-    """What is known of the images beside their pixels.
+    """Information about the images of a folder.
 
     Args:
-        shape: ``(C, H, W)`` of all of them.
-        notes: what people should know of how that shape was found.
-        broken: the unreadable files: number and reason.
+        shape: ``(C, H, W)`` of all images.
+        notes: notes for the user about the choice of the shape.
+        broken: the row and the reason of each unreadable file.
     """
 
     shape: tuple[int, int, int]
@@ -53,7 +53,7 @@ class About:
 
 
 class Rows:
-    """Decoded images and what was done to them, as they are put there.
+    """Decoded images with their marks, in memory.
 
     Args:
         x: ``(N, C, H, W)`` uint8.
@@ -64,17 +64,17 @@ class Rows:
         self.x, self.marks = x, marks
 
     def put(self, row: int, image: np.ndarray, mark: int) -> None:
-        """Keep one image."""
+        """Store one image, ``(C, H, W)`` uint8, with its mark."""
         self.x[row], self.marks[row] = image, mark
 
 
 class _Disk(Rows):
-    """Decoded images that are written to the files of an entry. What was put is safe a second later."""
+    """Decoded images written to the files of an entry, flushed to disk once a second."""
 
     def __init__(self, folder: Path, n: int, shape: tuple[int, int, int]) -> None:
         for name, size in (("x.npy", (n, *shape)), ("marks.npy", (n,))):
             if not (folder / name).exists():
-                np.lib.format.open_memmap(folder / name, "w+", np.uint8, size)  # of zeros, which take no room yet
+                np.lib.format.open_memmap(folder / name, "w+", np.uint8, size)  # a sparse file of zeros
         x, marks = _mapped(folder / "x.npy", (n, *shape)), _mapped(folder / "marks.npy", (n,))
         if x is None or marks is None:
             raise DataError(f"the cache in '{folder}' was changed while it was written; try again")
@@ -95,7 +95,7 @@ class _Disk(Rows):
             self.sync()
 
     def sync(self) -> None:
-        """Bring the rows to the disk, and then their marks."""
+        """Flush the rows to disk, then their marks."""
         if self.fresh:
             os.fsync(self.files[0])
             first, last = min(self.fresh), max(self.fresh)
@@ -114,12 +114,12 @@ def _write(file: int, data: bytes, start: int) -> None:
 
 
 class Entry:
-    """The place in the cache of some files of a folder, in their present state.
+    """The cache entry for the files of a folder in their current state.
 
     Args:
-        root: the folder.
-        files: paths relative to it, in order.
-        way: what else alters the outcome, in a word.
+        root: the folder of images.
+        files: paths relative to ``root``, in order.
+        way: a word for the other options that affect the result.
     """
 
     def __init__(self, root: Path, files: Sequence[str], way: str) -> None:
@@ -133,7 +133,7 @@ class Entry:
         self.folder = self.place / f"{self.state}-{way}"
 
     def finished(self) -> tuple[Rows, About] | None:
-        """What was decoded earlier, mapped into memory; ``None`` if it is not there, not finished or damaged."""
+        """The memory-mapped images of a finished entry; ``None`` if it is missing, unfinished or damaged."""
         about = self._about(True)
         if about is None:
             return None
@@ -143,24 +143,25 @@ class Entry:
         return Rows(x, marks), about
 
     def begun(self) -> About | None:
-        """What was found before decoding was interrupted; ``None`` if there is nothing to go on with."""
+        """The information about an interrupted entry; ``None`` if there is nothing to resume."""
         about = self._about(False)
-        whole = about and _mapped(self.folder / "x.npy", (self.n, *about.shape)) is not None
-        return about if whole and _mapped(self.folder / "marks.npy", (self.n,)) is not None else None
+        valid = about and _mapped(self.folder / "x.npy", (self.n, *about.shape)) is not None
+        return about if valid and _mapped(self.folder / "marks.npy", (self.n,)) is not None else None
 
     def decode(
         self, about: About, fill: Callable[[Rows, About], About], waiting: Callable[[int, int], None] | None
     ) -> tuple[Rows, About]:
-        """Decode into the cache, or take up again where decoding was interrupted.
+        """Decode images into the cache, or resume an interrupted decoding.
+
+        A second process that reads the same folder waits for the first.
 
         Args:
-            about: what is known before.
-            fill: puts the rows that have no mark yet, and gives what is known after; a second process that reads the
-                same folder waits for the first.
-            waiting: called with (done, total) meanwhile.
+            about: the information that is known before decoding.
+            fill: stores the rows that have no mark and returns the information known after decoding.
+            waiting: called with (done, total) while another process decodes.
 
         Raises:
-            DataError: when the cache has too little room, or cannot be written.
+            DataError: if the cache has too little space or is not writable.
         """
         try:
             with self._locked(waiting):
@@ -168,50 +169,50 @@ class Entry:
                 if found is None:
                     if self.begun() != about:
                         shutil.rmtree(self.folder, ignore_errors=True)
-                    self._room(about.shape)
+                    self._check_space(about.shape)
                     self.folder.mkdir(exist_ok=True)
                     self._fill(about, fill)
                     found = self.finished()
-                self._sweep()
+                self._delete_old()
         except OSError as error:
             raise DataError(
-                f"the decoded images of '{self.root.name}' must be kept in '{self.folder}': {error.strerror or error}; "
-                "LADLE_CACHE names another folder"
+                f"the decoded images of '{self.root.name}' must be written to '{self.folder}': "
+                f"{error.strerror or error}; set LADLE_CACHE to another folder"
             ) from None
         if found is None:
             raise DataError(f"the decoded images in '{self.folder}' were damaged while they were written; try again")
         return found
 
     def forget(self) -> None:
-        """Take the entry away; what is mapped stays readable."""
+        """Delete the entry; arrays that are already memory-mapped stay readable."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _fill(self, about: About, fill: Callable[[Rows, About], About]) -> None:
         rows = _Disk(self.folder, self.n, about.shape)
         try:
-            self._tell(about, False)
+            self._write_index(about, False)
             try:
                 about = fill(rows, about)
             finally:
                 rows.sync()
             os.fsync(rows.files[1])
-            self._tell(about, True)
+            self._write_index(about, True)
         finally:
             rows.close()
 
     def _about(self, finished: bool) -> About | None:
         try:
             path = self.folder / "index.json"
-            told = json.loads(path.read_bytes()) if path.stat().st_size <= _MOST_INDEX else None
+            saved = json.loads(path.read_bytes()) if path.stat().st_size <= _MOST_INDEX else None
         except (OSError, ValueError, RecursionError):
             return None
-        return _parsed(told) if isinstance(told, dict) and told.pop("finished", None) is finished else None
+        return _parsed(saved) if isinstance(saved, dict) and saved.pop("finished", None) is finished else None
 
-    def _tell(self, about: About, finished: bool) -> None:
+    def _write_index(self, about: About, finished: bool) -> None:
         with atomic_file(self.folder / "index.json", force=True) as temporary:
             temporary.write_text(json.dumps({**asdict(about), "finished": finished}), encoding="utf-8")
 
-    def _room(self, shape: tuple[int, int, int]) -> None:
+    def _check_space(self, shape: tuple[int, int, int]) -> None:
         need = self.n * (int(np.prod(shape)) + 1)
         with suppress(FileNotFoundError):
             need -= (self.folder / "x.npy").stat().st_blocks * 512
@@ -219,15 +220,15 @@ class Entry:
         if need > free:
             raise DataError(
                 f"decoding the {self.n} images of '{self.root.name}' needs {need / 1e9:.2f} GB in '{self.place}', "
-                f"which has {free / 1e9:.2f} GB free; LADLE_CACHE names another folder"
+                f"which has {free / 1e9:.2f} GB free; set LADLE_CACHE to another folder"
             )
 
     @contextmanager
     def _locked(self, waiting: Callable[[int, int], None] | None) -> Iterator[None]:
-        """One process at a time decodes a folder; the lock goes with the process, however it ends."""
-        import fcntl  # not on every system, and needed for large folders alone
+        """Hold the lock that lets one process at a time decode a folder; it is released when the process ends."""
+        import fcntl  # not available on all systems, and needed only for large folders
 
-        self.place.mkdir(mode=0o700, parents=True, exist_ok=True)  # as private as the images may be
+        self.place.mkdir(mode=0o700, parents=True, exist_ok=True)  # private, since the images may be
         with (self.place / "lock").open("a") as file:
             while True:
                 try:
@@ -240,15 +241,15 @@ class Entry:
                     time.sleep(_POLL_SECONDS)
             yield
 
-    def _sweep(self) -> None:
-        """Take away what was decoded from earlier states of the folder."""
+    def _delete_old(self) -> None:
+        """Delete the entries for earlier states of the folder."""
         for old in self.place.iterdir():
             if old.is_dir() and not old.name.startswith(self.state):
                 shutil.rmtree(old, ignore_errors=True)
 
 
 def _status(path: str) -> tuple[int, int, int]:
-    """What changes with a file: its size, and the times of the last changes of its content and its status, in ns."""
+    """The size of a file, and the times of the last changes of its content and its status, in ns."""
     try:
         found = os.stat(path)
     except OSError:
@@ -257,7 +258,7 @@ def _status(path: str) -> tuple[int, int, int]:
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The uint8 array of this shape in an ``.npy`` file, mapped into memory; ``None`` if the file is not just that."""
+    """The memory-mapped uint8 array of this shape in an ``.npy`` file; ``None`` if the file contains anything else."""
     try:
         x = np.lib.format.open_memmap(path, "r")
         header = path.stat().st_size - x.nbytes
@@ -267,13 +268,13 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return np.asarray(x) if fits else None
 
 
-def _parsed(told: dict[str, Any]) -> About | None:
-    """What ``index.json`` says, if it is what :class:`Entry` writes."""
+def _parsed(saved: dict[str, Any]) -> About | None:
+    """The content of ``index.json``, or ``None`` if it is not as :class:`Entry` writes it."""
     try:
-        if set(told) != {field.name for field in fields(About)}:
+        if set(saved) != {field.name for field in fields(About)}:
             return None
-        shape, notes = tuple(map(int, told["shape"])), tuple(map(str, told["notes"]))
-        broken = tuple((int(row), str(reason)) for row, reason in told["broken"])
+        shape, notes = tuple(map(int, saved["shape"])), tuple(map(str, saved["notes"]))
+        broken = tuple((int(row), str(reason)) for row, reason in saved["broken"])
     except (TypeError, ValueError):
         return None
     return About(shape, notes, broken) if len(shape) == 3 and min(shape) > 0 else None

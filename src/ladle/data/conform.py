@@ -11,7 +11,7 @@ import numpy as np
 from ladle.data.content import Content
 from ladle.data.dataset import Dataset, Split, deal
 from ladle.data.errors import DataError
-from ladle.data.schema import BINARIZE, Schema
+from ladle.data.schema import BINARIZE, RANKS, Column, Schema
 
 
 def finish(content: Content, source: str, binarize: str | None, like: Schema | None, default: str) -> Dataset:
@@ -53,14 +53,12 @@ def _schema(content: Content, source: str, binarize: str | None, members: dict[s
     if binarize is not None:  # the moments of what is drawn, not of the grey values
         loc = tuple(m / 255 for m in loc)
         scale = tuple(math.sqrt(m * (1 - m)) or 1.0 for m in loc)
+    names = content.names or ("",) * len(loc)
     return Schema(
         content.kind,
         content.items.shape[1:],
-        support,
+        [Column(support, *of) for of in zip(names, loc, scale, strict=True)],
         binarize,
-        content.names,
-        loc,
-        scale,
         content.label_names,
         source,
         content.policy,
@@ -69,10 +67,11 @@ def _schema(content: Content, source: str, binarize: str | None, members: dict[s
 
 
 def _filled(items: Split, schema: Schema) -> Split:
-    """Missing entries of real data hold the mean, those of other data 0: inside the support in either case."""
-    if items.observed is None or schema.support != "real":
+    """Missing entries of real columns hold the mean, those of other columns 0: inside the support in either case."""
+    if items.observed is None or not any(column.kind == "real" for column in schema.columns):
         return items
-    x = np.where(items.observed, items.x, np.array(schema.loc, np.float32))
+    middle = [column.loc if column.kind == "real" and column.loc is not None else 0.0 for column in schema.columns]
+    x = np.where(items.observed, items.x, np.array(middle, np.float32))
     return Split(x, items.observed, items.labels, items.names)
 
 
@@ -94,48 +93,61 @@ def as_held(items: Split, support: str, like: Schema) -> Split:
 
     Args:
         items: of the right shape. They are looked at a block at a time, and copied only where their form changes.
-        support: what they are: binary, bytes or real. What is binary already is 0 and 255 to a model that binarises:
-            its draw leaves these as they are.
+        support: what they are: binary, bytes or real, or the kinds of ``like`` itself. Values that are binary already
+            become 0 and 255 for a model that binarises: its draw leaves these as they are.
         like: a model's schema.
 
     Returns:
-        Items of float32 for real data, else of uint8.
+        Items of uint8 where all columns of ``like`` are binary or bytes, else of float32.
 
     Raises:
-        DataError: for values outside the support.
+        DataError: for values outside the support of their column.
     """
-    held = "bytes" if like.binarize else like.support
-    form = np.dtype(np.float32 if held == "real" else np.uint8)
+    small = all(column.kind in ("binary", "bytes") for column in like.columns)
+    form = np.dtype(np.uint8 if small else np.float32)
     doubled = like.binarize is not None and support == "binary"
-    if held != "real":
-        _check_whole(items, 1 if held == "binary" or support == "binary" else 255)
+    _check_columns(items, like, 1 if doubled else None)
     if items.dtype == form and not doubled:
         return items
     x = items.x.astype(form)
     return Split(x * np.uint8(255) if doubled else x, items.observed, items.labels, items.names)
 
 
-def _check_whole(items: Split, top: int) -> None:
-    """Refuse observed values that are not whole numbers from 0 to ``top``."""
-    if items.dtype == np.uint8 and top == 255:
+def _check_columns(items: Split, like: Schema, top: int | None) -> None:
+    """Refuse observed values that lie outside the support of their column.
+
+    Args:
+        items: looked at a block at a time.
+        like: the columns.
+        top: the largest value where it is not the column's own.
+    """
+    columns = [replace(column, kind="bytes") if like.binarize else column for column in like.columns]
+    tops = [column.top if top is None else top for column in columns]
+    whole = np.array([column.kind != "real" for column in columns])
+    if not whole.any() or (items.dtype == np.uint8 and all(t == 255 for t in tops)):
         return
-    fit, ends = True, []
+    highest = np.array([np.inf if t is None else t for t in tops])
+    shape = (-1,) + (1,) * (len(items.shape) - 2) if like.rank else (-1,)  # of a table the columns come last
+    highest, whole = highest.reshape(shape), whole.reshape(shape)
     for x, observed in items.blocks():
-        seen = x if observed is None else x[observed]
-        if seen.size:
-            ends += [seen.min(), seen.max()]
-            fit = fit and bool(ends[-2] >= 0 and ends[-1] <= top and (seen == np.round(seen)).all())
-    if not fit:
-        raise DataError(f"values must be whole numbers 0..{top} as the model's, got {np.min(ends)}..{np.max(ends)}")
+        wrong = whole & ~((x >= 0) & (x <= highest) & (x == np.round(x)))
+        wrong = wrong if observed is None else wrong & observed
+        if wrong.any():
+            at = tuple(axis[0] for axis in np.nonzero(wrong))
+            column = columns[0 if like.rank else at[1]]
+            most = tops[0 if like.rank else at[1]]
+            named = f" of column '{column.name}'" if column.name else ""
+            last = "" if most is None else most
+            raise DataError(f"values{named} must be whole numbers 0..{last} as the model's, got {x[at]}")
 
 
 def moments(kind: str, items: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The mean and standard deviation of the observed values: a pair for each column, one pair for images.
+    """The mean and standard deviation of the observed values: a pair for each column of a table, else one pair.
 
     A column that is constant, or has no observed value among these rows, gets scale 1 (and mean 0 in the latter case).
 
     Args:
-        kind: ``"image"`` or ``"table"``.
+        kind: of the schema.
         items: they are looked at a block at a time. Entries that are not observed may hold anything.
 
     Returns:
@@ -144,14 +156,14 @@ def moments(kind: str, items: Split) -> tuple[tuple[float, ...], tuple[float, ..
         >>> moments("table", Split(np.array([[1, 5], [3, 5]], np.float32)))
         ((2.0, 5.0), (1.0, 1.0))
     """
-    if kind == "image" and items.dtype == np.uint8 and items.observed is None:  # by the histogram: exact, in one pass
+    if RANKS[kind] and items.dtype == np.uint8 and items.observed is None:  # by the histogram: exact, in one pass
         counts = np.zeros(256, np.int64)
         for x, _ in items.blocks():
             counts += np.bincount(x.reshape(-1), minlength=256)
         share = counts / max(counts.sum(), 1)
         middle = float(share @ np.arange(256))
         return (middle,), (math.sqrt(float(share @ np.square(np.arange(256) - middle))) or 1.0,)
-    axis = 0 if kind == "table" else None
+    axis = None if RANKS[kind] else 0
 
     def total(of: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
         found = ((x, np.ones(x.shape, bool) if seen is None else seen) for x, seen in items.blocks())

@@ -1,4 +1,4 @@
-"""A data set: a schema and the items of each split, in memory or in a file that is mapped into it."""
+"""A data set: a schema and the items of each split, in memory or in a memory-mapped file."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ from ladle.data.schema import Schema
 
 SPLITS = ("train", "valid", "test")
 
-# Fixed here and never the user's: with a seed that changed from run to run, test items would enter training.
+# A constant, independent of the user's seed: otherwise test items of one run would be training items of another.
 _SPLIT_SEED = 20130112
 FEWEST = 3
-_BLOCK = 4 << 20  # bytes of items that are looked at together
+_BLOCK = 4 << 20  # bytes of items that are processed at once
 
 
 def pieces(x: np.ndarray, n: int | None = None) -> Iterator[slice]:
-    """Slices of ``n`` rows like those of ``x`` (left out: of all of its own), a few megabytes each."""
+    """Slices that cover ``n`` rows of the size of those of ``x`` (default: ``len(x)``), a few megabytes each."""
     step = max(1, _BLOCK // max(1, x[:1].nbytes))
     return (slice(start, start + step) for start in range(0, len(x) if n is None else n, step))
 
 
 class Split:
-    """Some items of a data set.
+    """The items of a split, or any other subset of a data set.
 
-    What was taken from a split stays where it is, in memory or in a file that is mapped into memory: the part holds the
-    numbers of its rows, and :meth:`rows` and :meth:`blocks` gather those that are asked for. So a data set may be
-    larger than memory.
+    A subset of a split shares its arrays, which are in memory or in a memory-mapped file: it stores only row indices,
+    and :meth:`rows` and :meth:`blocks` gather the rows on demand. So a data set may be larger than memory.
 
     Args:
-        x: ``(N, *event)``: uint8 or float32, in the data's own units (8-bit values where the schema binarises).
-        observed: ``(N, *event)`` bool, False where a value is missing; ``None`` when nothing is.
+        x: ``(N, *event)``: uint8 or float32, in the units of the data (8-bit values where the schema binarises).
+        observed: ``(N, *event)`` bool, False where a value is missing; ``None`` if no value is missing.
         labels: ``(N,)`` int64, -1 where unknown, or ``None``.
-        names: the items' names (for files: paths relative to the folder), or ``None``.
-        index: ``(M,)`` int64, the rows of ``x`` and ``observed`` that are the items, in their order; labels and names
-            are then M. ``None``: all of them.
+        names: the names of the items (for files: paths relative to the folder), or ``None``.
+        index: ``(M,)`` int64, the rows of ``x`` and ``observed`` that are the items, in order; labels and names then
+            have M elements. ``None``: all rows.
+
+    Raises:
+        DataError: if types or shapes do not fit together.
 
     Example:
         >>> part = Split(np.array([[5], [6], [7]], np.uint8)).take(np.array([2, 0]))
@@ -64,7 +66,7 @@ class Split:
         if labels is not None and (labels.dtype != np.int64 or labels.shape != (n,)):
             raise DataError(f"labels must be {n} integers (int64), got {labels.dtype} {labels.shape}")
         if names is not None and len(names) != n:
-            raise DataError(f"there must be a name for each of the {n} items, got {len(names)}")
+            raise DataError(f"names must have one element for each of the {n} items, got {len(names)}")
         self.labels, self.names = labels, names
         self._x, self._observed, self._index, self._n = x, observed, index, n
 
@@ -79,31 +81,31 @@ class Split:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the values: uint8 or float32."""
+        """The type of the values: uint8 or float32."""
         return self._x.dtype
 
     @cached_property
     def x(self) -> np.ndarray:
-        """All items in one array, ``(N, *event)``; that of a part is gathered in memory when it is first asked for."""
+        """All items in one array, ``(N, *event)``; for a subset it is gathered in memory on first use."""
         return self._x if self._index is None else self._x[self._index]
 
     @cached_property
     def observed(self) -> np.ndarray | None:
-        """Which values are known, ``(N, *event)`` bool, or ``None`` when all are; gathered like ``x``."""
+        """The mask of observed values, ``(N, *event)`` bool, or ``None`` if all are observed; gathered like ``x``."""
         return self._observed if self._observed is None or self._index is None else self._observed[self._index]
 
     def rows(self, items: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray | None]:
-        """``x`` and ``observed`` of the items with these numbers, and of no others."""
+        """``x`` and ``observed`` of the items with these indices."""
         at = items if self._index is None else self._index[items]
         return np.ascontiguousarray(self._x[at]), None if self._observed is None else self._observed[at]
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """``x`` and ``observed`` of all items, a few megabytes at a time."""
+        """Iterate over ``x`` and ``observed`` of all items, a few megabytes at a time."""
         for piece in pieces(self._x, self._n):
             yield self.rows(piece)
 
     def take(self, index: np.ndarray) -> Split:
-        """The items at ``index``, in that order; their values are not copied."""
+        """The subset of the items at ``index``, in that order; the values are not copied."""
         at = np.arange(self._n)[index]
         labels = None if self.labels is None else self.labels[at]
         names = None if self.names is None else tuple(self.names[i] for i in at)
@@ -119,11 +121,14 @@ class Dataset:
     """A schema and the items of each split.
 
     Args:
-        schema: what one item is.
-        splits: items by split: ``train``, ``valid``, ``test``, or ``all`` (in the source's own order).
-        members: for each split that ``splits`` does not hold itself, the numbers of its items in ``all``.
-        notes: what was done that people should know: files skipped, images resized.
-        default: the split that a task means when nobody says which: ``test`` for a named set, else ``all``.
+        schema: the description of one item.
+        splits: items by split: ``train``, ``valid``, ``test``, or ``all`` (in the order of the source).
+        members: for each split that is not in ``splits``, the indices of its items in ``all``.
+        notes: notes for the user about the reading, such as files skipped or images resized.
+        default: the split that tasks use by default: ``test`` for a named set, else ``all``.
+
+    Raises:
+        DataError: for unknown splits, or items that do not fit the schema.
 
     Example:
         >>> rows = Split(np.zeros((4, 2), np.uint8))
@@ -146,38 +151,38 @@ class Dataset:
             raise DataError(f"the splits of a data set must be among {', '.join(SPLITS)}, all; got {unknown or 'none'}")
         for name, split in self.splits.items():
             if split.shape[1:] != self.schema.shape:
-                raise DataError(f"items of '{name}' must be {self.schema.shape}, got {split.shape[1:]}")
+                raise DataError(f"items of '{name}' must be of shape {self.schema.shape}, got {split.shape[1:]}")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The splits that can be asked for."""
+        """The names of the available splits."""
         return tuple(n for n in (*SPLITS, "all") if n in self.splits or n in self.members or n == "all")
 
     @property
     def train(self) -> Split:
-        """The items to learn from."""
+        """The training items."""
         return self.split("train")
 
     @property
     def valid(self) -> Split:
-        """The items by which training is steered."""
+        """The validation items, used to choose weights and to stop training."""
         return self.split("valid")
 
     @property
     def test(self) -> Split:
-        """The items nothing was chosen by."""
+        """The test items, which no choice depends on."""
         return self.split("test")
 
     @property
     def all(self) -> Split:
-        """All items, in the source's own order."""
+        """All items, in the order of the source."""
         return self.split("all")
 
     def split(self, name: str) -> Split:
         """The split called ``name``.
 
         Raises:
-            DataError: for an unknown split, or one that this data set is too small to have.
+            DataError: for an unknown split, or if the data set is too small to have this split.
         """
         if name in self.splits:
             return self.splits[name]
@@ -194,13 +199,17 @@ class Dataset:
             got = len(self.all)
             raise DataError(
                 f"split '{name}' needs a data set of at least {FEWEST} items (one each for train, valid and test), "
-                f"got {got}; split 'all' is there"
+                f"got {got}; use split 'all'"
             )
         raise DataError(f"unknown split '{name}'; known: {', '.join(self.names)}")
 
 
 def concatenate(splits: list[Split]) -> Split:
-    """Several splits as one. A part that only some of them have is filled in: observed, -1, the item's number."""
+    """Several splits as one.
+
+    If only some of them have a mask or labels, the others are filled with True or -1. The result has names only if all
+    of them have names.
+    """
     x = np.concatenate([s.x for s in splits])
     observed = labels = names = None
     if any(s.observed is not None for s in splits):
@@ -213,18 +222,21 @@ def concatenate(splits: list[Split]) -> Split:
 
 
 def deal(n: int, official: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Which items belong to which split.
+    """Assign items to splits.
 
-    Official splits are kept. A validation split that is lacking is 5 % of train (at most 5,000 items), a test split
-    10 %; without an official ``train`` everything is dealt 80 / 10 / 10. The deal depends on the number of items
-    alone, and every split gets at least one item; fewer than 3 items are not dealt at all.
+    Official splits are kept. A missing validation split is taken from train: 5 % of it (at most 5,000 items); a missing
+    test split likewise: 10 %. Without an official ``train``, all items are divided 80 / 10 / 10. The assignment depends
+    only on the number of items, and every split gets at least one item; fewer than 3 items are not assigned.
 
     Args:
         n: the number of items.
-        official: the items of the splits that the source itself names.
+        official: the indices of the items of the splits that the source itself defines.
 
     Returns:
-        Sorted item numbers by split; empty when there are fewer than 3 items.
+        Sorted item indices by split; empty if there are fewer than 3 items.
+
+    Raises:
+        DataError: if an official ``train`` is too small to give one item to each missing split.
 
         >>> {name: len(items) for name, items in deal(100, {}).items()}
         {'train': 80, 'valid': 10, 'test': 10}
@@ -239,12 +251,15 @@ def deal(n: int, official: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         given, shares = {"train": np.arange(n)}, {"test": (0.1, n), "valid": (0.1, n)}
     train = given["train"]
     train = train[shuffle(len(train), _SPLIT_SEED)]
-    lacking = {name: share for name, share in shares.items() if name not in given}
-    if len(train) <= len(lacking):
-        raise DataError(f"split 'train' needs more than {len(lacking)} items to give {' and '.join(lacking)} one each")
-    whole = len(train)
-    for name, (share, most) in lacking.items():
-        count = max(1, min(round(whole * share), most))
+    absent = {name: share for name, share in shares.items() if name not in given}
+    if len(train) <= len(absent):
+        raise DataError(
+            f"split 'train' must have more than {len(absent)} items, so that {' and '.join(absent)} get one each; "
+            f"got {len(train)}"
+        )
+    total = len(train)
+    for name, (share, most) in absent.items():
+        count = max(1, min(round(total * share), most))
         train, given[name] = train[:-count], np.sort(train[-count:])
     given["train"] = np.sort(train)
     return {name: given[name] for name in SPLITS}

@@ -1,5 +1,8 @@
-"""The one error of this room."""
+"""The error of this package."""
 
 
 class DataError(ValueError):
-    """Data that cannot be read, used or written. The message says what must be, what was got, what would fit."""
+    """Raised for data that cannot be read, used or written.
+
+    The message says what is expected, what was found and, where possible, what would be accepted.
+    """

@@ -1,4 +1,4 @@
-"""Finding the files of a named data set: in ``$LADLE_DATA``, in the cache, or at their public address."""
+"""Locate the files of a named data set: in ``$LADLE_DATA``, in the cache, or at a public address."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Remote:
     """Files at a public address.
 
     Args:
-        address: what their names are appended to.
-        sha256: checksum by file name.
+        address: the prefix of their URLs, to which the file names are appended.
+        sha256: the SHA-256 checksums by file name.
     """
 
     address: str
@@ -31,24 +31,24 @@ class Remote:
 
 
 def here(folder: str, names: Sequence[str]) -> Path | None:
-    """The folder below ``$LADLE_DATA`` if it holds all of ``names``."""
+    """The folder below ``$LADLE_DATA`` if it contains all of ``names``, else ``None``."""
     root = os.environ.get("LADLE_DATA")
     found = Path(root, folder) if root else None
     return found if found and all((found / name).is_file() for name in names) else None
 
 
 def cache_folder(name: str) -> Path:
-    """A folder for files that can be made again: below ``$LADLE_CACHE``, else below ``ladle`` in the user's cache."""
+    """The folder for recreatable files ``name``: in ``$LADLE_CACHE``, else in ``ladle`` in the user's cache."""
     users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("LADLE_CACHE") or Path(users, "ladle"), name)
 
 
 def fetch(name: str, remote: Remote) -> Path:
-    """The folder with a data set's files, each fetched once and checked.
+    """The folder with the files of a data set; each file is downloaded once and its checksum is verified.
 
     Raises:
-        OSError: where the address cannot be reached or the file cannot be kept.
-        DataError: for a file whose checksum is another one.
+        OSError: if the address cannot be reached or the file cannot be written.
+        DataError: if a file is too large or has the wrong checksum.
     """
     folder = cache_folder(name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def _fetch(address: str, path: Path, sha256: str) -> None:
             while chunk := source.read(_CHUNK):
                 size += len(chunk)
                 if size > _MOST_BYTES:
-                    raise DataError(f"{address} must be at most {_MOST_BYTES} bytes, got more")
+                    raise DataError(f"{address} must have at most {_MOST_BYTES} bytes, got more")
                 digest.update(chunk)
                 target.write(chunk)
         if digest.hexdigest() != sha256:

@@ -1,4 +1,4 @@
-"""The IDX format of MNIST, plain or packed, alone or as the usual folder of four files."""
+"""The IDX format of MNIST, plain or compressed: single files, or the usual folder of four files."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ _CHUNK = 1 << 24
 
 @part("format", "idx")
 class Idx(Format):
-    """Arrays in MNIST's own format, plain, ``.gz`` or ``.xz``."""
+    """Arrays in the format of MNIST, plain, ``.gz`` or ``.xz``."""
 
     suffixes = tuple(stem + packed for stem in (".idx", "-ubyte", ".idx3", ".idx1") for packed in ("", *_OPENERS))
     in_folders = True
 
     def file(self, path: Path, request: Request) -> Content:
-        """Read one array."""
+        """Read the array."""
         return arrange(load_idx(path), path.name, request)
 
     def folder(self, root: Path, files: Sequence[str], request: Request) -> Content:
-        """Read ``train-images``, ``train-labels``, ``t10k-images`` and ``t10k-labels`` (the labels may be absent)."""
+        """Read ``train-images``, ``train-labels``, ``t10k-images`` and ``t10k-labels`` (the labels are optional)."""
         return four(root, [root / name for name in files], request)
 
 
 def four(root: Path, files: Sequence[Path], request: Request, label_names: tuple[str, ...] = ()) -> Content:
-    """The content of the usual four files."""
+    """Read the usual four files, of which the labels are optional."""
     found = {(split, part_): _one(files, f"{name}-{part_}") for split, name in _STEMS for part_ in ("images", "labels")}
     data = {split: load_idx(path) for (split, kind), path in found.items() if path and kind == "images"}
     labels = {split: load_idx(path) for (split, kind), path in found.items() if path and kind == "labels"}
     if not data or set(labels) - set(data):
         raise DataError(
-            f"a folder of IDX files must hold train-images..., t10k-images... (and train-labels..., t10k-labels...), "
+            "a folder of IDX files must contain train-images..., t10k-images... (and train-labels..., t10k-labels...), "
             f"got {', '.join(sorted(f.name for f in files)[:8]) or 'no files'} in '{root.name}'"
         )
     return gather(data, labels, root.name, request, (), label_names)
@@ -60,17 +60,17 @@ def _one(files: Sequence[Path], start: str) -> Path | None:
 
 
 def load_idx(path: Path) -> np.ndarray:
-    """The array of an IDX file. Its header is checked against the bytes that are there, before they are kept.
+    """Read the array of an IDX file. The sizes in the header are checked before memory is allocated.
 
     Raises:
-        DataError: for a wrong header, too few or too many bytes, or a broken packing.
+        DataError: for an invalid header, too few or too many bytes, or corrupt compression.
     """
     opener = _OPENERS.get(path.suffix.lower(), open)
     try:
         with opener(path, "rb") as file:
             return _load(file, path)
     except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
-        raise DataError(f"{path.name}: must be a complete packed file; {error}") from None
+        raise DataError(f"{path.name}: must be a complete compressed file; {error}") from None
 
 
 def _load(file: BinaryIO, path: Path) -> np.ndarray:
@@ -81,14 +81,14 @@ def _load(file: BinaryIO, path: Path) -> np.ndarray:
     dtype = np.dtype(_TYPES[head[2]])
     sizes = file.read(4 * head[3])
     if len(sizes) < 4 * head[3]:
-        raise DataError(f"{path.name}: the header must give {head[3]} sizes, the file ends before")
+        raise DataError(f"{path.name}: the header must contain {head[3]} sizes, but the file ends before them")
     shape = struct.unpack(f">{head[3]}I", sizes)
     claimed, packed = prod(shape) * dtype.itemsize, path.stat().st_size
     bounded(path.name, packed, claimed)
     if path.suffix.lower() not in _OPENERS and claimed != packed - file.tell():
         raise DataError(f"{path.name}: the header claims {claimed} bytes, the file has {packed - file.tell()}")
     data = bytearray()
-    while len(data) <= claimed:  # one byte more than claimed is asked for, and must not come
+    while len(data) <= claimed:  # requests one byte more than claimed, to detect surplus bytes
         chunk = file.read(min(_CHUNK, claimed + 1 - len(data)))
         if not chunk:
             break

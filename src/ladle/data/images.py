@@ -1,4 +1,4 @@
-"""Image files, alone or in folders, made alike by a stated policy."""
+"""Image files, single or in folders, converted to common channels and a common size."""
 
 from __future__ import annotations
 
@@ -30,52 +30,52 @@ MOST_PIXELS = 100_000_000
 _TOP = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
 _WORDS = {1: "grey", 3: "RGB"}
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
-_SHOWN = 5  # names shown of a longer list
-_DONE, _SCALED, _COMPOSITED, _RESIZED = 1, 2, 4, 8  # the bits of an image's mark
+_SHOWN = 5  # the most names listed in a message
+_DONE, _SCALED, _COMPOSITED, _RESIZED = 1, 2, 4, 8  # the bits of the mark of an image
 _TREATMENTS = {_SCALED: "scaled from 16 bits to 8", _COMPOSITED: "composited on white", _RESIZED: "resized to {}"}
-_LASTING = (None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP)  # errors that stay while a file stays as it is
-_TOGETHER = 8  # images decoded in one go
-_MOST_THREADS = 8  # each may hold a photograph of MOST_PIXELS
-_AHEAD_BYTES = 64 << 20  # the most that waits to be put in its place
+_LASTING = (None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP)  # errors that persist while a file is unchanged
+_TOGETHER = 8  # images decoded per job
+_MOST_THREADS = 8  # each may have a photograph of MOST_PIXELS in memory
+_AHEAD_BYTES = 64 << 20  # the most decoded bytes that wait to be stored
 
 
 @part("format", "images")
 class Images(Format):
-    """Pictures: ``.png .jpg .jpeg .bmp .gif .webp .tif .tiff .ppm .pgm`` (of several frames the first)."""
+    """Images: ``.png .jpg .jpeg .bmp .gif .webp .tif .tiff .ppm .pgm`` (the first frame of several)."""
 
     suffixes = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
     in_folders = True
 
     def file(self, path: Path, request: Request) -> Content:
-        """Read one picture as a data set of one item."""
+        """Read one image as a data set of one item."""
         alone = Request(None, request.missing, True, request.like, request.progress)
         return _content(path.parent, [path.name], alone, *_decoded(path.parent, [path.name], alone))
 
     def folder(self, root: Path, files: Sequence[str], request: Request) -> Content:
-        """Read a folder: sub-folders are classes, or ``train``, ``valid``/``val`` and ``test`` with classes within.
+        """Read a folder. Its sub-folders are classes, or ``train``, ``valid``/``val`` and ``test`` with classes inside.
 
-        Images that take 128 MiB or more are decoded once, into the cache, and mapped into memory from there.
+        If the images take 128 MiB or more, they are decoded once into the cache and memory-mapped from there.
         """
         entry = Entry(root, files, "x".join(map(str, request.like.shape)) if request.like else "own")
         return _content(root, files, request, *(entry.finished() or _decoded(root, files, request, entry)))
 
 
 class _Broken:
-    """The unreadable files as they are found: number and reason.
+    """Collects the rows of unreadable files and the reasons.
 
     Args:
         root: the folder.
         files: paths relative to it.
-        strict: refuse the first one.
+        strict: raise an error at the first unreadable file.
     """
 
     def __init__(self, root: Path, files: Sequence[str], strict: bool) -> None:
         self.root, self.files, self.strict = root, files, strict
         self.found: list[tuple[int, str]] = []
-        self.passing = False  # whether some may be readable another time, although no file has changed
+        self.passing = False  # whether a retry may succeed for some, although no file has changed
 
     def add(self, row: int, error: Exception) -> None:
-        """Name a file that cannot be read."""
+        """Record a file that cannot be read."""
         path = self.root / self.files[row]
         reason = (str(error).splitlines() or ["unknown reason"])[0].replace(repr(str(path)), f"'{path.name}'")
         self.found.append((row, reason))
@@ -89,7 +89,7 @@ def _refuse(name: str, reason: str) -> None:
 
 
 def _decoded(root: Path, files: Sequence[str], request: Request, entry: Entry | None = None) -> tuple[Rows, About]:
-    """The images of a folder: decoded in memory or, where they are large and an entry is given, in the cache."""
+    """Decode the images of a folder: in memory or, if they are large and an entry is given, in the cache."""
     bad = _Broken(root, files, request.strict)
 
     def fill(rows: Rows, about: About) -> About:
@@ -98,7 +98,7 @@ def _decoded(root: Path, files: Sequence[str], request: Request, entry: Entry | 
         return replace(about, broken=tuple(bad.found))
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's own size warning and complaints about metadata
+        warnings.simplefilter("ignore")  # Pillow's warnings about sizes and metadata
         about = (entry and entry.begun()) or _look(bad, request)
         if entry is None or not large(len(files) * prod(about.shape)):
             rows = Rows(np.empty((len(files), *about.shape), np.uint8), np.zeros(len(files), np.uint8))
@@ -110,25 +110,25 @@ def _decoded(root: Path, files: Sequence[str], request: Request, entry: Entry | 
 
 
 def _look(bad: _Broken, request: Request) -> About:
-    """What is settled before any pixel is decoded: the shape that all images get, and the files that are none."""
+    """Determine, before any pixel is decoded, the common shape of the images and the unreadable files."""
     heads: Counter[_Head] = Counter()
     for row, name in enumerate(bad.files):
         try:
             heads[_head(os.path.join(bad.root, name))] += 1
-        except Exception as error:  # Pillow raises nearly anything on broken and hostile files
+        except Exception as error:  # Pillow may raise any exception on broken or malicious files
             bad.add(row, error)
         if request.progress:
             request.progress(row + 1, len(bad.files))
     if not heads:
         raise DataError(
-            f"there must be readable images, got {len(bad.found)} unreadable: {_list(bad.found, bad.files)}"
+            f"there must be at least one readable image, got {len(bad.found)} unreadable: {_list(bad.found, bad.files)}"
         )
     shape, notes = _shape(heads, request)
     return About(shape, notes, tuple(bad.found))
 
 
 def _fill(rows: Rows, shape: Shape, bad: _Broken, progress: Callable[[int, int], None] | None) -> None:
-    """Decode what is not there yet, a few images ahead on every core."""
+    """Decode the images without a mark, in threads, a few images ahead."""
     known = {row for row, _ in bad.found}
     todo = [row for row in np.flatnonzero(rows.marks == 0).tolist() if row not in known]
     total = len(bad.files) - len(known)
@@ -136,8 +136,8 @@ def _fill(rows: Rows, shape: Shape, bad: _Broken, progress: Callable[[int, int],
     threads = max(1, min(os.cpu_count() or 1, _MOST_THREADS, most // 4))
     size = max(1, min(_TOGETHER, most // (4 * threads)))
 
-    def decode(some: list[int]) -> list[tuple[int, np.ndarray | Exception, int]]:
-        return [(row, *_attempt(os.path.join(bad.root, bad.files[row]), shape)) for row in some]
+    def decode(job: list[int]) -> list[tuple[int, np.ndarray | Exception, int]]:
+        return [(row, *_attempt(os.path.join(bad.root, bad.files[row]), shape)) for row in job]
 
     waiting: deque[Future] = deque()
     pool = ThreadPoolExecutor(threads)
@@ -168,14 +168,14 @@ def _attempt(path: str, shape: Shape) -> tuple[np.ndarray | Exception, int]:
 
 
 def _content(root: Path, files: Sequence[str], request: Request, rows: Rows, about: About) -> Content:
-    """What a reader is to give, from decoded images."""
+    """Assemble the content from decoded images."""
     broken, shape = about.broken, about.shape
     if request.strict and broken:
         _refuse(PurePosixPath(files[broken[0][0]]).name, broken[0][1])
     good = np.flatnonzero(rows.marks)
     if not len(good):
         raise DataError(
-            f"'{root.name}' must hold readable images, got {len(broken)} unreadable: {_list(broken, files)}"
+            f"'{root.name}' must contain readable images, got {len(broken)} unreadable: {_list(broken, files)}"
         )
     notes = about.notes
     if broken:
@@ -189,7 +189,7 @@ def _content(root: Path, files: Sequence[str], request: Request, rows: Rows, abo
     official, folders = _tops(names)
     labels, label_names = _labels(folders, names, request)
     items = Split(rows.x, None, labels, names, index=good if broken else None)
-    policy = f"{_WORDS[shape[0]]}, {size} (others resized to cover by Lanczos, then cropped at the centre)"
+    policy = f"{_WORDS[shape[0]]}, {size} (other sizes resized by Lanczos to cover it, then cropped at the centre)"
     return Content(items, "image", "bytes", official, (), label_names, policy, notes)
 
 
@@ -214,7 +214,7 @@ def _open(path: str) -> Image.Image:
 
 
 def _head(path: str) -> _Head:
-    """Channels and size, without decoding the pixels."""
+    """The channels and the size of an image, without decoding its pixels."""
     with _open(path) as image:
         turned = image.format in ("JPEG", "MPO", "TIFF", "WEBP") and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         width, height = (image.height, image.width) if turned else image.size
@@ -222,10 +222,10 @@ def _head(path: str) -> _Head:
 
 
 def _shape(heads: Counter[_Head], request: Request) -> tuple[Shape, tuple[str, ...]]:
-    """The shape all images get, and notes: the model's, or the most common channels and the most common size."""
+    """The common shape of all images, and notes: that of the model, or the most common channels and size."""
     if request.like is not None:
         if request.like.kind != "image" or request.like.shape[0] not in _WORDS:
-            raise DataError(f"the model reads {request.like.describe()}; got images")
+            raise DataError(f"the data must be as the model expects, {request.like.describe()}; got images")
         channels, height, width = request.like.shape
         return (channels, height, width), ()
     modes, sizes = Counter[int](), Counter[tuple[int, int]]()
@@ -233,7 +233,7 @@ def _shape(heads: Counter[_Head], request: Request) -> tuple[Shape, tuple[str, .
         modes[head.channels] += n
         sizes[head.height, head.width] += n
     channels = 3 if modes[3] >= modes[1] else 1
-    # Of sizes that are equally common the smallest, so that nothing is enlarged without need.
+    # Of equally common sizes, take the smallest, so that no image is enlarged unnecessarily.
     (height, width), _ = min(sizes.items(), key=lambda item: (-item[1], item[0][0] * item[0][1], item[0]))
     notes: tuple[str, ...] = ()
     if len(modes) > 1:
@@ -245,7 +245,7 @@ def _shape(heads: Counter[_Head], request: Request) -> tuple[Shape, tuple[str, .
 
 
 def _pixels(path: str, shape: Shape) -> tuple[np.ndarray, int]:
-    """One image as ``(C, H, W)`` uint8, and its mark: what was done to it."""
+    """One image as ``(C, H, W)`` uint8, and its mark, which records how it was treated."""
     channels, height, width = shape
     mark = _DONE
     with _open(path) as opened:
@@ -273,7 +273,7 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
 
 
 def _tops(names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Official splits from top folders, and each image's path below its split."""
+    """The official splits given by top-level folders, and the path of each image below its split."""
     tops = [name.partition("/")[0].lower() if "/" in name else "" for name in names]
     if "train" not in tops or not set(tops) <= set(_TOP):
         return {}, list(names)
@@ -282,25 +282,28 @@ def _tops(names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], list[str]]:
     return official, [name.partition("/")[2] for name in names]
 
 
-def _labels(below: list[str], names: tuple[str, ...], request: Request) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Labels by a pattern, or by class folders where every image lies in exactly one of several."""
+def _labels(paths: list[str], names: tuple[str, ...], request: Request) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Labels by a pattern, or by class folders if every image is in exactly one of several."""
     if request.labels is not None:
         found = matches(request.labels, names)
         if not any(label is not None for label in found):
-            raise DataError(f"--labels '{request.labels}' must match some paths, such as '{names[0]}'; none fits")
+            raise DataError(f"--labels must match some paths, such as '{names[0]}'; no path matches '{request.labels}'")
         return classes(found)
-    if all(name.count("/") == 1 for name in below):
-        folders = [name.partition("/")[0] for name in below]
+    if all(name.count("/") == 1 for name in paths):
+        folders = [name.partition("/")[0] for name in paths]
         if len(set(folders)) > 1:
             return classes(folders)
     return None, ()
 
 
 def matches(pattern: str, names: Sequence[str]) -> list[str | None]:
-    r"""The label in each path: the group of a regular expression, or what the first ``*`` of a glob stands for.
+    r"""The label in each path: the group of a regular expression, or the text matched by the first ``*`` of a glob.
 
-    A pattern with a group is a regular expression, searched for in the path; any other is a glob for the path, or
-    for the file's name when it has no slash.
+    A pattern with a parenthesis is a regular expression, which is searched for in the path. Any other pattern is a glob
+    for the path or, if it has no slash, for the file name. The label is ``None`` where the pattern does not match.
+
+    Raises:
+        DataError: for a pattern that is not valid.
 
     >>> matches(r"(\d+)_", ["7_a.png"]), matches("*_*.png", ["x/7_a.png"])
     (['7'], ['7'])

@@ -1,5 +1,5 @@
-"""The image sets that have a name. Each is a part ``dataset/name``: a function of the request that gives the content
-and the binarisation that belongs to the name."""
+"""Named image data sets. Each is a part ``dataset/name``: a function that takes a request and returns the content and
+the binarisation that is part of the data set."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _RECORD = 1 + 3 * 32 * 32
 
 @part("dataset", "digits")
 def digits(request: Request) -> Named:
-    """scikit-learn's 1,797 digits of 8 x 8; their 17 grey levels 0..16 are x * 255 / 16, rounded."""
+    """The 1,797 digits of scikit-learn, 8 x 8; their grey levels x in 0..16 are scaled to x * 255 / 16 and rounded."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
@@ -69,23 +69,23 @@ def digits(request: Request) -> Named:
 
 @part("dataset", "mnist")
 def mnist(request: Request) -> Named:
-    """MNIST in grey: 60,000 and 10,000 handwritten digits of 28 x 28."""
+    """MNIST in grey: 60,000 training and 10,000 test images of handwritten digits, 28 x 28."""
     return _four("mnist", _MNIST, _DIGITS, request), None
 
 
 @part("dataset", "mnist-binary")
 def mnist_binary(request: Request) -> Named:
-    """MNIST, dynamically binarised."""
+    """MNIST with dynamic binarisation."""
     return mnist(request)[0], "dynamic"
 
 
 @part("dataset", "mnist-static")
 def mnist_static(request: Request) -> Named:
-    """Larochelle's fixed binarisation of MNIST: 50,000, 10,000 and 10,000, without labels."""
+    """Larochelle's fixed binarisation of MNIST: 50,000 training, 10,000 validation, 10,000 test images; no labels."""
     name = "binarized_mnist.npz"
     folder = here("binarized-mnist", (name,))
     if folder is None:
-        raise DataError(_absent("mnist-static", "binarized-mnist", (name,), "it has no public address"))
+        raise DataError(_absent("mnist-static", "binarized-mnist", (name,), "it cannot be downloaded"))
     arrays = load_npz(folder / name, ("train", "valid", "test"))
     for split, packed in arrays.items():
         if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != 98:
@@ -96,19 +96,19 @@ def mnist_static(request: Request) -> Named:
 
 @part("dataset", "fashion-mnist")
 def fashion_mnist(request: Request) -> Named:
-    """Fashion-MNIST in grey: 60,000 and 10,000 articles of clothing of 28 x 28."""
+    """Fashion-MNIST in grey: 60,000 training and 10,000 test images of clothing, 28 x 28."""
     return _four("fashion-mnist", _FASHION, _CLOTHES, request), None
 
 
 @part("dataset", "fashion-mnist-binary")
 def fashion_mnist_binary(request: Request) -> Named:
-    """Fashion-MNIST, dynamically binarised."""
+    """Fashion-MNIST with dynamic binarisation."""
     return fashion_mnist(request)[0], "dynamic"
 
 
 @part("dataset", "fashion-mnist-mini")
 def fashion_mnist_mini(request: Request) -> Named:
-    """The first 15,000 training and 2,500 test images of Fashion-MNIST; they come with this package."""
+    """The first 15,000 training and 2,500 test images of Fashion-MNIST, which are included in this package."""
     with as_file(files("ladle.data") / "bundled") as folder:
         found = [path for path in sorted(folder.iterdir()) if path.name.endswith(".xz")]
         return four(folder, found, request, _CLOTHES), None
@@ -116,62 +116,63 @@ def fashion_mnist_mini(request: Request) -> Named:
 
 @part("dataset", "cifar10")
 def cifar10(request: Request) -> Named:
-    """CIFAR-10, the official binary release: 50,000 and 10,000 photographs of 32 x 32 in colour."""
+    """CIFAR-10, the official binary release: 50,000 training and 10,000 test colour photographs, 32 x 32."""
     folder = here("cifar10", (_TEST_BATCH, _TRAIN_BATCHES[0])) or here("cifar-10-batches-bin", (_TEST_BATCH,))
     if folder is None:
-        wanted = (*_TRAIN_BATCHES, _TEST_BATCH)
+        names = (*_TRAIN_BATCHES, _TEST_BATCH)
         try:
-            folder = _unpack(fetch("cifar10", _CIFAR) / "cifar-10-binary.tar.gz", wanted)
+            folder = _unpack(fetch("cifar10", _CIFAR) / "cifar-10-binary.tar.gz", names)
         except OSError as error:
-            raise DataError(_absent("cifar10", "cifar10", wanted, f"fetching it failed: {error}")) from None
-    there = [name for name in _TRAIN_BATCHES if (folder / name).is_file()]
-    if not there:
-        raise DataError(f"cifar10: at least one of {', '.join(_TRAIN_BATCHES)} must be there, got none")
-    trained, tested = [_records(folder / name) for name in there], _records(folder / _TEST_BATCH)
+            raise DataError(_absent("cifar10", "cifar10", names, f"the download failed: {error}")) from None
+    found = [name for name in _TRAIN_BATCHES if (folder / name).is_file()]
+    if not found:
+        raise DataError(f"cifar10: '{folder.name}' must contain at least one of {', '.join(_TRAIN_BATCHES)}, got none")
+    trained, tested = [_records(folder / name) for name in found], _records(folder / _TEST_BATCH)
     data = {"train": np.concatenate([x for x, _ in trained]), "test": tested[0]}
     labels = {"train": np.concatenate([y for _, y in trained]), "test": tested[1]}
-    lacking = len(_TRAIN_BATCHES) - len(there)
-    notes = (f"cifar10: {len(there)} of 5 training batches are there ({len(data['train'])} images)",) if lacking else ()
+    notes: tuple[str, ...] = ()
+    if len(found) < len(_TRAIN_BATCHES):
+        notes = (f"cifar10: {len(found)} of 5 training batches were found ({len(data['train'])} images)",)
     return gather(data, labels, "cifar10", request, notes, _THINGS), None
 
 
 def _four(name: str, remote: Remote, label_names: tuple[str, ...], request: Request) -> Content:
-    """A set in MNIST's four files, from ``$LADLE_DATA``, the cache, or its address."""
+    """Read a data set in the four files of MNIST, from ``$LADLE_DATA``, the cache, or its public address."""
     try:
         folder = here(name, _FOUR) or fetch(name, remote)
     except OSError as error:
-        raise DataError(_absent(name, name, _FOUR, f"fetching it failed: {error}")) from None
+        raise DataError(_absent(name, name, _FOUR, f"the download failed: {error}")) from None
     return four(folder, [folder / file for file in _FOUR], request, label_names)
 
 
-def _absent(name: str, folder: str, wanted: tuple[str, ...], why: str) -> str:
-    got = "they are not there" if os.environ.get("LADLE_DATA") else "LADLE_DATA is not set"
+def _absent(name: str, folder: str, files: tuple[str, ...], why: str) -> str:
+    got = "they were not found" if os.environ.get("LADLE_DATA") else "LADLE_DATA is not set"
     return (
-        f"the files of '{name}' must be in $LADLE_DATA/{folder}: {', '.join(wanted)}; {got}, and {why}. "
+        f"the files of '{name}' must be in $LADLE_DATA/{folder}: {', '.join(files)}; {got}, and {why}. "
         "'digits' and 'fashion-mnist-mini' need no files"
     )
 
 
-def _unpack(archive: Path, wanted: tuple[str, ...]) -> Path:
-    """The wanted members of a checked archive, beside it."""
+def _unpack(archive: Path, names: tuple[str, ...]) -> Path:
+    """Extract the members ``names`` of a verified archive into the cache, and return the folder."""
     target = cache_folder("cifar10")
-    if all((target / name).is_file() for name in wanted):
+    if all((target / name).is_file() for name in names):
         return target
     with tarfile.open(archive) as tar:
         for member in tar:
             name = member.name.rpartition("/")[2]
-            content = tar.extractfile(member) if name in wanted else None
+            content = tar.extractfile(member) if name in names else None
             if content is not None:
-                whole = target / f"{name}.part"
-                whole.write_bytes(content.read())
-                os.replace(whole, target / name)
+                temporary = target / f"{name}.part"
+                temporary.write_bytes(content.read())
+                os.replace(temporary, target / name)
     return target
 
 
 def _records(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The images and labels of one file of the binary release."""
+    """The images ``(N, 3, 32, 32)`` and labels ``(N,)`` of one file of the binary release."""
     size = path.stat().st_size
     if size == 0 or size % _RECORD:
-        raise DataError(f"{path.name}: must hold records of {_RECORD} bytes, got {size} bytes")
+        raise DataError(f"{path.name}: must consist of records of {_RECORD} bytes, got {size} bytes")
     records = np.fromfile(path, np.uint8).reshape(-1, _RECORD)
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]

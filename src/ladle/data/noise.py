@@ -1,11 +1,11 @@
-"""Noise without a state: random bits as a pure function of a key and two counters.
+"""Stateless noise: random bits as a pure function of a key and two counters.
 
-The bits of element ``j`` of item ``i`` depend on ``(key, i, j)`` alone, so an item's noise never depends on
-its neighbours, on the size of the batch or on what was drawn before. The same numbers come out on every
-machine and with every version of NumPy, which the splits and the binarised test sets rely on.
+The bits of element ``j`` of item ``i`` depend only on ``(key, i, j)``, so the noise of an item does not depend on the
+other items of a batch, on the batch size or on earlier draws. The numbers are the same on every machine and with every
+version of NumPy; the splits and the binarised test sets rely on this.
 
 Reference:
-    Guy Steele, Doug Lea, Christine Flood: Fast splittable pseudorandom number generators, 2014 (SplitMix64).
+    Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators", 2014 (SplitMix64).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MASK = (1 << 64) - 1
 
 
 def _mix(z: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64, in place on a uint64 array that the caller gives up."""
+    """Apply the finaliser of SplitMix64 to a uint64 array, in place."""
     z ^= z >> np.uint64(30)
     z *= np.uint64(0xBF58476D1CE4E5B9)
     z ^= z >> np.uint64(27)
@@ -27,7 +27,7 @@ def _mix(z: np.ndarray) -> np.ndarray:
 
 
 def key(*words: int) -> int:
-    """One 64-bit key from several integers, in which every word and its position count.
+    """A 64-bit key from several integers, which depends on each word and its position.
 
     >>> key(0, 1) != key(1, 0)
     True
@@ -39,12 +39,12 @@ def key(*words: int) -> int:
 
 
 def bits(key: int, items: np.ndarray, size: int) -> np.ndarray:
-    """Random 32-bit integers, a row for each item.
+    """Random 32-bit integers, one row for each item.
 
     Args:
         key: from :func:`key`.
-        items: ``(B,)`` integers, the items' own numbers.
-        size: how many numbers each item wants.
+        items: ``(B,)`` integers, the indices of the items.
+        size: the number of integers for each item.
 
     Returns:
         ``(B, size)`` uint32, uniform.
@@ -75,10 +75,10 @@ def binarise(grey: np.ndarray, key: int, items: np.ndarray) -> np.ndarray:
     Args:
         grey: ``(B, *event)`` uint8.
         key: from :func:`key`.
-        items: ``(B,)`` integers, the items' own numbers.
+        items: ``(B,)`` integers, the indices of the items.
 
     Returns:
-        ``(B, *event)`` bool; 0 is never drawn as one and 255 always is.
+        ``(B, *event)`` bool; 0 always gives False and 255 always True.
     """
     flat = grey.reshape(len(grey), -1)
     drawn = bits(key, items, flat.shape[1]) < flat * _STEP
@@ -86,5 +86,5 @@ def binarise(grey: np.ndarray, key: int, items: np.ndarray) -> np.ndarray:
     return drawn.reshape(grey.shape)
 
 
-# (2^32 - 1) / 255: for a uniform 32-bit u, P(u < grey * step) is grey / 255 to within 2^-32; 255 is made exact.
+# (2^32 - 1) / 255: for a uniform 32-bit u, P(u < grey * step) is grey / 255 to within 2^-32; 255 is handled exactly.
 _STEP = np.uint32(0x01010101)

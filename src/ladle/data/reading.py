@@ -1,4 +1,4 @@
-"""``read``: any source of data, by path or by name, as a data set."""
+"""``read``: read a data set from an array, a path or a name."""
 
 from __future__ import annotations
 
@@ -31,22 +31,25 @@ def read(
     r"""Read a data set.
 
     Args:
-        source: an array, a file, a folder or the name of a known set. A text that is a known name is that name,
-            even where a file is called the same; write ``./mnist`` or pass a ``Path`` for the file.
-        labels: tables: the column that holds the labels. ``.npz``: the array that does. Folders of images: a pattern
-            for the paths, as ``(\d+)_.*`` (a regular expression with one group) or ``*_*.png`` (its first star).
-        binarize: ``"dynamic"`` or ``"threshold"`` to make 8-bit values binary; known by the schema and by every batch.
-        missing: ``"nan"`` to read NaN in arrays as missing (in ``.csv`` and ``.parquet``, and for a model that was
-            fitted to data with missing values, it always is).
-        strict: stop at an unreadable image instead of skipping it.
-        like: a model's schema, to which the data must keep: images get its size and channels, tables its columns.
-        progress: called with (done, total) while images are read: first over their sizes, then over their pixels.
+        source: an array, a file, a folder or the name of a known data set. A string that is a known name denotes the
+            data set, even if a file has the same name; use ``./mnist`` or a ``Path`` for the file.
+        labels: for tables, the column of the labels; for ``.npz``, the array of the labels; for folders of images, a
+            pattern for the paths, such as ``(\d+)_.*`` (a regular expression; the label is its group) or ``*_*.png``
+            (a glob; the label is the match of its first star).
+        binarize: ``"dynamic"`` or ``"threshold"`` to binarise 8-bit values; stored in the schema and applied to every
+            batch.
+        missing: ``"nan"`` to read NaN in arrays as missing values. This is always the case in ``.csv`` and
+            ``.parquet``, and for a model that was fitted to data with missing values.
+        strict: raise an error at an unreadable image instead of skipping it.
+        like: the schema of a model, to which the data are made to conform: images get its size and channels, tables its
+            columns.
+        progress: called with (done, total) while images are read: first for their sizes, then for their pixels.
 
     Returns:
-        The data set. What was done on the way is told in its ``notes``.
+        The data set. Its ``notes`` report what was done to the data during reading.
 
     Raises:
-        DataError: for whatever cannot be read or used.
+        DataError: if the source cannot be read or used.
 
         >>> read("digits").schema.describe()
         'digits: images of 1 x 8 x 8, bytes, 10 classes'
@@ -75,20 +78,20 @@ def is_name(source: str | os.PathLike[str]) -> bool:
 
 def _named(name: str, request: Request, binarize: str | None) -> Dataset:
     if request.labels is not None:
-        raise DataError(f"--labels must be left out for '{name}': a named set brings its own")
+        raise DataError(f"--labels must be left out for '{name}': a named data set has its own labels")
     content, own = registered("dataset")[name](request)
     if own and binarize not in (None, own):
-        raise DataError(f"--binarize must be left out for '{name}', which is binarised ({own}); got {binarize}")
+        raise DataError(f"--binarize must be left out for '{name}', which has {own} binarisation; got {binarize}")
     return finish(content, name, own or binarize, request.like, "test")
 
 
 def formats() -> dict[str, Format]:
-    """The known formats, by suffix."""
+    """The known formats by file suffix."""
     return {suffix: made for made in (kind() for kind in registered("format").values()) for suffix in made.suffixes}
 
 
 def _format(name: str, known: dict[str, Format]) -> Format | None:
-    """The format of a file, by the longest suffix that fits."""
+    """The format of a file, by its longest known suffix, or ``None``."""
     fits = [suffix for suffix in known if name.lower().endswith(suffix)]
     return known[max(fits, key=len)] if fits else None
 
@@ -131,18 +134,18 @@ def _suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def walk(folder: str | Path, before: str = "") -> Iterator[str]:
-    """The files under a folder, relative to it, sorted part by part, without hidden ones."""
+def walk(folder: str | Path, prefix: str = "") -> Iterator[str]:
+    """Iterate over the non-hidden files in a folder and its sub-folders: relative paths, sorted in each folder."""
     with os.scandir(folder) as scan:
         entries = sorted((e for e in scan if not e.name.startswith(".")), key=lambda e: e.name)
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
-            yield from walk(entry.path, f"{before}{entry.name}/")
-        # A pipe would block whoever opens it; a link to nothing stays, to be named as unreadable.
+            yield from walk(entry.path, f"{prefix}{entry.name}/")
+        # Opening a pipe would block, so pipes are skipped. A broken link is kept, to be reported as unreadable.
         elif entry.is_file(follow_symlinks=False) or (entry.is_symlink() and not _leads_elsewhere(entry.path)):
-            yield before + entry.name
+            yield prefix + entry.name
 
 
 def _leads_elsewhere(link: str) -> bool:
-    """Whether a link leads to something that is there and no file."""
+    """Whether a link points to something that exists but is not a file."""
     return os.path.exists(link) and not os.path.isfile(link)

@@ -26,12 +26,12 @@ _INDEX = re.compile(r"__index_level_\d+__")
 
 @part("format", "csv")
 class Csv(Format):
-    """Numbers in columns, parted by comma, semicolon or tab; the first line may name them. UTF-8."""
+    """Columns of numbers in UTF-8 text, separated by comma, semicolon or tab; the first line may contain names."""
 
     suffixes = (".csv", ".tsv")
 
     def file(self, path: Path, request: Request) -> Content:
-        """Read one table."""
+        """Read the table."""
         try:
             return columns(_table(path), path.name, request)
         except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
@@ -46,7 +46,7 @@ class Parquet(Format):
     suffixes = (".parquet", ".pq")
 
     def file(self, path: Path, request: Request) -> Content:
-        """Read one table."""
+        """Read the table."""
         try:
             with pq.ParquetFile(path) as file:
                 meta = file.metadata
@@ -79,13 +79,13 @@ def _table(path: Path) -> pa.Table:
 
 
 def _width(lines: list[str], delimiter: str) -> int:
-    """The columns this delimiter makes, or 1 when it makes differing numbers of them."""
+    """The number of columns with this delimiter, or 1 if the lines have different numbers of columns."""
     widths = {len(row) for row in csv.reader(lines, delimiter=delimiter)}
     return widths.pop() if len(widths) == 1 else 1
 
 
 def _is_header(first: list[str], second: list[str], comma: bool) -> bool:
-    """Whether the first line names columns: none of it is a number, or it has words where the next has numbers."""
+    """Whether the first line contains column names: it has no number, or a word where the next line has a number."""
     words = [not _is_number(cell, comma) for cell in first]
     values = [_is_number(cell, comma) for cell in second]
     return all(words) or any(
@@ -102,16 +102,16 @@ def _is_number(cell: str, comma: bool) -> bool:
 
 
 def columns(table: pa.Table, what: str, request: Request) -> Content:
-    """Items from a table: a row each, the label column taken out.
+    """Turn a table into items, one for each row, without the label column.
 
     Raises:
-        DataError: for text columns, columns without any value, infinities, duplicate names, no rows.
+        DataError: for text columns, columns without any value, infinities, duplicate names, or a table without rows.
     """
     named = (table.schema.metadata or {}).get(b"ladle_named", b"1") == b"1"
     names = [str(name) for name in table.column_names]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise DataError(f"{what}: the columns' names must differ, got {', '.join(twice)} more than once")
+        raise DataError(f"{what}: the names of the columns must differ, got {', '.join(twice)} more than once")
     if table.num_rows == 0 or not names:
         raise DataError(f"{what}: there must be at least one row, got none")
     numbers = None
@@ -120,7 +120,7 @@ def columns(table: pa.Table, what: str, request: Request) -> Content:
         if request.labels not in names:
             raise DataError(f"{what}: --labels must name a column ({', '.join(names[:20])}), got '{request.labels}'")
         numbers, label_names = classes(_texts(table.column(request.labels), request.labels, what))
-    keep, notes = _wanted(names, what, request)
+    keep, notes = _select(names, what, request)
     _all_numeric(table, keep, what)
     if not keep:
         raise DataError(f"{what}: there must be a numeric column besides '{request.labels}', got none")
@@ -128,18 +128,18 @@ def columns(table: pa.Table, what: str, request: Request) -> Content:
     values = np.stack([_numbers(table.column(name)) for name in keep], 1)
     empty = [name for name, lost in zip(keep, np.isnan(values).all(0), strict=True) if lost]
     if empty and request.like is None:
-        raise DataError(f"{what}: every column must hold some value, got none in {', '.join(empty)}; leave it out")
+        raise DataError(f"{what}: every column must have at least one value, got none in {', '.join(empty)}; remove it")
     x, observed = real(values, what, missing=True)
     items = Split(x.astype(np.uint8) if support != "real" else x, observed, numbers)
     return Content(items, "table", support, {}, tuple(keep) if named else (), label_names, "", notes)
 
 
-def _wanted(names: list[str], what: str, request: Request) -> tuple[list[str], tuple[str, ...]]:
-    """The columns to read, in order, and notes about the others."""
+def _select(names: list[str], what: str, request: Request) -> tuple[list[str], tuple[str, ...]]:
+    """The columns to read, in order, and notes about ignored columns."""
     like = request.like.names if request.like else ()
     if like and not set(like) <= set(names):
-        lacking = [name for name in like if name not in names]
-        raise DataError(f"{what}: must have the model's columns {', '.join(like)}; lacking {', '.join(lacking)}")
+        absent = [name for name in like if name not in names]
+        raise DataError(f"{what}: must have the columns of the model, {', '.join(like)}; missing: {', '.join(absent)}")
     keep = list(like) or [name for name in names if name != request.labels and not _INDEX.fullmatch(name)]
     others = [name for name in names if name not in keep and name != request.labels]
     return keep, (f"{what}: columns ignored: {', '.join(others)}",) if others else ()
@@ -150,7 +150,7 @@ def _all_numeric(table: pa.Table, names: list[str], what: str) -> None:
     if wrong:
         found = ", ".join(f"'{name}' ({kind})" for name, kind in wrong.items())
         raise DataError(
-            f"{what}: columns must hold numbers, got {found}; --labels {next(iter(wrong))} uses that column as labels"
+            f"{what}: columns must contain numbers, got {found}; use --labels {next(iter(wrong))} to read it as labels"
         )
 
 
@@ -171,20 +171,20 @@ def _zero_one(column: pa.ChunkedArray) -> bool:
 
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
-    """A column as float64 with NaN for missing."""
+    """A column as float64, with NaN for missing values."""
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.uint8())
     return column.cast(pa.float64(), safe=False).to_numpy()
 
 
 def _texts(column: pa.ChunkedArray, name: str, what: str) -> list[str | None]:
-    """The values of a label column as texts."""
+    """The values of a label column as text, with ``None`` for missing values."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_floating(column.type):
         values = column.to_numpy()
         seen = values[~np.isnan(values)]
         if not (np.isfinite(seen).all() and (seen == np.round(seen)).all()):
-            raise DataError(f"{what}: labels must be text or whole numbers, but column '{name}' holds real numbers")
+            raise DataError(f"{what}: labels must be text or whole numbers, but column '{name}' contains real numbers")
         return [None if np.isnan(v) else str(int(v)) for v in values]
     return [None if v is None else str(v) for v in column.to_pylist()]

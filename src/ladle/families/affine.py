@@ -1,4 +1,4 @@
-"""A real family in the data's own units: incomes of a million, currents of a thousandth."""
+"""A family on the real line, shifted and scaled to the units of the data."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from ladle.spec import part
 
 
 class Affine(td.Distribution):
-    """``y = loc + scale * u`` with u from ``base``: ``log p(y) = log p_base((y - loc) / scale) - log scale``, the last
-    term summed over the event of a joint base.
+    """The distribution of ``y = loc + scale * u`` with u from ``base``.
+
+    ``log p(y) = log p_base((y - loc) / scale) - log scale``; for a joint base, ``log scale`` is summed over the event.
 
     Args:
-        base: over ``(*lead, *event)``, element-wise or joint.
+        base: a distribution over ``(*lead, *event)``, element-wise or joint.
         loc: broadcasts to ``(*lead, *event)``.
         scale: positive; broadcasts to ``(*lead, *event)``.
 
@@ -38,7 +39,7 @@ class Affine(td.Distribution):
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
-        """As the base."""
+        """Whether the base is reparameterised."""
         return self.base.has_rsample
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Affine:
@@ -62,52 +63,53 @@ class Affine(td.Distribution):
         return sum_event(self.scale.log(), len(self.batch_shape))
 
     def outwards(self, u: Tensor) -> Tensor:
-        """From the base's units to the data's."""
+        """Convert from the units of the base to those of the data."""
         return self.loc + self.scale * u
 
     def inwards(self, y: Tensor) -> Tensor:
-        """From the data's units to the base's."""
+        """Convert from the units of the data to those of the base."""
         return (y - self.loc) / self.scale
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Per unit of the data."""
+        """The log-density with respect to the units of the data."""
         return self.base.log_prob(self.inwards(value)) - self.log_volume
 
     def cdf(self, value: Tensor) -> Tensor:
-        """Where the base has one."""
+        """The cumulative distribution function, if the base has one."""
         return self.base.cdf(self.inwards(value))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """``(*sample_shape, *lead, *event)``."""
+        """Samples, ``(*sample_shape, *lead, *event)``."""
         return self.outwards(self.base.sample(sample_shape)).detach()
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """Where the base has it."""
+        """Reparameterised samples, ``(*sample_shape, *lead, *event)``, if the base has them."""
         return self.outwards(self.base.rsample(sample_shape))
 
     def entropy(self) -> Tensor:
-        """In nats."""
+        """The entropy in nats."""
         return self.base.entropy() + self.log_volume
 
 
 @part("family", "affine")
 class AffineFamily(Family):
-    """A real family that speaks in the data's own units, ``y = loc + scale * u``.
+    """A family on the real line in the units of the data, ``y = loc + scale * u``.
 
     ::
 
         raw --family--> p(u) --(loc, scale)--> p(y) = p(u) / scale
 
-    A net's outputs are of order 1; data may be of any order. The two numbers are fixed (say, the mean and the
-    standard deviation of the training data) and enter the density, so nats stay comparable.
+    A network's outputs are of order 1, whereas data may have any order of magnitude. ``loc`` and ``scale`` are
+    constants, such as the mean and the standard deviation of the training data. They enter the density, so
+    log-probabilities stay comparable between models.
 
     Args:
-        family: what u follows; its support must be the real line.
-        loc: the origin, in the data's units: a number, or lists that broadcast to the event.
-        scale: the unit, positive: likewise.
+        family: the family of u; its support must be the real line.
+        loc: the origin, in the units of the data: a number, or lists that broadcast to the event.
+        scale: the unit, positive, in the same form as ``loc``.
 
     Raises:
-        ValueError: for a family whose support is not the real line, or a scale that is not positive.
+        ValueError: if the support of ``family`` is not the real line, or ``scale`` is not positive.
 
     >>> from ladle.spec import build
     >>> d = AffineFamily(build({"part": "family/normal"}), loc=[1e6, 0.0], scale=[1e5, 1e-3])(*torch.zeros(2, 4, 2))
@@ -121,7 +123,7 @@ class AffineFamily(Family):
         super().__init__()
         if family.support is not constraints.real:
             raise ValueError(
-                f"affine moves and stretches the real line, but {type(family).__name__} lives on "
+                f"affine needs a family whose support is the real line, but the support of {type(family).__name__} is "
                 f"{family.support}; families that fit: normal, full_normal, laplace, logistic, student_t"
             )
         self.family = family
@@ -131,7 +133,7 @@ class AffineFamily(Family):
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32))
 
     def raw(self, event: Size) -> tuple[Size, ...]:
-        """What the inner family wants."""
+        """The sizes of the raw parameters of the inner family."""
         for name in ("loc", "scale"):
             size = tuple(getattr(self, name).shape)
             if len(size) > len(event) or any(s not in (1, e) for s, e in zip(size[::-1], event[::-1], strict=False)):
@@ -139,7 +141,7 @@ class AffineFamily(Family):
         return self.family.raw(event)
 
     def forward(self, *raw: Tensor) -> Affine:
-        """The inner family's distribution, in the data's units."""
+        """The distribution of the inner family, in the units of the data."""
         return Affine(self.family(*raw), self.loc, self.scale)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Families over the unit interval."""
+"""Families on the unit interval."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ladle.spec import part
 
 
 class _OpenUnitInterval(constraints.interval):
-    """(0, 1) without its ends."""
+    """The open interval (0, 1)."""
 
     def __init__(self) -> None:
         super().__init__(0.0, 1.0)
@@ -40,13 +40,14 @@ open_unit_interval = _OpenUnitInterval()
 
 @part("family", "beta")
 class BetaFamily(Family):
-    """The beta distribution, ``p(x) ~ x^(a - 1) (1 - x)^(b - 1)``; raw zeros give a = b = 1, the uniform one.
+    """The beta distribution, ``p(x) ~ x^(a - 1) (1 - x)^(b - 1)``; raw zeros give a = b = 1, the
+    uniform distribution.
 
-    Its density is zero or infinite at the ends of the interval, so the support is the open one: data that
-    hold exact zeros or ones want ``continuous_bernoulli`` or a pixel family.
+    The density is zero or infinite at the ends of the interval, so the support is the open interval. For data with
+    exact zeros or ones, use ``continuous_bernoulli`` or a pixel family.
 
     Args:
-        floor: the smallest a and b. Below 0.1, much of the mass lies closer to the ends than float32 can tell.
+        floor: the smallest a and b. Below 0.1, much of the mass lies closer to the ends than float32 can resolve.
 
     >>> BetaFamily()(torch.zeros(1), torch.zeros(1)).log_prob(torch.tensor([0.3]))
     tensor([0.])
@@ -59,23 +60,23 @@ class BetaFamily(Family):
         self.floor = checked_floor(floor)
 
     def raw(self, event: Size) -> tuple[Size, ...]:
-        """The two concentrations: ``*event`` each."""
+        """The two raw concentrations: ``*event`` each."""
         return (event, event)
 
     def forward(self, *raw: Tensor) -> td.Beta:
-        """``(*lead, *event)`` each to an element-wise distribution over ``(*lead, *event)``."""
+        """The element-wise distribution over ``(*lead, *event)``, from raw concentrations of the same shape."""
         a, b = (positive(r, self.floor) for r in raw)
         return td.Beta(a, b, validate_args=False)
 
 
-SMALL = 0.1  # below it, the functions of a logit are taken from their series: error < 1e-11
+SMALL = 0.1  # for smaller logits, the functions of the logit are evaluated by their series: error < 1e-11
 
 
 class ContinuousBernoulli(td.Distribution):
     """The density ``p(x) = e^(l x - A(l))`` on [0, 1], with ``A(l) = log((e^l - 1) / l)``.
 
-    Everything is computed from the logit ``l``. (torch's class goes by p = sigmoid(l): it cancels digits near
-    p = 1/2, and is NaN where p rounds to 0 or 1.)
+    All functions are computed from the logit ``l``. (torch's class uses p = sigmoid(l): it loses digits to
+    cancellation near p = 1/2, and is NaN where p rounds to 0 or 1.)
 
     Args:
         logits: ``l``, ``(*lead, *event)``.
@@ -102,7 +103,7 @@ class ContinuousBernoulli(td.Distribution):
         """``A(l) = l/2 + log(sinh(l/2) / (l/2))``."""
         l = self.logits
         small = l.abs() < SMALL
-        big = torch.where(small, 1.0, l).abs()  # a safe stand-in, for the gradient's sake
+        big = torch.where(small, 1.0, l).abs()  # a safe value where it is unused, so that the gradient is finite
         series = l.square() / 24 - l.square().square() / 2880
         return l / 2 + torch.where(small, series, big / 2 + torch.log(-torch.expm1(-big) / big))
 
@@ -120,33 +121,33 @@ class ContinuousBernoulli(td.Distribution):
         return self.logits * value - self.log_partition
 
     def cdf(self, value: Tensor) -> Tensor:
-        """``(e^(l x) - 1) / (e^l - 1)``, by the mirror image for l > 0, by its series near l = 0."""
+        """``(e^(l x) - 1) / (e^l - 1)``, evaluated by reflection for l > 0 and by its series near l = 0."""
         l, x = self.logits, value.clamp(0, 1)
-        flat, mirror, down = self._regimes()
+        flat, reflected, negative = self._regimes()
         series = x - l * x * (1 - x) / 2 * (1 + l * (2 * x - 1) / 6)
-        below = torch.expm1(down * torch.where(mirror, 1 - x, x)) / torch.expm1(down)
-        return torch.where(flat, series, torch.where(mirror, 1 - below, below))
+        below = torch.expm1(negative * torch.where(reflected, 1 - x, x)) / torch.expm1(negative)
+        return torch.where(flat, series, torch.where(reflected, 1 - below, below))
 
     def icdf(self, value: Tensor) -> Tensor:
-        """``log(1 + u (e^l - 1)) / l``, by the mirror image for l > 0, by its series near l = 0."""
+        """``log(1 + u (e^l - 1)) / l``, evaluated by reflection for l > 0 and by its series near l = 0."""
         l, u = self.logits, value
-        flat, mirror, down = self._regimes()
+        flat, reflected, negative = self._regimes()
         series = u + l * u * (1 - u) / 2 * (1 + l * (1 - 2 * u) / 3)
-        x = torch.log1p(torch.where(mirror, 1 - u, u) * torch.expm1(down)) / down
-        return torch.where(flat, series, torch.where(mirror, 1 - x, x)).clamp(0, 1)
+        x = torch.log1p(torch.where(reflected, 1 - u, u) * torch.expm1(negative)) / negative
+        return torch.where(flat, series, torch.where(reflected, 1 - x, x)).clamp(0, 1)
 
     def _regimes(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Where l is nearly 0, where it is positive, and -abs(l) with a stand-in where it is nearly 0."""
+        """Masks for l near 0 and for positive l, and -abs(l) (-1 where l is near 0)."""
         flat = self.logits.abs() < 1e-3
         return flat, self.logits > 0, torch.where(flat, -1.0, -self.logits.abs())
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """By the inverse distribution function of a uniform number."""
+        """Reparameterised samples, by the quantile function of uniform numbers: ``(*sample_shape, *lead, *event)``."""
         shape = self._extended_shape(sample_shape)
         return self.icdf(clamp_probs(torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)))
 
     def entropy(self) -> Tensor:
-        """``A(l) - l A'(l)``, in nats."""
+        """The entropy, ``A(l) - l A'(l)``, in nats."""
         return self.log_partition - self.logits * self.mean
 
 
@@ -157,10 +158,10 @@ def _(q: ContinuousBernoulli, p: ContinuousBernoulli) -> Tensor:
 
 @part("family", "continuous_bernoulli")
 class ContinuousBernoulliFamily(Family):
-    """The continuous Bernoulli, ``p(x) ~ e^(l x)`` on [0, 1]: what "binary cross-entropy on grey pixels" lacks
-    is its normaliser.
+    """The continuous Bernoulli distribution, ``p(x) ~ e^(l x)`` on [0, 1].
 
-    Raw zeros give the uniform distribution.
+    It is binary cross-entropy on grey pixels with the normaliser that makes it a density. Raw zeros give the uniform
+    distribution.
 
     Reference:
         Loaiza-Ganem, Cunningham: "The Continuous Bernoulli: Fixing a Pervasive Error in Variational
@@ -174,11 +175,11 @@ class ContinuousBernoulliFamily(Family):
     support = constraints.unit_interval
 
     def raw(self, event: Size) -> tuple[Size, ...]:
-        """The logit: ``*event``."""
+        """The logits: ``*event``."""
         return (event,)
 
     def forward(self, *raw: Tensor) -> ContinuousBernoulli:
-        """``(*lead, *event)`` to an element-wise distribution over ``(*lead, *event)``."""
+        """The element-wise distribution over ``(*lead, *event)``, from logits of the same shape."""
         return ContinuousBernoulli(raw[0])
 
 
@@ -196,7 +197,7 @@ def _(d: Any) -> Tensor:
 
 @tempered.register
 def _(d: td.Beta, t: float) -> td.Beta:
-    """The same mean with 1/t times the concentration."""
+    """Keep the mean and multiply the concentrations by 1/t."""
     t = checked_temperature(t)
     return td.Beta(d.concentration1 / t, d.concentration0 / t, validate_args=False)
 
@@ -213,6 +214,6 @@ def _(d: ContinuousBernoulli, u: Tensor) -> Tensor:
 
 @draw.register
 def _(d: td.Beta) -> Tensor:
-    """torch's implicit reparameterisation, kept off the ends where a float would round onto them."""
+    """Implicit reparameterisation by torch, clamped so that rounding cannot reach the ends of the interval."""
     eps = torch.finfo(d.concentration0.dtype).eps
     return d.rsample().clamp(eps, 1 - eps)

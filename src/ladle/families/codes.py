@@ -1,8 +1,8 @@
-"""Families over codes: latents of a few values that can be stored as they are, without bits back.
+"""Families of quantised latents: few values, which can be stored directly, without bits-back coding.
 
-Both are quantisers made distributions, so that a model with them is a VAE like any other, with a normalised density, a
-KL and evidence: the code of an item is not the nearest one, but drawn near it, from a spread that is learned too and
-falls to nothing when that pays.
+Both are quantisers turned into distributions, so a model that uses them is an ordinary VAE with a normalised density, a
+KL and an evidence. The code of an item is not the nearest one but is drawn near it; the spread is learned, and shrinks
+to nothing where that improves the bound.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ladle.spec import part
 
 
 class Scalar(DiscretisedLogistic):
-    """A discretised logistic that can be drawn from with a gradient: see :class:`FSQ`."""
+    """A discretised logistic with a straight-through gradient estimator: see :class:`FSQ`."""
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Scalar:
         """See :meth:`torch.distributions.Distribution.expand`."""
@@ -30,11 +30,11 @@ class Scalar(DiscretisedLogistic):
 
 @part("family", "fsq")
 class FSQ(Family):
-    """Finite scalar quantisation: every latent is one of L levels, around a location within their range.
+    """Finite scalar quantisation: each latent takes one of L levels, around a location within their range.
 
     ``p(z) = F(z + 1/2) - F(z - 1/2)`` with a logistic F at ``loc = (L - 1) (1 + tanh(raw)) / 2``. As a posterior it
-    trains with the straight-through estimator: :func:`draw` gives a level whose gradient is that of the number which
-    was rounded to it. Nets read levels as -1 .. 1. A learned prior on the same levels can be of
+    is trained with the straight-through estimator: :func:`draw` returns a level, and its gradient is that of the value
+    before rounding. Networks read the levels scaled to -1 .. 1. A learned prior on the same levels can use
     ``family/discretised_logistic_mixture``.
 
     Args:
@@ -42,8 +42,8 @@ class FSQ(Family):
         floor: the smallest scale, in levels.
 
     Reference:
-        Mentzer, Minnen, Agustsson, Tschannen: "Finite Scalar Quantization: VQ-VAE Made Simple", 2023 (there without
-        noise).
+        Mentzer, Minnen, Agustsson, Tschannen: "Finite Scalar Quantization: VQ-VAE Made Simple", 2023 (without noise
+        in that paper).
 
     >>> family = FSQ(levels=5)
     >>> family.read(family(torch.zeros(2), torch.full((2,), -9.0)).sample())
@@ -55,34 +55,35 @@ class FSQ(Family):
         self.levels, self.units, self.support = levels, Units(levels, floor), Levels(levels)
 
     def raw(self, event: Size) -> tuple[Size, ...]:
-        """Location and scale: ``*event`` each."""
+        """Raw location and scale: ``*event`` each."""
         return (event, event)
 
     def forward(self, *raw: Tensor) -> Scalar:
-        """``(*lead, *event)`` each to an element-wise distribution over ``(*lead, *event)``."""
+        """The element-wise distribution over ``(*lead, *event)``, from raw parameters of the same shape."""
         return Scalar(self.units.loc(raw[0].tanh()), self.units.scale(raw[1]), self.levels)
 
     def read(self, z: Tensor) -> Tensor:
-        """Levels as -1 .. 1."""
+        """The levels scaled to -1 .. 1."""
         return z * (2 / (self.levels - 1)) - 1
 
 
 @draw.register
 def _(d: Scalar) -> Tensor:
-    """Straight-through: the value of a sample, the gradient of what was rounded to it."""
+    """Straight-through: the value of a sample, with the gradient of the value before rounding."""
     noise = torch.rand_like(d.loc).clamp(1e-6, 1 - 1e-6)
-    inside = d.loc + d.scale * torch.logit(noise)
-    return inside + (inside.clamp(0, d.levels - 1).round() - inside).detach()
+    unrounded = d.loc + d.scale * torch.logit(noise)
+    return unrounded + (unrounded.clamp(0, d.levels - 1).round() - unrounded).detach()
 
 
 @part("family", "vq")
 class VectorQuantised(Family):
-    """Vector quantisation: G choices among K codes, each a direction of d numbers that is learned.
+    """Vector quantisation: G independent choices among K codes, each a learned direction in d dimensions.
 
-    ``p(k) = softmax_k(e . c_k)`` for what a net says, e, and unit vectors c: up to a constant ``-|e - c_k|^2 / 2``, so
-    the nearest code is the most probable, and the longer e the surer it is. A value is indicator vectors side by side,
-    ``G K`` numbers, as in ``family/one_hot``, which is the family of a learned prior for it; nets read the codes. As a
-    posterior it trains with the straight-through estimator.
+    ``p(k) = softmax_k(e . c_k)`` for a network's output e and unit vectors c. Up to a constant the logit is
+    ``-|e - c_k|^2 / 2``, so the nearest code is the most probable one, and the longer e is, the more certain the
+    choice. A value consists of G concatenated one-hot vectors, ``G K`` numbers, as in ``family/one_hot``, which is the
+    family to use for a learned prior; networks read the codes. As a posterior it is trained with the straight-through
+    estimator.
 
     Args:
         classes: K.
@@ -91,7 +92,7 @@ class VectorQuantised(Family):
     Reference:
         van den Oord, Vinyals, Kavukcuoglu: "Neural Discrete Representation Learning", 2017.
         Takida et al.: "SQ-VAE: Variational Bayes on Discrete Representation with Self-annealed Stochastic
-        Quantization", 2022 (the nearest code made the most probable one).
+        Quantization", 2022 (a distribution whose most probable code is the nearest one).
 
     >>> family = VectorQuantised(classes=4, size=3)
     >>> family.raw((8,)), family.read_size((8,)), family(torch.zeros(5, 6)).sample().shape
@@ -101,25 +102,25 @@ class VectorQuantised(Family):
     def __init__(self, classes: int = 64, size: int = 8) -> None:
         super().__init__()
         if classes < 2 or size < 1:
-            raise ValueError(f"classes must be at least 2 and size at least 1, got {classes} and {size}")
+            raise ValueError(f"classes must be at least 2 and size at least 1, got classes={classes} and size={size}")
         self.classes, self.size, self.support = classes, size, OneHotBlocks(classes)
         self.codes = nn.Parameter(torch.randn(classes, size))
 
     def raw(self, event: Size) -> tuple[Size, ...]:
-        """What is compared with the codes: ``(..., G d)`` for an event ``(..., G K)``."""
+        """The vectors that are compared with the codes: ``(..., G d)`` for an event ``(..., G K)``."""
         return (self.read_size(event),)
 
     def forward(self, *raw: Tensor) -> OneHot:
-        """``(*lead, ..., G d)`` to a distribution over ``(*lead, ..., G K)``, joint in the last dimension."""
+        """The distribution over ``(*lead, ..., G K)``, joint in the last dimension, from ``(*lead, ..., G d)``."""
         return OneHot(self.likenesses(raw[0]).unflatten(-1, (-1, self.classes)))
 
-    def likenesses(self, said: Tensor) -> Tensor:
-        """``e . c_k`` of all codes: ``(*lead, ..., G d) -> (*lead, ..., G K)``."""
-        said = said.unflatten(-1, (-1, self.size))
-        return (said @ self._directions(said).t()).flatten(-2)
+    def likenesses(self, vectors: Tensor) -> Tensor:
+        """The logits ``e . c_k`` of all codes: ``(*lead, ..., G d) -> (*lead, ..., G K)``."""
+        vectors = vectors.unflatten(-1, (-1, self.size))
+        return (vectors @ self._directions(vectors).t()).flatten(-2)
 
     def read(self, z: Tensor) -> Tensor:
-        """The codes: ``(*lead, ..., G K) -> (*lead, ..., G d)``."""
+        """The codes that ``z`` selects: ``(*lead, ..., G K) -> (*lead, ..., G d)``."""
         return (z.unflatten(-1, (-1, self.classes)) @ self._directions(z)).flatten(-2)
 
     def _directions(self, like: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""Families over directions: angles on the circle, unit vectors on the sphere.
+"""Families of directions: angles on the circle, unit vectors on the sphere.
 
-Both take one *natural* vector v for each direction: its length is the concentration, its direction the location. So
-v = 0 is the uniform distribution, from which a likelihood's gradient leads away at full strength. (A concentration of
-its own, never negative, could have its zero inside its range only with a zero gradient there, and its location would
-be a singularity elsewhere.) At v = 0 the location is arbitrary; the gradients of draws below are chosen among the
-unbiased ones so that their variance stays bounded there.
+Both take one natural parameter vector v for each direction: its length is the concentration, its direction the
+location. So v = 0 is the uniform distribution, where the gradient of a likelihood does not vanish. (A separate
+non-negative concentration could reach zero inside its range only with zero gradient there, and a separate location
+would have a singularity elsewhere.) At v = 0 the location is arbitrary. Of the unbiased gradients of a draw, the
+estimators below are chosen so that their variance stays bounded there.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ladle.families.family import Family, centre, checked_several, checked_tempe
 from ladle.shapes import Size
 from ladle.spec import part
 
-TINY = 1e-9  # the concentration that stands in for 0 where a direction is needed
+TINY = 1e-9  # used in place of a concentration of 0 where a direction is needed
 
 
 class _Circle(constraints.interval):
-    """Angles from -pi to pi, which a float32 rounds outwards."""
+    """Angles from -pi to pi, with a tolerance because float32 rounds pi upwards."""
 
     def __init__(self) -> None:
         super().__init__(-math.pi, math.pi)
@@ -37,7 +37,7 @@ class _Circle(constraints.interval):
 
 
 class _Sphere(constraints.Constraint):
-    """Vectors of length 1, but for rounding."""
+    """Vectors of length 1, up to rounding."""
 
     event_dim = 1
 
@@ -51,18 +51,18 @@ circle, sphere = _Circle(), _Sphere()
 # ---------------------------------------------------------------------------------------------------- the circle
 
 _NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(48))
-_NODES, _WEIGHTS = (1 + _NODES) / 2, _WEIGHTS / 2  # of Gauss's quadrature over [0, 1]
-FAR = 12.0  # standard deviations: there is no mass beyond
-STEEP = 20.0  # nats below the top of the density: 1e-9 of the mass lies beyond, and digits cancel
+_NODES, _WEIGHTS = (1 + _NODES) / 2, _WEIGHTS / 2  # of Gauss-Legendre quadrature on [0, 1]
+FAR = 12.0  # in standard deviations: the mass beyond is negligible
+STEEP = 20.0  # in nats below the maximum of the log-density: 1e-9 of the mass lies beyond, where digits cancel
 
 
 class VonMises(td.Distribution):
     """The von Mises distribution of an angle, ``log p(x) = v_1 cos x + v_2 sin x - log(2 pi I_0(|v|))``.
 
-    Computed in float64, where large terms that cancel do no harm.
+    Computed in float64, so that the cancellation of large terms is harmless.
 
     Args:
-        natural: v, ``(*lead, *event, 2)``.
+        natural: the natural parameters v, ``(*lead, *event, 2)``.
 
     >>> VonMises(torch.tensor([[0.0, 3.0]])).loc
     tensor([1.5708])
@@ -82,13 +82,13 @@ class VonMises(td.Distribution):
 
     @property
     def concentration(self) -> Tensor:
-        """``|v|``, float64."""
+        """``|v|``, ``(*lead, *event)``, float64."""
         return torch.linalg.vector_norm(self.natural.double(), dim=-1)
 
     @property
     def loc(self) -> Tensor:
-        """The angle of v, 0 where v = 0."""
-        v = self.natural + 0.0  # of a zero with a sign, one without
+        """The angle of v, ``(*lead, *event)``; 0 where v = 0."""
+        v = self.natural + 0.0  # turns -0.0 into 0.0
         return torch.atan2(v[..., 1], v[..., 0])
 
     @property
@@ -98,7 +98,7 @@ class VonMises(td.Distribution):
         return torch.special.i0e(kappa).log() + kappa
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Per radian."""
+        """The log-density per radian."""
         v, x = self.natural.double(), value.double()
         found = v[..., 0] * x.cos() + v[..., 1] * x.sin() - self.log_normaliser - math.log(2 * math.pi)
         return found.to(self.natural.dtype)
@@ -110,21 +110,21 @@ class VonMises(td.Distribution):
             return d.sample(sample_shape).to(self.natural.dtype)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """A sample whose gradient is that of :meth:`velocity`."""
+        """Samples with the gradient that :meth:`velocity` gives, ``(*sample_shape, *lead, *event)``."""
         x = self.sample(sample_shape)
         return x + (self.velocity(x) * (self.natural - self.natural.detach())).sum(-1)
 
     @torch.no_grad()
     def velocity(self, x: Tensor) -> Tensor:
-        """How an angle moves with v, ``dx/dv``: ``(*, *event) -> (*, *event, 2)``.
+        """The derivative of an angle with respect to v, ``dx/dv``: ``(*, *event) -> (*, *event, 2)``.
 
         With t the angle from the location, k = |v| and A = I_1(k) / I_0(k):
 
         * along v, by implicit reparameterisation,
           ``dt/dk = -(dF/dk) / p = -int_0^t (cos s - A) exp(k (cos s - cos t)) ds``, by quadrature;
-        * across v, where the location turns by 1 / k, ``(1 - exp(-k cos t) / I_0(k)) / k``. Any constant flow
-          around the circle may be subtracted from the turn, and this one makes the variance least: it tends to
-          ``cos t`` as k goes to 0, where the turn itself has no limit.
+        * across v, where the location rotates at the rate 1 / k, ``(1 - exp(-k cos t) / I_0(k)) / k``. Any constant
+          probability flow around the circle may be subtracted from the rotation; this choice minimises the variance.
+          It tends to ``cos t`` as k goes to 0, where the rotation alone has no limit.
 
         Reference:
             Figurnov, Mohamed, Mnih: "Implicit Reparameterization Gradients", 2018.
@@ -143,7 +143,7 @@ class VonMises(td.Distribution):
         return torch.stack([along * cos - across * sin, along * sin + across * cos], -1).to(self.natural.dtype)
 
     def _unrolled(self, t: Tensor) -> Tensor:
-        """The distribution function of the angle t from the location, 1/2 at t = 0, growing by 1 with every turn."""
+        """The distribution function of the angle t from the location: 1/2 at t = 0, plus 1 for each full turn."""
         kappa = self.concentration
         turns = torch.floor((t + math.pi) / (2 * math.pi))
         far = (FAR / kappa.clamp_min(TINY).sqrt()).clamp_max(math.pi)
@@ -152,7 +152,7 @@ class VonMises(td.Distribution):
         return turns + 0.5 + t * (density @ _WEIGHTS.to(t.device)) / (2 * math.pi * torch.special.i0e(kappa))
 
     def cdf(self, value: Tensor) -> Tensor:
-        """The mass between -pi and an angle."""
+        """The probability between -pi and an angle."""
         loc = self.loc.double()
         return (self._unrolled(value.double() - loc) - self._unrolled(-math.pi - loc)).to(self.natural.dtype)
 
@@ -165,12 +165,12 @@ class VonMises(td.Distribution):
         low, high = torch.full_like(mass, -math.pi), torch.full_like(mass, math.pi)
         for _ in range(50):
             middle = (low + high) / 2
-            above = self._unrolled(middle) > mass - turns
-            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+            too_high = self._unrolled(middle) > mass - turns
+            low, high = torch.where(too_high, low, middle), torch.where(too_high, middle, high)
         return (low + 2 * math.pi * turns + loc).clamp(-math.pi, math.pi).to(self.natural.dtype)
 
     def entropy(self) -> Tensor:
-        """In nats."""
+        """The entropy in nats, ``(*lead, *event)``."""
         v = self.natural.double()
         return (self.log_normaliser + math.log(2 * math.pi) - (self.expectation * v).sum(-1)).to(self.natural.dtype)
 
@@ -193,14 +193,14 @@ def _(q: VonMises, p: VonMises) -> Tensor:
 
 @part("family", "von_mises")
 class VonMisesFamily(Family):
-    """An angle between -pi and pi for each element: the von Mises distribution, ``p(x) ~ exp(k cos(x - loc))``.
+    """The von Mises distribution of an angle in [-pi, pi] for each element, ``p(x) ~ exp(k cos(x - loc))``.
 
     ::
 
         raw (*lead, *event, 2) = v ----> k = |v|, loc = the angle of v
-        z (*lead, ..., D) --read--> (cos z, sin z)  (*lead, ..., 2 D): a net sees no jump at pi
+        z (*lead, ..., D) --read--> (cos z, sin z)  (*lead, ..., 2 D): continuous at pi for a network
 
-    Raw zeros give the uniform distribution on the circle. A draw carries implicit gradients.
+    Raw zeros give the uniform distribution on the circle. Draws have implicit reparameterisation gradients.
 
     >>> family = VonMisesFamily()
     >>> family.raw((5,)), family.read_size((5,))
@@ -210,21 +210,21 @@ class VonMisesFamily(Family):
     support = circle
 
     def raw(self, event: Size) -> tuple[Size, ...]:
-        """The natural vectors: ``(*event, 2)``."""
+        """The natural parameters: ``(*event, 2)``."""
         return ((*event, 2),)
 
     def forward(self, *raw: Tensor) -> VonMises:
-        """``(*lead, *event, 2)`` to an element-wise distribution over ``(*lead, *event)``."""
+        """The element-wise distribution over ``(*lead, *event)``, from ``(*lead, *event, 2)``."""
         return VonMises(raw[0])
 
     def read(self, z: Tensor) -> Tensor:
-        """All cosines, then all sines, along the last dimension."""
+        """The cosines followed by the sines, along the last dimension: ``(*, D) -> (*, 2 D)``."""
         return torch.cat([z.cos(), z.sin()], dim=-1)
 
     def read_size(self, event: Size) -> Size:
         """``(..., D) -> (..., 2 D)``."""
         if not event:
-            raise ValueError("angles are read along the last dimension of the event, and this event has none")
+            raise ValueError("angles are read along the last dimension of the event, but this event has none; use (1,)")
         return (*event[:-1], 2 * event[-1])
 
 
@@ -238,7 +238,7 @@ class PowerSpherical(td.Distribution):
     ``log p(x) = k log(1 + m'x) - (a + b) log 2 - b log pi - log Gamma(a) + log Gamma(a + b)``, computed in float64.
 
     Args:
-        natural: v, ``(*lead, D)``.
+        natural: the natural parameters v, ``(*lead, D)``.
 
     >>> d = PowerSpherical(torch.zeros(3))
     >>> round(float(d.log_prob(torch.tensor([0.0, 0.0, 1.0])).exp() * 4 * torch.pi), 4)
@@ -259,27 +259,27 @@ class PowerSpherical(td.Distribution):
 
     @property
     def _polar(self) -> tuple[Tensor, Tensor]:
-        """m ``(*lead, D)`` and k ``(*lead,)``, float64; at v = 0, those of a hair along the first axis."""
+        """m ``(*lead, D)`` and k ``(*lead,)``, float64; at v = 0, those of a tiny vector along the first axis."""
         v = self.natural.double()
-        hair = TINY * (torch.arange(v.shape[-1], device=v.device) == 0)
+        nudge = TINY * (torch.arange(v.shape[-1], device=v.device) == 0)
         length = torch.linalg.vector_norm(v.detach(), dim=-1, keepdim=True)
-        v = torch.where(length < TINY, hair + v - v.detach(), v)
+        v = torch.where(length < TINY, nudge + v - v.detach(), v)
         kappa = torch.linalg.vector_norm(v, dim=-1)
         return v / kappa.unsqueeze(-1), kappa
 
     @property
     def direction(self) -> Tensor:
-        """m, where the density is highest, ``(*lead, D)``; the first axis where all directions are alike."""
+        """m, the mode of the density, ``(*lead, D)``; the first axis for the uniform distribution."""
         return self._polar[0].to(self.natural.dtype)
 
     @property
     def mean(self) -> Tensor:
-        """``m (a - b) / (a + b)``, inside the ball."""
+        """``m (a - b) / (a + b)``, inside the unit ball, ``(*lead, D)``."""
         v = self.natural
         return v / (v.shape[-1] - 1 + torch.linalg.vector_norm(v, dim=-1, keepdim=True))
 
     def _shape(self, kappa: Tensor) -> tuple[Tensor, Tensor]:
-        """a and b: ``(1 + m'x) / 2`` follows the beta distribution of a and b."""
+        """a and b, the parameters of the beta distribution of ``(1 + m'x) / 2``."""
         b = torch.full_like(kappa, (self.event_shape[0] - 1) / 2)
         return b + kappa, b
 
@@ -288,19 +288,20 @@ class PowerSpherical(td.Distribution):
         return (a + b) * math.log(2) + b * math.log(math.pi) + torch.lgamma(a) - torch.lgamma(a + b)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """``(*, D) -> (*)``, per unit of the sphere's surface."""
+        """The log-density per unit of surface area, ``(*, D) -> (*)``."""
         m, kappa = self._polar
-        half = (m + F.normalize(value.double(), dim=-1)).square().sum(-1) / 2  # 1 + m'x, with its digits near 0
+        half = (m + F.normalize(value.double(), dim=-1)).square().sum(-1) / 2  # 1 + m'x, accurate near 0
         found = kappa * half.clamp_min(torch.finfo(torch.float64).tiny).log() - self._log_normaliser(kappa)
         return found.to(self.natural.dtype)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """``x = t m + sqrt(1 - t^2) w`` with (1 + t) / 2 from a beta distribution and w uniform across m.
+        """``x = t m + sqrt(1 - t^2) w`` with (1 + t) / 2 from a beta distribution and w uniform, orthogonal to m.
 
-        The gradient has two parts. t moves with k by implicit reparameterisation. With m, x turns; and the turn may
-        be slowed by ``1 - c / p(x)`` for any constant c without a change of the distribution, since a turn keeps the
-        uniform distribution. c is chosen to make the variance small (``1 / c`` is the integral of ``1 / p``, infinite
-        from k = b on): then the gradient to v, ``1 / k`` times the one to m, stays bounded as v goes to 0.
+        The gradient has two parts. The dependence of t on k has the gradient of implicit reparameterisation. A change
+        of m rotates x; the rotation may be multiplied by ``1 - c / p(x)`` for any constant c without changing the
+        distribution, since rotations preserve the uniform distribution. c is chosen to make the variance small
+        (``1 / c`` is the integral of ``1 / p``, infinite for k >= b): then the gradient with respect to v, ``1 / k``
+        times the one with respect to m, stays bounded as v goes to 0.
         """
         m, kappa = self._polar
         a, b = self._shape(kappa)
@@ -315,14 +316,14 @@ class PowerSpherical(td.Distribution):
             rise = (axis - t * x) / (2 * y * rest).clamp_min(tiny).unsqueeze(-1)  # dx / dy
             below = (b - kappa).clamp_min(tiny)
             log_c = torch.lgamma(b) - torch.lgamma(2 * b) - torch.lgamma(below) + torch.lgamma(b + below)
-            slowed = torch.where(kappa < b, -torch.expm1(log_c - kappa * y.log()), 1.0).unsqueeze(-1)
+            factor = torch.where(kappa < b, -torch.expm1(log_c - kappa * y.log()), 1.0).unsqueeze(-1)
         turn = m - axis
         turned = turn * t - axis * (turn * x).sum(-1, keepdim=True)
-        moved = x + rise * (near - near.detach()).unsqueeze(-1) + slowed * turned
+        moved = x + rise * (near - near.detach()).unsqueeze(-1) + factor * turned
         return moved.to(self.natural.dtype)
 
     def entropy(self) -> Tensor:
-        """``log Z - k (log 2 + psi(a) - psi(a + b))`` in nats, ``(*lead,)``."""
+        """The entropy in nats, ``log Z - k (log 2 + psi(a) - psi(a + b))``, ``(*lead,)``."""
         _, kappa = self._polar
         a, b = self._shape(kappa)
         mean_log = math.log(2) + torch.digamma(a) - torch.digamma(a + b)
@@ -331,24 +332,24 @@ class PowerSpherical(td.Distribution):
 
 @td.register_kl(PowerSpherical, PowerSpherical)
 def _(q: PowerSpherical, p: PowerSpherical) -> Tensor:
-    """``log(area of the sphere) - entropy(q)`` where p is the uniform distribution, and fixed; there is no other
-    closed form."""
+    """``log(area of the sphere) - entropy(q)`` if p is the uniform distribution and fixed; there is no closed form for
+    any other p."""
     kappa = p.natural.detach().abs().amax()
     if p.natural.requires_grad or not bool(kappa < TINY):
-        raise NotImplementedError("the KL of two power spherical distributions has no closed form")
+        raise NotImplementedError("the KL has no closed form unless the second distribution is uniform and fixed")
     return p.entropy() - q.entropy()
 
 
 @part("family", "power_spherical")
 class PowerSphericalFamily(Family):
-    """A unit vector over the last dimension of the event: the power spherical distribution, ``p(x) ~ (1 + m'x)^k``.
+    """The power spherical distribution of unit vectors in the last dimension of the event, ``p(x) ~ (1 + m'x)^k``.
 
     ::
 
         raw (*lead, ..., D) = v ----> k = |v|, m = v / k
 
-    Raw zeros give the uniform distribution on the sphere, whose KL from any other member has a closed form. Much like
-    the von Mises-Fisher distribution, but sampled exactly in any dimension.
+    Raw zeros give the uniform distribution on the sphere; the KL of any member from it has a closed form. The
+    distribution resembles the von Mises-Fisher distribution, but is sampled exactly in any dimension.
 
     Reference:
         De Cao, Aziz: "The Power Spherical Distribution", 2020.
@@ -361,11 +362,11 @@ class PowerSphericalFamily(Family):
     support = sphere
 
     def raw(self, event: Size) -> tuple[Size, ...]:
-        """The natural vector: ``*event``."""
+        """The natural parameters: ``*event``."""
         return (checked_several(event, "directions on a sphere"),)
 
     def forward(self, *raw: Tensor) -> PowerSpherical:
-        """``(*lead, *event)`` to a distribution over ``(*lead, *event)``, joint in the last dimension."""
+        """The distribution over ``(*lead, *event)``, joint in the last dimension, from natural parameters."""
         return PowerSpherical(raw[0])
 
 
@@ -387,7 +388,7 @@ def _(d: PowerSpherical) -> Tensor:
 @tempered.register(VonMises)
 @tempered.register(PowerSpherical)
 def _(d: Any, t: float) -> td.Distribution:
-    """1/t times the concentration: the uniform distribution has no temperature, and stays."""
+    """Multiply the concentration by 1/t; the uniform distribution is unchanged."""
     return type(d)(d.natural / checked_temperature(t))
 
 

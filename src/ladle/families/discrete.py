@@ -1,7 +1,7 @@
-"""Families over a few values: two, or some classes.
+"""Families with few values: binary or categorical.
 
-Classes come in two representations. ``categorical`` speaks of integers, as data do; but no gradient can pass
-through an integer, so it is no posterior. ``one_hot`` speaks of indicator vectors, through which a gradient can
+Classes have two representations. The values of ``categorical`` are integers, as in data; no gradient passes through an
+integer, so it cannot be a posterior. The values of ``one_hot`` are indicator vectors, through which a gradient can
 pass: it serves as likelihood, posterior and prior.
 """
 
@@ -23,11 +23,11 @@ from ladle.spec import part
 
 
 class Bernoulli(td.Bernoulli):
-    """torch's Bernoulli, with a KL computed from logits, finite also where a probability rounds to 0 or 1, and a
-    density in two passes over the pixels where torch's takes six."""
+    """torch's Bernoulli with a KL from logits, which is finite even where a probability rounds to 0 or 1, and a
+    log-probability that takes two passes over the pixels instead of six."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """``x l - log(1 + e^l)``."""
+        """The log-probability ``x l - log(1 + e^l)``, element-wise."""
         return value * self.logits - F.softplus(self.logits)
 
 
@@ -38,24 +38,27 @@ def _(q: Bernoulli, p: Bernoulli) -> Tensor:
 
 @total.register
 def _(d: Bernoulli, value: Tensor, lead: int) -> Tensor:
-    """``x . l - sum log(1 + e^l)``: the product writes nothing down."""
+    """``x . l - sum log(1 + e^l)``: the inner product needs no intermediate array."""
     event = max(value.dim(), d.logits.dim()) - lead
     if not event:
         return d.log_prob(value)
     x, logits = (t.flatten(t.dim() - event) for t in (value, d.logits))
-    # Autocast, which the meta device does not have, would take the product in a half precision.
+    # Autocast would compute the product in half precision; the meta device does not support autocast.
     with torch.autocast("cpu" if logits.is_meta else logits.device.type, enabled=False):
         summed = _SumSoftplus.apply(logits) if logits.device.type == "cpu" else F.softplus(logits).sum(-1)
         return torch.einsum("...d,...d->...", x, logits) - summed
 
 
 class _SumSoftplus(torch.autograd.Function):
-    """``sum log(1 + e^l)`` over the last dimension, as logarithms of products of eight factors: on a processor half the
-    time of eight logarithms, and no less exact. Where a product is too large for the type, the plain sum is taken."""
+    """``sum log(1 + e^l)`` over the last dimension, by logarithms of products of eight factors.
+
+    On a CPU this takes half the time of eight logarithms and is as accurate. If a product overflows, the plain sum is
+    computed instead.
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
-        """``(*, D) -> (*,)``."""
+        """The sum, ``(*, D) -> (*,)``."""
         ctx.save_for_backward(logits)
         factors = logits.exp().add_(1)
         eights = factors.shape[-1] // 8 * 8
@@ -65,17 +68,17 @@ class _SumSoftplus(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Tensor:
-        """The gradient of log(1 + e^l) is the probability."""
+        """The gradient: the derivative of log(1 + e^l) is the probability."""
         (logits,) = ctx.saved_tensors
         return slope.unsqueeze(-1) * logits.sigmoid()
 
 
 @part("family", "bernoulli")
 class BernoulliFamily(Family):
-    """Zero or one: ``log p(x) = x l - log(1 + e^l)`` with the logit l. Raw zeros give a fair coin.
+    """The Bernoulli distribution on {0, 1}: ``log p(x) = x l - log(1 + e^l)`` with the logit l.
 
-    As a posterior it trains with the straight-through estimator: :func:`draw` gives a sample whose gradient is
-    that of the probability.
+    Raw zeros give probability 1/2. As a posterior it is trained with the straight-through estimator: :func:`draw` gives
+    a sample with the gradient of the probability.
 
     Reference:
         Bengio, Léonard, Courville: "Estimating or Propagating Gradients Through Stochastic Neurons for
@@ -88,11 +91,11 @@ class BernoulliFamily(Family):
     support = constraints.boolean
 
     def raw(self, event: Size) -> tuple[Size, ...]:
-        """The logit: ``*event``."""
+        """The logits: ``*event``."""
         return (event,)
 
     def forward(self, *raw: Tensor) -> Bernoulli:
-        """``(*lead, *event)`` to an element-wise distribution over ``(*lead, *event)``."""
+        """The element-wise distribution over ``(*lead, *event)``, from logits of the same shape."""
         return Bernoulli(logits=raw[0], validate_args=False)
 
 
@@ -104,12 +107,13 @@ def _checked_classes(classes: int) -> int:
 
 @part("family", "categorical")
 class CategoricalFamily(Family):
-    """One of K classes, an integer 0..K-1 (as an integer or a float): ``p(x) = softmax(raw)_x``.
+    """The categorical distribution over integers 0..K-1 (of integer or float type): ``p(x) = softmax(raw)_x``.
 
-    No gradient passes through an integer, so this is a likelihood; the posterior over classes is ``one_hot``.
+    No gradient passes through an integer, so this family is for likelihoods; for a posterior over classes, use
+    ``one_hot``.
 
     Args:
-        classes: K.
+        classes: K, the number of classes.
 
     >>> family = CategoricalFamily(classes=3)
     >>> family.raw((5,)), family.read(torch.tensor([[2.0, 0.0]]))
@@ -126,42 +130,42 @@ class CategoricalFamily(Family):
         return ((*event, self.classes),)
 
     def forward(self, *raw: Tensor) -> td.Categorical:
-        """``(*lead, *event, K)`` to an element-wise distribution over ``(*lead, *event)``."""
+        """The element-wise distribution over ``(*lead, *event)``, from logits ``(*lead, *event, K)``."""
         return td.Categorical(logits=raw[0], validate_args=False)
 
     def read(self, z: Tensor) -> Tensor:
-        """The classes as indicator vectors side by side: ``(*lead, ..., D) -> (*lead, ..., D * K)``."""
+        """The classes as concatenated indicator vectors: ``(*lead, ..., D) -> (*lead, ..., D * K)``."""
         return F.one_hot(z.long(), self.classes).to(torch.get_default_dtype()).flatten(-2)
 
     def read_size(self, event: Size) -> Size:
         """``(..., D) -> (..., D * K)``."""
         if not event:
             raise ValueError(
-                "categorical values are read along their last dimension, and this event has none; "
-                "an event of size (1,) would do"
+                "categorical values are read along the last dimension of the event, but this event has none; "
+                "use an event of size (1,)"
             )
         return (*event[:-1], event[-1] * self.classes)
 
 
 @dataclass(frozen=True)
 class OneHotBlocks(Constraint):
-    """Vectors made of indicator vectors of ``classes`` elements, side by side."""
+    """Concatenated indicator vectors of ``classes`` elements each."""
 
     classes: int
     is_discrete = True
     event_dim = 1
 
     def check(self, value: Tensor) -> Tensor:
-        """Whether ``(*, G * classes)`` is in the support: ``(*)``."""
+        """Whether values ``(*, G * classes)`` are in the support: ``(*)``."""
         blocks = value.unflatten(-1, (-1, self.classes))
         return ((blocks == 0) | (blocks == 1)).all(-1).all(-1) & (blocks.sum(-1) == 1).all(-1)
 
 
 class OneHot(td.Distribution):
-    """G independent choices among K classes, each an indicator vector, side by side in one vector of G * K.
+    """G independent choices among K classes, as G concatenated indicator vectors of K elements.
 
-    ``log p(z) = sum_gk z_gk log softmax(logits_g)_k``: linear in z, so that the gradient of a straight-through
-    sample reaches log-probabilities too.
+    ``log p(z) = sum_gk z_gk log softmax(logits_g)_k``: linear in z, so that log-probabilities
+    have a gradient with respect to a straight-through sample.
 
     Args:
         logits: ``(*lead, G, K)``.
@@ -178,7 +182,7 @@ class OneHot(td.Distribution):
 
     @property
     def support(self) -> OneHotBlocks:  # type: ignore[override]
-        """Where its values lie."""
+        """Concatenated indicator vectors."""
         return OneHotBlocks(self.logits.shape[-1])
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> OneHot:
@@ -191,7 +195,7 @@ class OneHot(td.Distribution):
         return self.logits.exp().flatten(-2)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """``(*, G * K) -> (*)``."""
+        """The log-probability, ``(*, G * K) -> (*)``."""
         return (value.unflatten(-1, self.logits.shape[-2:]) * self.logits).sum((-2, -1))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
@@ -201,14 +205,14 @@ class OneHot(td.Distribution):
             return self._indicators(chosen)
 
     def most_probable(self) -> Tensor:
-        """The indicators of the most probable class of each choice, ``(*lead, G * K)``."""
+        """The indicator vectors of the most probable classes, ``(*lead, G * K)``."""
         return self._indicators(self.logits.argmax(-1))
 
     def _indicators(self, chosen: Tensor) -> Tensor:
         return F.one_hot(chosen, self.logits.shape[-1]).to(self.logits.dtype).flatten(-2)
 
     def entropy(self) -> Tensor:
-        """In nats, ``(*lead,)``."""
+        """The entropy in nats, ``(*lead,)``."""
         return -(self.logits.exp() * self.logits).sum((-2, -1))
 
 
@@ -219,13 +223,14 @@ def _(q: OneHot, p: OneHot) -> Tensor:
 
 @part("family", "one_hot")
 class OneHotFamily(Family):
-    """Choices among K classes as indicator vectors side by side; the last size of the event is G * K.
+    """G choices among K classes as concatenated indicator vectors; the last size of the event is G * K.
 
-    As a posterior it trains with the straight-through estimator: :func:`draw` gives a sample whose gradient is
-    that of the probabilities. It is joint over the last dimension of the event. Raw zeros give equal odds.
+    The distribution is joint over the last dimension of the event. Raw zeros give equal probabilities. As a posterior
+    it is trained with the straight-through estimator: :func:`draw` gives a sample with the gradient of the
+    probabilities.
 
     Args:
-        classes: K.
+        classes: K, the number of classes.
 
     Reference:
         Bengio, Léonard, Courville: "Estimating or Propagating Gradients Through Stochastic Neurons for
@@ -251,7 +256,7 @@ class OneHotFamily(Family):
         return (event,)
 
     def forward(self, *raw: Tensor) -> OneHot:
-        """``(*lead, *event)`` to a distribution over ``(*lead, *event)``, joint in the last dimension."""
+        """The distribution over ``(*lead, *event)``, joint in the last dimension, from logits of the same shape."""
         return OneHot(raw[0].unflatten(-1, (-1, self.classes)))
 
 
@@ -305,5 +310,5 @@ def _(d: td.Categorical, u: Tensor) -> Tensor:
 @draw.register(td.Bernoulli)
 @draw.register(OneHot)
 def _(d: Any) -> Tensor:
-    """Straight-through: the value of a sample, the gradient of the probabilities."""
+    """Straight-through: the value of a sample, with the gradient of the probabilities."""
     return d.sample() + (d.mean - d.mean.detach())

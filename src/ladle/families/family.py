@@ -1,16 +1,16 @@
 """The protocol of a distribution family, and the functions registered beside each one.
 
-A family turns unconstrained real numbers (what a net puts out) into a torch ``Distribution`` over the
-event. One object serves as likelihood, as posterior and as prior. Conventions every family keeps:
+A family maps unconstrained real numbers, the raw parameters (outputs of a network), to a torch ``Distribution`` over
+the event. One object serves as likelihood, as posterior and as prior. All families follow these conventions:
 
 * **Raw zeros give the standard member** (for the normal: mean 0, standard deviation 1). Standard priors
   are built from zeros, and a zero-initialised head starts at the standard member.
 * **Element-wise.** A factorised family returns a distribution whose ``batch_shape`` ends in the event;
-  a joint one has it in its ``event_shape``. ``shapes.sum_event`` copes with both.
-* **Extra dimensions last.** For an event ``(C, H, W)`` a mixture of K wants logits ``(C, H, W, K)``.
-* **Tensors only, leading dimensions first.** Every tensor that a returned distribution holds begins with
-  the leading dimensions of the raw input (they are never collapsed or permuted), so that :func:`mapped` can
-  detach, move or slice the whole distribution.
+  a joint one has the event in its ``event_shape``. ``shapes.sum_event`` handles both.
+* **Extra dimensions last.** For an event ``(C, H, W)`` the logits of a mixture of K are ``(C, H, W, K)``.
+* **Tensors only, leading dimensions first.** Every tensor of a returned distribution begins with the leading
+  dimensions of the raw parameters (which are never collapsed or permuted), so that :func:`mapped` can detach, move or
+  slice the whole distribution.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from ladle.shapes import Size, sum_event
 
 
 class NotAvailable(NotImplementedError):
-    """A task asked for something this family does not have; the message says what and why."""
+    """Raised when a model or family does not support a task; the message says what is missing and why."""
 
 
 class Family(nn.Module, ABC):
-    """Unconstrained reals -> a torch ``Distribution``."""
+    """A map from unconstrained real tensors, the raw parameters, to a torch ``Distribution``."""
 
     support: Constraint
 
@@ -44,14 +44,14 @@ class Family(nn.Module, ABC):
 
     @abstractmethod
     def raw(self, event: Size) -> tuple[Size, ...]:
-        """The sizes of the real inputs that one event of this size wants."""
+        """The sizes of the raw parameters of one event of this size."""
 
     @abstractmethod
     def forward(self, *raw: Tensor) -> Distribution:
-        """The distribution: each ``raw`` is ``(*lead, *raw_size)``, float32."""
+        """The distribution with these raw parameters, each ``(*lead, *raw_size)``, float32."""
 
     def read(self, z: Tensor) -> Tensor:
-        """What a net reads of a value ``z``: ``(*lead, *event) -> (*lead, *read_size(event))``."""
+        """The value ``z`` in the form that networks read: ``(*lead, *event) -> (*lead, *read_size(event))``."""
         return z
 
     def read_size(self, event: Size) -> Size:
@@ -60,23 +60,23 @@ class Family(nn.Module, ABC):
 
 
 def standard(family: Family, event: Size) -> Distribution:
-    """The standard member of a family, one of it: what its raw zeros give, ``(1, *event)``.
+    """The standard member of a family, given by raw zeros, with batch and event shapes ``(1, *event)``.
 
     Raises:
-        ValueError: for an event that the family cannot have.
+        ValueError: if the family does not support the event.
     """
     return family(*(torch.zeros(1, *size) for size in family.raw(event)))
 
 
 @singledispatch
 def centre(d: Distribution) -> Tensor:
-    """The deterministic representative of ``d`` (a median, mean or mode; for codes the most probable one)."""
+    """A deterministic representative of ``d`` (a median, mean or mode; for codes the most probable code)."""
     raise NotAvailable(f"{type(d).__name__} has no centre")
 
 
 @singledispatch
 def mean(d: Distribution) -> Tensor:
-    """The expectation, for pictures and reconstructions; the centre where the support has no expectation."""
+    """The expectation, for images and reconstructions; the centre if the values have no expectation."""
     return centre(d)
 
 
@@ -88,14 +88,14 @@ def tempered(d: Distribution, t: float) -> Distribution:
 
 @singledispatch
 def quantile(d: Distribution, u: Tensor) -> Tensor:
-    """The inverse distribution function at ``u`` in (0, 1), element-wise."""
+    """The quantile function (inverse distribution function) at ``u`` in (0, 1), element-wise."""
     raise NotAvailable(f"{type(d).__name__} has no quantile function")
 
 
 @singledispatch
 def draw(d: Distribution) -> Tensor:
-    """One value from ``d`` through which gradients reach its parameters (by reparameterisation, or by the
-    estimator that the family's docstring names)."""
+    """One sample of ``d`` with gradients to its parameters, by reparameterisation or by the gradient estimator that the
+    docstring of the family names."""
     if d.has_rsample:
         return d.rsample()
     raise NotAvailable(f"{type(d).__name__} has no gradient estimator, so it cannot be a posterior in training")
@@ -103,29 +103,44 @@ def draw(d: Distribution) -> Tensor:
 
 @singledispatch
 def chain(d: Distribution, z: Tensor) -> Tensor:
-    """log p of every element given the ones before it, ``(*lead, *event)``: by the chain rule it sums to log p(z).
-    For a factorised distribution these are its element-wise log-probabilities."""
+    """The conditional log-probability of each element given the preceding ones, ``(*lead, *event)``.
+
+    By the chain rule these sum to log p(z). For a factorised distribution they are the element-wise log-probabilities.
+    """
     if d.event_shape:
         raise NotAvailable(f"{type(d).__name__} is a joint distribution without a chain of conditionals")
     return d.log_prob(z)
 
 
 @singledispatch
+def separate(d: Distribution) -> list[tuple[Distribution, Constraint | None]]:
+    """Split ``d`` into independent pieces whose densities can be summed over all values of one element.
+
+    Each piece comes with its support (``None``: that of the family). A piece is element-wise, or has few elements and a
+    :func:`chain`. An element-wise distribution is a single piece; families of dependent pixels register their own
+    method.
+    """
+    if d.event_shape:
+        raise NotAvailable(f"{type(d).__name__} is a joint distribution")
+    return [(d, None)]
+
+
+@singledispatch
 def total(d: Distribution, value: Tensor, lead: int) -> Tensor:
-    """log p of the whole event, ``(*lead,)``: ``log_prob`` summed over everything after the ``lead`` leading
-    dimensions. A family for which there is a faster way than to write down every element registers it."""
+    """The log-probability of the whole event, ``(*lead,)``: ``log_prob`` summed over all but the ``lead`` leading
+    dimensions. Families register a faster method where one avoids the element-wise array."""
     return sum_event(d.log_prob(value), lead)
 
 
 def positive(raw: Tensor, floor: float) -> Tensor:
     """A positive number from a real one: ``floor + (1 - floor) * softplus(ln(2) * raw) / ln(2)``.
 
-    Raw 0 gives exactly 1. It falls like 2^raw towards the floor and grows linearly, so that no raw number
-    makes it overflow, as an exponential would.
+    Raw 0 gives exactly 1. The result falls like 2^raw towards the floor and grows linearly, so that, unlike an
+    exponential, it does not overflow.
 
     Args:
         raw: any shape.
-        floor: the limit from above, in [0, 1).
+        floor: the limit for large negative ``raw``, in [0, 1).
 
     >>> positive(torch.tensor([-100.0, 0.0, 100.0]), floor=0.01)
     tensor([1.0000e-02, 1.0000e+00, 9.9010e+01])
@@ -134,32 +149,32 @@ def positive(raw: Tensor, floor: float) -> Tensor:
 
 
 def checked_floor(floor: float) -> float:
-    """``floor``, if it can be the limit of :func:`positive`."""
+    """Return ``floor`` if it is valid for :func:`positive`, else raise ``ValueError``."""
     if not 0 < floor < 1:
         raise ValueError(f"floor must lie between 0 and 1, got {floor}; 0.001 is usual")
     return floor
 
 
 def checked_several(event: Size, what: str) -> Size:
-    """``event``, if its last size is at least 2."""
+    """Return ``event`` if its last size is at least 2, else raise ``ValueError``."""
     if not event or event[-1] < 2:
         raise ValueError(
-            f"{what} take at least 2 numbers: the last size of the event must be at least 2, got an event of size "
+            f"{what} need at least 2 numbers: the last size of the event must be at least 2, got an event of size "
             f"{event}"
         )
     return event
 
 
 def checked_temperature(t: float) -> float:
-    """``t``, if it can be the temperature of :func:`tempered`."""
+    """Return ``t`` if it is valid for :func:`tempered`, else raise ``ValueError``."""
     if not t > 0:
-        raise ValueError(f"a temperature must be positive, got {t}; 1 changes nothing, centre(d) is the limit at 0")
+        raise ValueError(f"a temperature must be positive, got {t}; 1 changes nothing, and centre(d) is the limit at 0")
     return t
 
 
 def mapped(d: Distribution, change: Callable[[Tensor], Tensor]) -> Distribution:
-    """A copy of ``d`` with ``change`` applied to every tensor it holds, those of inner distributions and
-    transforms included.
+    """A copy of ``d`` with ``change`` applied to all of its tensors, including those of inner distributions and
+    transforms.
 
     Example:
         >>> d = torch.distributions.Normal(torch.zeros(4, 2), torch.ones(4, 2))
@@ -170,7 +185,7 @@ def mapped(d: Distribution, change: Callable[[Tensor], Tensor]) -> Distribution:
 
 
 def frozen(d: Distribution) -> Distribution:
-    """``d`` with its parameters detached: gradients still pass through the value given to ``log_prob``."""
+    """``d`` with detached parameters; gradients still pass through the value given to ``log_prob``."""
     return mapped(d, Tensor.detach)
 
 
@@ -190,5 +205,5 @@ def _mapped(thing, change):  # type: ignore[no-untyped-def]
 
 
 def _batch_shape(new: Distribution, old: Distribution, change: Callable[[Tensor], Tensor]) -> torch.Size:
-    """The batch shape after ``change``, found by applying it to a stand-in of the old one."""
+    """The batch shape after ``change``, found by applying it to an empty tensor of the old batch shape."""
     return change(torch.empty(1).expand(old.batch_shape)).shape

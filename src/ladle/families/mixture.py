@@ -1,4 +1,4 @@
-"""A mixture of members of one family, over whole events: one choice of a component for all elements together."""
+"""Mixtures of members of one family over whole events: all elements of an event share one component."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from ladle.families.family import (
 from ladle.shapes import Size, numel, sum_event
 from ladle.spec import part
 
-MOST = 1 << 22  # numbers of a value against components that are held at a time where no gradient is kept
+MOST = 1 << 22  # most numbers, over values and components, that are evaluated at once
 
 
 class Mixture(td.Distribution):
-    """``p(z) = sum_k w_k p_k(z)`` of a whole event z: a joint distribution, also of element-wise components.
+    """The mixture ``p(z) = sum_k w_k p_k(z)`` of whole events z: a joint distribution, even of element-wise components.
 
-    Components may be joint or element-wise; each sums over what is its own.
+    Components may be joint or element-wise; the log-probability of element-wise ones is summed over the event.
 
     Args:
         logits: unnormalised log weights, ``(*lead, K)``.
@@ -52,12 +52,12 @@ class Mixture(td.Distribution):
 
     @property
     def support(self) -> Any:  # type: ignore[override]
-        """That of the components."""
+        """The support of the components."""
         return self.components.support
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
-        """Whether the components are element-wise, reparameterised and have a distribution function."""
+        """Whether the components are element-wise, reparameterised and have a cumulative distribution function."""
         if self.components.event_shape or not self.components.has_rsample:
             return False
         try:
@@ -75,7 +75,7 @@ class Mixture(td.Distribution):
         )
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """``(*S, *lead, *event) -> (*S, *lead)``."""
+        """The log-probability, ``(*S, *lead, *event) -> (*S, *lead)``."""
         lead = max(value.dim() - len(self.event_shape), len(self.batch_shape))
         joint = [
             log_weights + sum_event(members.log_prob(each), lead + 1)
@@ -84,8 +84,8 @@ class Mixture(td.Distribution):
         return torch.logsumexp(torch.cat(joint, -1), -1)
 
     def pieces(self, value: Tensor) -> Iterator[tuple[Tensor, td.Distribution, Tensor]]:
-        """As many components at a time as fit into memory: their log weights ``(*lead, k)``, a distribution over
-        ``(*lead, k, *event)``, and the value with a place for the components, ``(*S, *lead, 1, *event)``."""
+        """The components in groups that fit into memory: their log weights ``(*lead, k)``, a distribution over
+        ``(*lead, k, *event)``, and the value with a dimension for the components, ``(*S, *lead, 1, *event)``."""
         axis, count = len(self.batch_shape), self.log_weights.shape[-1]
         each = value.unsqueeze(value.dim() - len(self.event_shape))
         step = max(1, MOST // max(1, value.numel(), numel(self.batch_shape + self.event_shape)))
@@ -98,7 +98,7 @@ class Mixture(td.Distribution):
             )
 
     def members(self, chosen: Tensor) -> td.Distribution:
-        """The chosen components: numbers ``(*S, *lead)`` to a distribution over ``(*S, *lead, *event)``."""
+        """The distribution over ``(*S, *lead, *event)`` of the components with indices ``chosen``, ``(*S, *lead)``."""
         samples = chosen.shape[: chosen.dim() - len(self.batch_shape)]
 
         def pick(t: Tensor) -> Tensor:
@@ -109,29 +109,29 @@ class Mixture(td.Distribution):
         return mapped(self.components, pick)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """A component, then a value from it: ``(*sample_shape, *lead, *event)``."""
+        """Samples, ``(*sample_shape, *lead, *event)``: draw a component, then a value from it."""
         with torch.no_grad():
             chosen = td.Categorical(logits=self.log_weights, validate_args=False).sample(torch.Size(sample_shape))
             return self.members(chosen).sample()
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """A sample whose gradient is the implicit one: ``(*sample_shape, *lead, *event)``.
+        """Samples with implicit reparameterisation gradients, ``(*sample_shape, *lead, *event)``.
 
-        With ``R_i(z, theta) = P(z_i | z_1 .. z_(i-1))``, the distribution function of every element given the ones
-        before it, a sample solves ``R(z, theta) = u`` for uniform numbers u that do not depend on theta. So
+        With ``R_i(z, theta) = P(z_i | z_1 .. z_(i-1))``, the distribution function of each element given the
+        preceding ones, a sample solves ``R(z, theta) = u`` for uniform numbers u that do not depend on theta. So
         ``dz / dtheta = - (dR / dz)^-1 dR / dtheta``, where ``dR / dz`` is lower triangular.
         """
         z = self.sample(sample_shape)
         if not torch.is_grad_enabled():
             return z
-        # On the meta device, where a stranger's model is tried out, there is no autocast.
+        # The meta device, on which models from untrusted files are tried out, does not support autocast.
         with torch.autocast("cpu" if z.is_meta else z.device.type, enabled=False):
             reached, slope = self._conditional_cdf(z)
             step = torch.linalg.solve_triangular(slope, (reached - reached.detach()).unsqueeze(-1), upper=False)
         return z - step.reshape(z.shape)
 
     def _conditional_cdf(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """R ``(*S, *lead, D)`` at a z that no gradient reaches, and the matrix dR/dz ``(*S, *lead, D, D)``."""
+        """R ``(*S, *lead, D)`` at a detached z, and the matrix dR/dz ``(*S, *lead, D, D)``."""
         lead, count = z.dim() - len(self.event_shape), self.log_weights.shape[-1]
         each = z.unsqueeze(lead).expand(*z.shape[:lead], count, *z.shape[lead:])
         shape = (*z.shape[:lead], count, -1)
@@ -140,38 +140,39 @@ class Mixture(td.Distribution):
             leaf = each.clone().requires_grad_()
             (score,) = torch.autograd.grad(frozen(self.components).log_prob(leaf).sum(), leaf)
         before = F.pad(log_p.cumsum(-1)[..., :-1], (1, 0))  # log p_k(z_1 .. z_(i-1))
-        weights = (self.log_weights.unsqueeze(-1) + before).softmax(-2)  # of the components, given these
+        weights = (self.log_weights.unsqueeze(-1) + before).softmax(-2)  # of the components given z_1 .. z_(i-1)
         reached = (weights * cdf).sum(-2)
         with torch.no_grad():
-            away = weights * (cdf - reached.unsqueeze(-2))
-            slope = torch.tril(away.mT @ score.reshape(shape), -1)
+            deviation = weights * (cdf - reached.unsqueeze(-2))
+            slope = torch.tril(deviation.mT @ score.reshape(shape), -1)
             slope = slope + torch.diag_embed((weights * log_p.exp()).sum(-2))
         return reached, slope
 
 
 @part("family", "mixture")
 class MixtureFamily(Family):
-    """A mixture of K members of a family: ``log p(z) = log sum_k w_k p_k(z)``, with the whole event z in each.
+    """A mixture of K members of a family over whole events z: ``log p(z) = log sum_k w_k p_k(z)``.
 
     ::
 
         raw[0]  (*lead, K) ------------------------softmax--> w
         raw[1:] (*lead, K, *raw_size) --family--> p_1 .. p_K     each over (*lead, *event)
 
-    Raw zeros give K equal components, which is the family's standard member. Components that start alike receive
-    the same gradient and stay alike: whoever learns them must start them apart, as ``prior/mixture`` does.
+    Raw zeros give K equal components, that is, the standard member of the family. Equal components receive equal
+    gradients and stay equal, so learned components must be initialised differently, as ``prior/mixture`` does.
 
-    As a posterior it trains with implicit reparameterisation, unbiased, where the components are element-wise with
-    a distribution function (normal, laplace, logistic, continuous_bernoulli and affine ones of them). Its variance
-    grows with the emptiness between components, since mass moves from one to the other through it. Mixtures of
-    other families are likelihoods and priors only.
+    As a posterior it is trained with implicit reparameterisation, which is unbiased, if the components are
+    element-wise with a cumulative distribution function (normal, laplace, logistic, continuous_bernoulli, and affine
+    families of these). The variance of the gradient grows with the distance between components, since probability
+    moves from one component to another through the region of low density between them. Mixtures of other families can
+    only be likelihoods and priors.
 
-    Its centre is that of the most probable component. A temperature acts inside the components and leaves their
-    weights, so none is lost. Mixtures of element-wise components have a chain of conditionals.
+    The centre is that of the most probable component. A temperature changes the components and keeps their weights, so
+    no component is lost. Mixtures of element-wise components have a chain of conditionals.
 
     Args:
-        family: what each component is a member of, element-wise or joint.
-        components: K.
+        family: the family of the components, element-wise or joint.
+        components: K, the number of components.
 
     Reference:
         Figurnov, Mohamed, Mnih: "Implicit Reparameterization Gradients", 2018.
@@ -188,28 +189,28 @@ class MixtureFamily(Family):
     def __init__(self, family: Family, components: int = 5) -> None:
         super().__init__()
         if components < 1:
-            raise ValueError(f"components must be at least 1, got {components}; 1 is the family itself")
+            raise ValueError(f"components must be at least 1, got {components}; 1 gives the family itself")
         self.family, self.components = family, components
 
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]
-        """That of the components."""
+        """The support of the components."""
         return self.family.support
 
     def raw(self, event: Size) -> tuple[Size, ...]:
-        """The logits of the weights ``(K,)``, then what each component wants."""
+        """The logits of the weights ``(K,)``, then the raw parameters of the components, ``(K, *size)`` each."""
         return ((self.components,), *((self.components, *size) for size in self.family.raw(event)))
 
     def forward(self, *raw: Tensor) -> Mixture:
-        """To a joint distribution: batch ``(*lead,)``, event ``(*event,)``."""
+        """The joint distribution with batch shape ``(*lead,)`` and event shape ``(*event,)``."""
         return Mixture(raw[0], self.family(*raw[1:]))
 
     def read(self, z: Tensor) -> Tensor:
-        """As the components' family."""
+        """The value as the family of the components reads it."""
         return self.family.read(z)
 
     def read_size(self, event: Size) -> Size:
-        """As the components' family."""
+        """The size of the result of :meth:`read` for one event."""
         return self.family.read_size(event)
 
 
@@ -221,7 +222,7 @@ def _(d: Mixture) -> Tensor:
 
 @mean.register
 def _(d: Mixture) -> Tensor:
-    """The weighted sum of the components' means; the centre where they have no expectation."""
+    """The weighted sum of the means of the components; the centre if they have no expectation."""
     if mean.dispatch(type(d.components)) is mean.dispatch(object):
         return centre(d)
     weights = d.log_weights.exp()
@@ -235,18 +236,18 @@ def _(d: Mixture, t: float) -> Mixture:
 
 @draw.register
 def _(d: Mixture) -> Tensor:
-    """By implicit reparameterisation."""
+    """A sample with implicit reparameterisation gradients."""
     if d.has_rsample:
         return d.rsample()
     raise NotAvailable(
         f"a mixture of {type(d.components).__name__} components has no gradient estimator, so it cannot be a posterior "
-        "in training; its components must be element-wise with a distribution function: normal, laplace, logistic"
+        "in training; its components must be element-wise with a distribution function: use normal, laplace or logistic"
     )
 
 
 @chain.register
 def _(d: Mixture, z: Tensor) -> Tensor:
-    """``log p(z_1 .. z_i) - log p(z_1 .. z_(i-1))``, each a sum over components."""
+    """``log p(z_1 .. z_i) - log p(z_1 .. z_(i-1))``, each a log-sum over components."""
     lead = max(z.dim() - len(d.event_shape), len(d.batch_shape))
     upto = []
     for log_weights, members, each in d.pieces(z):

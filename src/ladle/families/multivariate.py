@@ -1,4 +1,4 @@
-"""Joint families over real vectors."""
+"""Joint families of real vectors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from ladle.spec import part
 
 
 class FullNormal(td.Distribution):
-    """``N(loc, L L')``: ``log p(x) = -|e|^2 / 2 - sum_i log L_ii - D log(2 pi) / 2`` with ``e = L^-1 (x - loc)``.
+    """The normal distribution ``N(loc, L L')`` of vectors.
+
+    ``log p(x) = -|e|^2 / 2 - sum_i log L_ii - D log(2 pi) / 2`` with ``e = L^-1 (x - loc)``.
 
     Args:
         loc: ``(*lead, D)``.
@@ -55,7 +57,7 @@ class FullNormal(td.Distribution):
 
     @property
     def variance(self) -> Tensor:
-        """The diagonal of ``L L'``."""
+        """The diagonal of ``L L'``, ``(*lead, D)``."""
         return self.scale_tril.square().sum(-1)
 
     @property
@@ -69,21 +71,21 @@ class FullNormal(td.Distribution):
         return -0.5 * e.square() - self.log_scales - 0.5 * math.log(2 * math.pi)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """``(*, D) -> (*)``."""
+        """The log-density, ``(*, D) -> (*)``."""
         return self.conditionals_log_prob(value).sum(-1)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """``loc + L e``, ``(*sample_shape, *lead, D)``."""
+        """Reparameterised samples ``loc + L e``, ``(*sample_shape, *lead, D)``."""
         e = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
         return self.loc + (self.scale_tril @ e.unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Tensor:
-        """In nats, ``(*lead,)``."""
+        """The entropy in nats, ``(*lead,)``."""
         return self.log_scales.sum(-1) + 0.5 * self.loc.shape[-1] * (1 + math.log(2 * math.pi))
 
 
 def joint(d: td.Normal) -> FullNormal:
-    """An element-wise normal as a joint one over its last dimension."""
+    """An element-wise normal distribution as a joint one over its last dimension."""
     return FullNormal(d.loc, torch.diag_embed(d.scale))
 
 
@@ -115,8 +117,8 @@ class FullNormalFamily(Family):
         raw[1] (*lead, ..., D) ------positive----> diagonal of L
         raw[2] (*lead, ..., D (D - 1) / 2) --/ sqrt D--> L below its diagonal, row by row   (where D > 1)
 
-    Raw zeros give N(0, I); and with raw numbers of order 1 the variances are of order 1 in any dimension. Its support
-    is the one of ``normal``, so either may be the other's prior, and their KL is known both ways.
+    Raw zeros give N(0, I), and raw parameters of order 1 give variances of order 1 in any dimension. The support is
+    that of ``normal``, so either family can be the prior of the other, and the KL has a closed form in both directions.
 
     Args:
         floor: the smallest diagonal element of L.
@@ -137,15 +139,17 @@ class FullNormalFamily(Family):
         self.floor = checked_floor(floor)
 
     def raw(self, event: Size) -> tuple[Size, ...]:
-        """Location, diagonal, and what is below it."""
+        """Raw location, diagonal, and elements below the diagonal (if D > 1)."""
         if not event:
-            raise ValueError("a full covariance is over the last dimension of the event, and this event has none")
+            raise ValueError(
+                "a full covariance is over the last dimension of the event, but this event has none; use an event (D,)"
+            )
         *rest, size = event
         below = (*rest, size * (size - 1) // 2)
         return (event, event, below) if size > 1 else (event, event)
 
     def forward(self, *raw: Tensor) -> FullNormal:
-        """To a distribution over ``(*lead, *event)``, joint in the last dimension."""
+        """The distribution over ``(*lead, *event)``, joint in the last dimension."""
         loc, diagonal, *below = raw
         scale_tril = torch.diag_embed(positive(diagonal, self.floor))
         if below:

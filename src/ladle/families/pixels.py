@@ -1,15 +1,15 @@
-"""Families over the levels 0..L-1 of a pixel, in the data's own units (0..255, floats or bytes).
+"""Families of pixels with levels 0..L-1, in the units of the data (0..255, as floats or bytes).
 
-A logistic density is cut into bins of width 1 around the integers; the first and the last bin take the tails,
-so the L probabilities sum to one exactly::
+A logistic density is integrated over bins of width 1 around the integers; the first and the last bin include the
+tails, so the L probabilities sum to exactly one::
 
     p(x) = F(x + 1/2) - F(x - 1/2)                 F(v) = sigmoid((v - loc) / scale)
 
-With a = (x + 1/2 - loc) / scale and b = (x - 1/2 - loc) / scale, the difference is never taken:
+With a = (x + 1/2 - loc) / scale and b = (x - 1/2 - loc) / scale, the logarithm is computed without the difference, by
 
     sigmoid(a) - sigmoid(b) = sigmoid(a) * sigmoid(-b) * (1 - e^-(a - b))
 
-is a sum of three logarithms, each finite and differentiable however far x lies from loc.
+as a sum of three logarithms, each finite and differentiable however far x lies from loc.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from ladle.families.family import Family, centre, checked_temperature, mean, pos
 from ladle.shapes import Size
 from ladle.spec import part
 
-FAR = 1e20  # the outer edge of an edge bin: so far out that every term there is exactly zero, and its gradient too
+FAR = 1e20  # the outer edge of the first and last bin: so far out that its terms and gradients are exactly zero
 
 
 def log_bin(x: Tensor, loc: Tensor, scale: Tensor, levels: int) -> Tensor:
-    """log p(x) for integers x."""
+    """log p(x) for integers x, element-wise."""
     upper = torch.where(x < levels - 1, x + 0.5, FAR)
     lower = torch.where(x > 0, x - 0.5, -FAR)
     precision = scale.reciprocal()
@@ -47,10 +47,10 @@ def _cdf(x: Tensor, loc: Tensor, scale: Tensor, levels: int) -> Tensor:
 
 
 def _mean(loc: Tensor, scale: Tensor, levels: int) -> Tensor:
-    """The mean of the logistic clipped to the range, ``integral_0^(L-1) (1 - F(v)) dv``.
+    """The mean of the continuous logistic clipped to the range, ``integral_0^(L-1) (1 - F(v)) dv``.
 
-    The exact mean is that integral's midpoint sum over L - 1 cells. They differ by at most half a level, and by
-    less than ``1 / (80 scale)`` of one once ``scale > 0.35``.
+    The exact mean is the midpoint sum of this integral over L - 1 cells. The two differ by at most half a level, and by
+    less than ``1 / (80 scale)`` of a level if ``scale > 0.35``.
     """
     return scale * (F.softplus(loc / scale) - F.softplus((loc - (levels - 1)) / scale))
 
@@ -62,7 +62,7 @@ def _checked_levels(levels: int) -> int:
 
 
 class Levels(constraints.integer_interval):
-    """The whole numbers 0..L-1; those of two families are equal.
+    """The integers 0..L-1; instances with equal L compare equal.
 
     >>> Levels(4) == Levels(4), Levels(4) == Levels(5)
     (True, False)
@@ -79,8 +79,11 @@ class Levels(constraints.integer_interval):
 
 
 class Units:
-    """From a net's numbers to levels: raw loc 0 is mid-grey and -1 and 1 the ends of the range; raw scale 0 is an
-    eighth of the range, that is, a standard deviation of about a quarter."""
+    """The map from raw parameters to levels.
+
+    Raw location 0 is mid-grey, and -1 and 1 are the ends of the range. Raw scale 0 is an eighth of the range, that is,
+    a standard deviation of about a quarter of it.
+    """
 
     def __init__(self, levels: int, floor: float) -> None:
         self.half, self.unit = (levels - 1) / 2, (levels - 1) / 8
@@ -89,21 +92,21 @@ class Units:
         self.floor = floor
 
     def loc(self, raw: Tensor) -> Tensor:
-        """Of any shape."""
+        """The location in levels of a raw location of any shape."""
         return self.half * (1 + raw)
 
     def scale(self, raw: Tensor) -> Tensor:
-        """Of any shape."""
+        """The scale in levels of a raw scale of any shape."""
         return self.unit * positive(raw, self.floor / self.unit)
 
 
 class DiscretisedLogistic(td.Distribution):
-    """A logistic distribution gathered into the levels 0..L-1.
+    """A logistic distribution discretised to the levels 0..L-1.
 
     Args:
-        loc: in levels, ``(*lead, *event)``.
-        scale: in levels, ``(*lead, *event)``.
-        levels: L.
+        loc: the location in levels, ``(*lead, *event)``.
+        scale: the scale in levels, ``(*lead, *event)``.
+        levels: L, the number of levels.
 
     >>> d = DiscretisedLogistic(torch.tensor(2.2), torch.tensor(0.7), levels=4)
     >>> float(d.log_prob(torch.arange(4)).exp().sum())  # doctest: +ELLIPSIS
@@ -119,7 +122,7 @@ class DiscretisedLogistic(td.Distribution):
 
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]
-        """0..L-1."""
+        """The integers 0..L-1."""
         return Levels(self.levels)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretisedLogistic:
@@ -128,11 +131,11 @@ class DiscretisedLogistic(td.Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """Of the continuous logistic, clipped to the range: within ``min(1/2, 1 / (80 scale))`` of a level."""
+        """The mean of the continuous logistic clipped to the range, within ``min(1/2, 1 / (80 scale))`` of a level."""
         return _mean(self.loc, self.scale, self.levels)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """``(*lead, *event)`` integers, as floats or bytes, to element-wise log-probabilities."""
+        """The element-wise log-probabilities of integers ``(*lead, *event)``, as floats or bytes."""
         return log_bin(value.to(self.loc.dtype), self.loc, self.scale, self.levels)
 
     def cdf(self, value: Tensor) -> Tensor:
@@ -140,12 +143,12 @@ class DiscretisedLogistic(td.Distribution):
         return _cdf(value.to(self.loc.dtype), self.loc, self.scale, self.levels)
 
     def icdf(self, value: Tensor) -> Tensor:
-        """The first level whose distribution function reaches u."""
+        """The first level whose cumulative probability reaches ``value``."""
         reached = self.loc + self.scale * torch.logit(value)
         return torch.ceil(reached - 0.5).clamp(0, self.levels - 1)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """Levels, as floats: ``(*sample_shape, *lead, *event)``."""
+        """Levels as floats, ``(*sample_shape, *lead, *event)``."""
         shape = self._extended_shape(sample_shape)
         with torch.no_grad():
             return self.icdf(clamp_probs(torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)))
@@ -153,16 +156,16 @@ class DiscretisedLogistic(td.Distribution):
 
 @part("family", "discretised_logistic")
 class DiscretisedLogisticFamily(Family):
-    """A logistic distribution gathered into the levels 0..L-1 of a pixel; see the head of this file.
+    """A logistic distribution discretised to the levels 0..L-1 of a pixel; see :mod:`ladle.families.pixels`.
 
-    Raw loc 0 is mid-grey, -1 black and 1 white; raw scale 0 gives a standard deviation of about a quarter of the
+    Raw location 0 is mid-grey, -1 black and 1 white; raw scale 0 gives a standard deviation of about a quarter of the
     range.
 
     Args:
-        levels: L; x holds the integers 0..L-1.
-        floor: the smallest scale, in levels; at 0.05 one level can take all but 1e-4 of the probability.
-        shared_scale: learn one scale for all elements and items, a parameter of the family, instead of reading
-            one for each from the second raw input.
+        levels: L; x consists of the integers 0..L-1.
+        floor: the smallest scale, in levels; at 0.05 one level can have all but 1e-4 of the probability.
+        shared_scale: learn one scale for all elements and items, a parameter of the family, instead of taking one for
+            each element from a second raw parameter.
 
     Reference:
         Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling: "Improved Variational Inference with Inverse
@@ -182,11 +185,11 @@ class DiscretisedLogisticFamily(Family):
             self.raw_scale = nn.Parameter(torch.zeros(()))
 
     def raw(self, event: Size) -> tuple[Size, ...]:
-        """Location, and scale unless it is shared: ``*event`` each."""
+        """Raw location, and raw scale unless it is shared: ``*event`` each."""
         return (event,) if self.shared_scale else (event, event)
 
     def forward(self, *raw: Tensor) -> DiscretisedLogistic:
-        """``(*lead, *event)`` each to an element-wise distribution over ``(*lead, *event)``."""
+        """The element-wise distribution over ``(*lead, *event)``, from raw parameters of the same shape."""
         loc, raw_scale = (raw[0], self.raw_scale) if self.shared_scale else raw
         return DiscretisedLogistic(self.units.loc(loc), self.units.scale(raw_scale), self.levels)
 
@@ -195,10 +198,10 @@ class DiscretisedLogisticMixture(td.Distribution):
     """A mixture of K discretised logistic distributions for each element.
 
     Args:
-        logits: of the weights, ``(*lead, *event, K)``.
-        loc: in levels, ``(*lead, *event, K)``.
-        scale: in levels, ``(*lead, *event, K)``.
-        levels: L.
+        logits: the logits of the weights, ``(*lead, *event, K)``.
+        loc: the locations in levels, ``(*lead, *event, K)``.
+        scale: the scales in levels, ``(*lead, *event, K)``.
+        levels: L, the number of levels.
 
     >>> d = DiscretisedLogisticMixture(torch.zeros(2), torch.tensor([0.0, 3.0]), torch.ones(2), levels=4)
     >>> float(d.log_prob(torch.arange(4)).exp().sum()), float(d.mean)  # doctest: +ELLIPSIS
@@ -214,7 +217,7 @@ class DiscretisedLogisticMixture(td.Distribution):
 
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]
-        """0..L-1."""
+        """The integers 0..L-1."""
         return Levels(self.levels)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretisedLogisticMixture:
@@ -226,18 +229,18 @@ class DiscretisedLogisticMixture(td.Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """Of the continuous logistic, clipped to the range: within ``min(1/2, 1 / (80 scale))`` of a level."""
+        """The mean of the continuous mixture clipped to the range, within ``min(1/2, 1 / (80 scale))`` of a level."""
         return (self.logits.softmax(-1) * _mean(self.loc, self.scale, self.levels)).sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """``(*lead, *event)`` integers, as floats or bytes, to element-wise log-probabilities."""
+        """The element-wise log-probabilities of integers ``(*lead, *event)``, as floats or bytes."""
         # The components go first: torch reduces a short last dimension several times more slowly.
         logits, loc, scale = (t.movedim(-1, 0) for t in self._aligned(value.dim()))
         joint = logits + log_bin(value.to(loc.dtype), loc, scale, self.levels)
         return joint.logsumexp(0) - logits.logsumexp(0)
 
     def _aligned(self, dims: int) -> list[Tensor]:
-        """The parameters, with ones in front so that they broadcast against ``dims`` dimensions of values."""
+        """The parameters, with leading ones in their shapes to broadcast against values of ``dims`` dimensions."""
         ones = (None,) * max(0, dims - len(self.batch_shape))
         return [t[(*ones, ...)] for t in (self.logits, self.loc, self.scale)]
 
@@ -247,7 +250,7 @@ class DiscretisedLogisticMixture(td.Distribution):
         return (self.logits.softmax(-1) * below).sum(-1)
 
     def icdf(self, value: Tensor) -> Tensor:
-        """The first level whose distribution function reaches u, by bisection of the levels (exact)."""
+        """The first level whose cumulative probability reaches ``value``, by bisection over the levels (exact)."""
         low = torch.full_like(self.loc[..., 0] + value, -1.0)
         high = torch.full_like(low, self.levels - 1.0)
         for _ in range((self.levels - 1).bit_length()):
@@ -257,7 +260,7 @@ class DiscretisedLogisticMixture(td.Distribution):
         return high
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """Levels, as floats: ``(*sample_shape, *lead, *event)``. First a component, then one of its levels."""
+        """Levels as floats, ``(*sample_shape, *lead, *event)``: draw a component, then a level from it."""
         with torch.no_grad():
             component = td.Categorical(logits=self.logits, validate_args=False).sample(sample_shape).unsqueeze(-1)
             size = (*component.shape[:-1], self.loc.shape[-1])
@@ -266,19 +269,22 @@ class DiscretisedLogisticMixture(td.Distribution):
 
 
 class PixelMixtureFamily(Family):
-    """What mixtures of K discretised logistic distributions share: their arguments, and how raw numbers are read."""
+    """The base class of mixtures of K discretised logistic distributions: arguments and the map of raw parameters."""
 
     def __init__(self, components: int = 5, levels: int = 256, floor: float = 0.05) -> None:
         super().__init__()
         if components < 1:
-            raise ValueError(f"components must be at least 1, got {components}")
+            raise ValueError(f"components must be at least 1, got {components}; 5 is usual")
         self.components, self.levels = components, _checked_levels(levels)
         self.units = Units(levels, floor)
         self.support = Levels(levels)
 
     def read_raw(self, logits: Tensor, loc: Tensor, scale: Tensor, *others: Tensor) -> list[Tensor]:
-        """``(*, K)`` each, the components of location spread over the range. In memory they come first, as ``log_prob``
-        wants them; the shapes are unchanged."""
+        """The logits, locations and scales (and ``others`` unchanged), ``(*, K)`` each, from raw parameters.
+
+        The locations of the components are spread over the range. The components come first in memory, which makes
+        ``log_prob`` faster; the shapes are unchanged.
+        """
         logits, loc, scale, *others = (  # type: ignore[assignment]
             r.movedim(-1, 0).contiguous().movedim(0, -1) for r in (logits, loc, scale, *others)
         )
@@ -292,18 +298,17 @@ class DiscretisedLogisticMixtureFamily(PixelMixtureFamily):
     """A mixture of K discretised logistic distributions for each pixel.
 
     ``p(x) = sum_k softmax(logits)_k p(x | loc_k, scale_k)``. At raw zeros the components are spread evenly over
-    the range, since components that start alike receive the same gradient and stay alike; their mixture is
-    centred at mid-grey.
+    the range, since equal components receive equal gradients and stay equal; their mixture is centred at mid-grey.
 
     Args:
-        components: K.
-        levels: L; x holds the integers 0..L-1.
+        components: K, the number of components.
+        levels: L; x consists of the integers 0..L-1.
         floor: the smallest scale, in levels.
 
     Reference:
         Salimans, Karpathy, Chen, Kingma: "PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture
-        Likelihood and Other Modifications", 2017 (here without its conditioning between colour
-        channels, for which see :mod:`ladle.families.colour`).
+        Likelihood and Other Modifications", 2017 (here without the dependence between
+        colour channels, for which see :mod:`ladle.families.colour`).
 
     >>> family = DiscretisedLogisticMixtureFamily(components=3)
     >>> family.raw((1, 28, 28))
@@ -313,11 +318,11 @@ class DiscretisedLogisticMixtureFamily(PixelMixtureFamily):
     """
 
     def raw(self, event: Size) -> tuple[Size, ...]:
-        """Logits, locations and scales: ``(*event, K)`` each."""
+        """Logits, raw locations and raw scales: ``(*event, K)`` each."""
         return ((*event, self.components),) * 3
 
     def forward(self, *raw: Tensor) -> DiscretisedLogisticMixture:
-        """``(*lead, *event, K)`` each to an element-wise distribution over ``(*lead, *event)``."""
+        """The element-wise distribution over ``(*lead, *event)``, from raw parameters ``(*lead, *event, K)``."""
         logits, loc, scale = self.read_raw(*raw)
         return DiscretisedLogisticMixture(logits, loc, scale, self.levels)
 

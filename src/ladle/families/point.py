@@ -1,4 +1,4 @@
-"""The family of a plain autoencoder's posterior: all mass on one point."""
+"""The family of the posterior of a plain autoencoder: all probability mass at one point."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ladle.spec import part
 
 
 class PointMass(td.Distribution):
-    """All mass on ``loc``: it can be sampled, but has no density.
+    """A distribution with all probability mass at ``loc``: it can be sampled, but has no density.
 
     Args:
-        loc: ``(*lead, *event)``.
+        loc: the point, ``(*lead, *event)``.
 
     >>> PointMass(torch.ones(2)).rsample((3,)).shape
     torch.Size([3, 2])
@@ -42,24 +42,24 @@ class PointMass(td.Distribution):
         return self.loc
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """``loc``, every time."""
+        """``loc``, repeated: ``(*sample_shape, *lead, *event)``."""
         return self.loc.expand(self._extended_shape(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """There is none.
+        """Not available: a point mass has no density.
 
         Raises:
             NotAvailable: always.
         """
         raise NotAvailable(
-            "a plain autoencoder's code is a single point, which has no density, and so gives no "
-            "log p(x), KL or compression; a posterior such as family/normal has them"
+            "the posterior of a plain autoencoder is a single point, which has no density, so there is no "
+            "log p(x), KL or compression; use a posterior such as family/normal"
         )
 
 
 @part("family", "point_mass")
 class PointMassFamily(Family):
-    """All mass on one point, ``z = raw``: with it as posterior and without a prior, a VAE is a plain autoencoder.
+    """A point mass at ``z = raw``: with this posterior and without a prior, a VAE is a plain autoencoder.
 
     >>> PointMassFamily()(torch.ones(2)).sample()
     tensor([1., 1.])
@@ -72,7 +72,7 @@ class PointMassFamily(Family):
         return (event,)
 
     def forward(self, *raw: Tensor) -> PointMass:
-        """``(*lead, *event)`` to the point mass there."""
+        """The point mass at the raw parameters ``(*lead, *event)``."""
         return PointMass(raw[0])
 
 

@@ -1,4 +1,4 @@
-"""Families over the real line: a location and a scale."""
+"""Location-scale families on the real line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ladle.spec import part
 
 
 class LocationScale(Family):
-    """x = loc + scale * e, with noise e of one shape.
+    """``x = loc + scale * e``, with noise e of a fixed distribution.
 
     ::
 
@@ -37,14 +37,14 @@ class LocationScale(Family):
 
     Args:
         floor: the smallest scale.
-        shared_scale: learn one scale for all elements and items, a parameter of the family, instead of reading
-            one for each from the second raw input.
-        ceiling: the limit of the scale from below, above 1; without one it grows without limit. A posterior is the
-            better for one: an item unlike all others, which a network sends far out, would otherwise get a posterior
-            so wide that no sample of it decodes to that item.
+        shared_scale: learn one scale for all elements and items, a parameter of the family, instead of taking one for
+            each element from a second raw parameter.
+        ceiling: the upper limit of the scale, above 1; ``None`` for an unbounded scale. A limit is advisable for
+            posteriors: an outlier, for which the network gives large outputs, could otherwise get a posterior so wide
+            that no sample of it decodes to that item.
 
     Raises:
-        ValueError: for a floor outside (0, 1), or a ceiling that is not above 1.
+        ValueError: if ``floor`` is outside (0, 1), or ``ceiling`` is not above 1.
     """
 
     support = constraints.real
@@ -58,17 +58,17 @@ class LocationScale(Family):
             self.raw_scale = nn.Parameter(torch.zeros(()))
 
     def raw(self, event: Size) -> tuple[Size, ...]:
-        """Location, and scale unless it is shared: ``*event`` each."""
+        """Raw location, and raw scale unless it is shared: ``*event`` each."""
         return (event,) if self.shared_scale else (event, event)
 
     def forward(self, *raw: Tensor) -> td.Distribution:
-        """``(*lead, *event)`` each to an element-wise distribution over ``(*lead, *event)``."""
+        """The element-wise distribution over ``(*lead, *event)``, from raw parameters of the same shape."""
         loc, raw_scale = (raw[0], self.raw_scale) if self.shared_scale else raw
         return self.member(loc, self.scale(raw_scale).expand_as(loc))
 
     def scale(self, raw: Tensor) -> Tensor:
-        """The scale of a raw one, any shape: :func:`positive`, or a harmonic mean of that and the ceiling, in which
-        raw 0 stays 1."""
+        """The scale of a raw scale of any shape: :func:`positive` or, with a ceiling, a harmonic mean of that and the
+        ceiling that leaves raw 0 at 1."""
         scale = positive(raw, self.floor)
         return scale if self.ceiling is None else scale * (self.ceiling / (self.ceiling - 1 + scale))
 
@@ -81,13 +81,13 @@ class LocationScale(Family):
 class NormalFamily(LocationScale):
     """The normal distribution, ``log p(x) = -(x - loc)^2 / (2 scale^2) - log scale - log(2 pi) / 2``.
 
-    With ``shared_scale=True`` this is the likelihood of the sigma-VAE: one learned noise level, in place of
-    a hand-set weight between reconstruction and KL.
+    With ``shared_scale=True`` this is the likelihood of the sigma-VAE: one learned noise level replaces the
+    hand-tuned weight between reconstruction and KL.
 
     Args:
         floor: the smallest standard deviation.
         shared_scale: one learned standard deviation for all elements.
-        ceiling: the limit of the standard deviation, if there is one.
+        ceiling: the upper limit of the standard deviation, or ``None``.
 
     Reference:
         Rybkin, Daniilidis, Levine: "Simple and Effective VAE Training with Calibrated Decoders", 2021
@@ -110,7 +110,7 @@ class LaplaceFamily(LocationScale):
     Args:
         floor: the smallest scale.
         shared_scale: one learned scale for all elements.
-        ceiling: the limit of the scale, if there is one.
+        ceiling: the upper limit of the scale, or ``None``.
 
     >>> LaplaceFamily()(torch.zeros(1), torch.zeros(1)).log_prob(torch.tensor([2.0]))
     tensor([-2.6931])
@@ -155,7 +155,7 @@ class Logistic(td.Distribution):
         return (math.pi * self.scale) ** 2 / 3
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """``log F(x) + log(1 - F(x)) - log scale``, written with one logarithm that cannot underflow."""
+        """``log F(x) + log(1 - F(x)) - log scale``, in a form that cannot underflow."""
         y = (value - self.loc) / self.scale
         return 2 * F.logsigmoid(y) - y - self.scale.log()
 
@@ -168,25 +168,25 @@ class Logistic(td.Distribution):
         return self.loc + self.scale * torch.logit(value)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """By the inverse distribution function of a uniform number."""
+        """Reparameterised samples, by the quantile function of uniform numbers: ``(*sample_shape, *lead, *event)``."""
         shape = self._extended_shape(sample_shape)
         return self.icdf(clamp_probs(torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)))
 
     def entropy(self) -> Tensor:
-        """``log scale + 2``, in nats."""
+        """The entropy, ``log scale + 2``, in nats."""
         return self.scale.log() + 2
 
 
 @part("family", "logistic")
 class LogisticFamily(LocationScale):
-    """The logistic distribution, with tails like Laplace's and a smooth top like the normal's.
+    """The logistic distribution, with tails like those of the Laplace and a smooth mode like that of the normal.
 
     ``log p(x) = -y - 2 log(1 + e^-y) - log scale`` with ``y = (x - loc) / scale``.
 
     Args:
         floor: the smallest scale (the standard deviation is 1.81 times the scale).
         shared_scale: one learned scale for all elements.
-        ceiling: the limit of the scale, if there is one.
+        ceiling: the upper limit of the scale, or ``None``.
 
     >>> LogisticFamily()(torch.zeros(1), torch.zeros(1)).cdf(torch.zeros(1))
     tensor([0.5000])
@@ -201,13 +201,13 @@ class LogisticFamily(LocationScale):
 class StudentTFamily(LocationScale):
     """Student's t, for data with outliers: ``p(x) ~ (1 + y^2 / df)^(-(df + 1) / 2)``, ``y = (x - loc) / scale``.
 
-    It has no quantile function here, since torch has no incomplete beta function to trust.
+    Its quantile function is not available, since torch has no reliable incomplete beta function.
 
     Args:
-        df: the degrees of freedom; fewer mean heavier tails, and below 1 there is no mean.
+        df: the degrees of freedom; smaller values give heavier tails, and at 1 or below the mean does not exist.
         floor: the smallest scale.
         shared_scale: one learned scale for all elements.
-        ceiling: the limit of the scale, if there is one.
+        ceiling: the upper limit of the scale, or ``None``.
 
     Reference:
         Takahashi, Iwata, Yamanaka, Yamada, Yagi: "Student-t Variational Autoencoder for Robust Density
@@ -266,7 +266,7 @@ def _(d: td.StudentT, t: float) -> td.StudentT:
 
 @quantile.register
 def _(d: td.Normal, u: Tensor) -> Tensor:
-    return d.loc + d.scale * torch.special.ndtri(u)  # torch's icdf loses the digits of a small u
+    return d.loc + d.scale * torch.special.ndtri(u)  # torch's icdf is inaccurate for small u
 
 
 @quantile.register

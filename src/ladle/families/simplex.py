@@ -1,6 +1,6 @@
-"""Joint families over the simplex: vectors of positive numbers that sum to 1.
+"""Joint families on the simplex: vectors of positive numbers that sum to 1.
 
-Densities are with respect to the first D - 1 numbers, which the last one follows from.
+Densities are with respect to the first D - 1 numbers, which determine the last one.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from ladle.spec import part
 
 
 class _OpenSimplex(constraints.Constraint):
-    """Vectors of positive numbers that sum to 1, but for rounding."""
+    """Vectors of positive numbers that sum to 1, up to rounding."""
 
     event_dim = 1
 
     def check(self, value: Tensor) -> Tensor:
-        """``(*, D) -> (*)``."""
+        """Whether vectors are in the support: ``(*, D) -> (*)``."""
         rounding = value.shape[-1] * torch.finfo(value.dtype).eps
         return (value > 0).all(-1) & ((value.sum(-1) - 1).abs() <= rounding)
 
@@ -43,15 +43,15 @@ open_simplex = _OpenSimplex()
 
 
 def inside(x: Tensor) -> Tensor:
-    """Kept off the boundary, where a density may be zero or infinite: by the smallest normal float."""
+    """Clamp ``x`` to the smallest normal float, away from the boundary, where a density may be zero or infinite."""
     return x.clamp_min(torch.finfo(x.dtype).tiny)
 
 
 class Dirichlet(td.Dirichlet):
-    """torch's Dirichlet, its samples kept off the boundary."""
+    """torch's Dirichlet with samples clamped away from the boundary."""
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """By torch's implicit reparameterisation, ``(*sample_shape, *lead, D)``."""
+        """Samples with torch's implicit reparameterisation gradients, ``(*sample_shape, *lead, D)``."""
         return inside(super().rsample(sample_shape))
 
 
@@ -59,11 +59,11 @@ class Dirichlet(td.Dirichlet):
 class DirichletFamily(Family):
     """The Dirichlet distribution, ``p(x) ~ prod_i x_i^(a_i - 1)``, over the last dimension of the event.
 
-    Raw zeros give a = 1, the uniform distribution on the simplex. A draw carries implicit gradients.
+    Raw zeros give a = 1, the uniform distribution on the simplex. Draws have implicit reparameterisation gradients.
 
     Args:
         floor: the smallest concentration. Below 0.1, much of the mass lies closer to the boundary than float32 can
-            tell.
+            resolve.
 
     Reference:
         Figurnov, Mohamed, Mnih: "Implicit Reparameterization Gradients", 2018.
@@ -79,23 +79,23 @@ class DirichletFamily(Family):
         self.floor = checked_floor(floor)
 
     def raw(self, event: Size) -> tuple[Size, ...]:
-        """The concentrations: ``*event``."""
+        """The raw concentrations: ``*event``."""
         return (checked_several(event, "shares that sum to 1"),)
 
     def forward(self, *raw: Tensor) -> Dirichlet:
-        """``(*lead, *event)`` to a distribution over ``(*lead, *event)``, joint in the last dimension."""
+        """The distribution over ``(*lead, *event)``, joint in the last dimension, from raw concentrations."""
         return Dirichlet(positive(raw[0], self.floor), validate_args=False)
 
 
 class LogisticNormal(td.Distribution):
-    """``x = softmax(y_1, ..., y_(D-1), 0)`` with independent normal y, the log-ratios to the last number.
+    """``x = softmax(y_1, ..., y_(D-1), 0)`` with independent normal log-ratios y to the last number.
 
     ``log p(x) = sum_i log N(y_i; loc_i, scale_i^2) - sum_j log x_j`` with ``y_i = log(x_i / x_D)``: the Jacobian of
     the softmax is the product of all D numbers.
 
     Args:
-        loc: ``(*lead, D - 1)``.
-        scale: positive, ``(*lead, D - 1)``.
+        loc: the means of the log-ratios, ``(*lead, D - 1)``.
+        scale: their standard deviations, positive, ``(*lead, D - 1)``.
 
     >>> LogisticNormal(torch.zeros(7, 2), torch.ones(7, 2)).sample().shape
     torch.Size([7, 3])
@@ -116,7 +116,7 @@ class LogisticNormal(td.Distribution):
 
     @property
     def base(self) -> td.Normal:
-        """The log-ratios' distribution, element-wise over ``(*lead, D - 1)``."""
+        """The distribution of the log-ratios, element-wise over ``(*lead, D - 1)``."""
         return td.Normal(self.loc, self.scale, validate_args=False)
 
     @property
@@ -125,12 +125,12 @@ class LogisticNormal(td.Distribution):
         return shares(self.loc)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """``(*, D) -> (*)``."""
+        """The log-density, ``(*, D) -> (*)``."""
         log_x = inside(value).log()
         return self.base.log_prob(log_x[..., :-1] - log_x[..., -1:]).sum(-1) - log_x.sum(-1)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """``(*sample_shape, *lead, D)``."""
+        """Reparameterised samples, ``(*sample_shape, *lead, D)``."""
         return shares(self.base.rsample(sample_shape))
 
 
@@ -141,7 +141,7 @@ def shares(log_ratios: Tensor) -> Tensor:
 
 @td.register_kl(LogisticNormal, LogisticNormal)
 def _(q: LogisticNormal, p: LogisticNormal) -> Tensor:
-    """That of the log-ratios."""
+    """The KL between the distributions of the log-ratios."""
     return td.kl_divergence(q.base, p.base).sum(-1)
 
 
@@ -161,8 +161,8 @@ def _(q: Dirichlet, p: LogisticNormal) -> Tensor:
 class LogisticNormalFamily(Family):
     """The logistic-normal distribution over the last dimension of the event, ``x = softmax(y, 0)`` with normal y.
 
-    Raw zeros give standard normal log-ratios to the last number. Its expectation has no closed form; ``mean`` is the
-    centre, ``softmax(loc, 0)``.
+    Raw zeros give standard normal log-ratios to the last number. The expectation has no closed form; ``mean`` returns
+    the centre, ``softmax(loc, 0)``.
 
     Args:
         floor: the smallest standard deviation of a log-ratio.
@@ -181,12 +181,12 @@ class LogisticNormalFamily(Family):
         self.floor = checked_floor(floor)
 
     def raw(self, event: Size) -> tuple[Size, ...]:
-        """Location and scale of the log-ratios: ``(..., D - 1)`` each."""
+        """Raw location and scale of the log-ratios: ``(..., D - 1)`` each."""
         *rest, size = checked_several(event, "shares that sum to 1")
         return ((*rest, size - 1),) * 2
 
     def forward(self, *raw: Tensor) -> LogisticNormal:
-        """``(*lead, ..., D - 1)`` each to a distribution over ``(*lead, ..., D)``, joint in the last dimension."""
+        """The distribution over ``(*lead, ..., D)``, joint in the last dimension, from ``(*lead, ..., D - 1)`` each."""
         return LogisticNormal(raw[0], positive(raw[1], self.floor))
 
 
@@ -207,7 +207,7 @@ def _(d: LogisticNormal) -> Tensor:
 
 @tempered.register
 def _(d: Dirichlet, t: float) -> Dirichlet:
-    """The same mean with 1/t times the concentration."""
+    """Keep the mean and multiply the concentrations by 1/t."""
     return Dirichlet(d.concentration / checked_temperature(t), validate_args=False)
 
 

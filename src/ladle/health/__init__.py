@@ -1,7 +1,7 @@
-"""The health of a model: a ladder of checks, each with what was found, why it matters and what would help."""
+"""The health of a model: checks that each report a measurement, its meaning and, for a problem, a remedy."""
 
 from ladle.health.check import check
-from ladle.health.findings import Context, Finding, Health, rung
+from ladle.health.findings import Context, Finding, Health, stage
 from ladle.health.latents import predicted_units
 
-__all__ = ["Context", "Finding", "Health", "check", "predicted_units", "rung"]
+__all__ = ["Context", "Finding", "Health", "check", "predicted_units", "stage"]

@@ -1,4 +1,4 @@
-"""The amortisation gap: what is lost because one encoder serves all items."""
+"""The amortisation gap: the loss in the bound because one encoder serves all items."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ladle.data import Batch, DataError, Split
-from ladle.health.findings import Context, Finding, rung
+from ladle.health.findings import Context, Finding, stage
 from ladle.inference.evidence import check_density
 from ladle.inference.importance import weigh
 from ladle.inference.refine import LEARN, encoded, proposed, refined
@@ -19,11 +19,11 @@ from ladle.store.folder import Model
 from ladle.tasks.common import Progress, at_once, each_batch
 
 ITEMS, STEPS = 32, 100  # a second or two for small nets
-MEASURE = 64  # draws of each item to measure with
+MEASURE = 64  # draws per item for the measurement
 
 
 class Gap(NamedTuple):
-    """The mean over items, in nats, and its standard error."""
+    """The mean gap over items, in nats, and its standard error."""
 
     nats: float
     se: float
@@ -38,23 +38,23 @@ def amortisation_gap(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Gap:
-    """How much better the bound is with a posterior of each item's own than with the encoder's.
+    """The improvement of the bound when the posterior is optimised for each item instead of computed by the encoder.
 
-    ``E [max_phi ELBO(x; phi) - ELBO(x; encoder(x))]`` over items, phi the parameters of one member of the posterior's
-    family, found by Adam. What is left to log p(x) after that is the family's fault, not the encoder's.
+    ``E [max_phi ELBO(x; phi) - ELBO(x; encoder(x))]`` over items, where phi are the parameters of a member of the
+    posterior's family, optimised by Adam. The remaining distance to log p(x) is due to the family, not the encoder.
 
     Args:
-        model: with one level of latents.
-        split: items as the model wants them, see :func:`ladle.tasks.common.items`.
-        items: how many to look at, the first ones.
-        steps: of the optimisation; with too few the gap is underestimated.
-        seed: of all noise, keyed by item.
-        progress: called with (items done, items in all).
+        model: a model with one level of latents.
+        split: items in the model's form, see :func:`ladle.tasks.common.items`.
+        items: the number of items to use, from the start of the split.
+        steps: the number of optimisation steps; with too few, the gap is underestimated.
+        seed: the seed of all noise, which is keyed by item.
+        progress: called with (items done, items in total).
 
     Raises:
-        DataError: for fewer than 1 item or step.
-        NotAvailable: for a plain autoencoder, several levels of latents, a posterior that is no family read from a net,
-            or one that is not reparameterised.
+        DataError: if there is less than 1 item or step.
+        NotAvailable: for a plain autoencoder, several levels of latents, a posterior whose parameters do not come from
+            a network, or a posterior that is not reparameterised.
 
     Reference:
         Cremer, Li, Duvenaud: "Inference Suboptimality in Variational Autoencoders", 2018.
@@ -70,22 +70,23 @@ def amortisation_gap(
 
 
 def _gaps(vae: VAE, batch: Batch, steps: int, seed: int) -> np.ndarray:
-    """The gap of each item, ``(B,)``, on noise that the optimisation has not seen."""
+    """The gap of each item, ``(B,)``, measured with noise that the optimisation did not use."""
     start = encoded(vae, batch)
-    own = refined(vae, batch, start, steps, seed)
-    noise = keyed(seed, batch.index.tolist(), (MEASURE,))  # the same for both
+    best = refined(vae, batch, start, steps, seed)
+    noise = keyed(seed, batch.index.tolist(), (MEASURE,))  # the same noise for both
     with torch.no_grad():
-        before, after = (weigh(vae, batch, (MEASURE,), noise, proposed(vae, raw, (MEASURE,))) for raw in (start, own))
+        before, after = (weigh(vae, batch, (MEASURE,), noise, proposed(vae, raw, (MEASURE,))) for raw in (start, best))
     return (after - before).mean(0).double().cpu().numpy()
 
 
-@rung(6, "amortisation")
+@stage(6, "amortisation")
 def amortisation(context: Context) -> Finding:
-    """How much better the bound is with a posterior of each item's own than with the encoder's.
+    """The improvement of the bound when the posterior is optimised for each item instead of computed by the encoder.
 
-    It informs and is never ill: a gap costs tightness of the bound, not the model's density, and no threshold tells
-    the two apart. Healthy small models have gaps of 0.7 nats (binary digits, KL 1.1), 6 (digits, KL 11) and 24 (a table
-    of 569 rows, KL 14); with every posterior made far too narrow they have 24, 28 and 30.
+    This check is informative and never reports a problem: a gap makes the bound looser but does not change the density
+    of the model, and no threshold separates healthy from damaged encoders. Healthy small models have gaps of 0.7 nats
+    (binary digits, KL 1.1), 6 (digits, KL 11) and 24 (a table of 569 rows, KL 14); the same models with far too narrow
+    posteriors have 24, 28 and 30.
 
     Reference:
         Cremer, Li, Duvenaud: "Inference Suboptimality in Variational Autoencoders", 2018.
@@ -95,6 +96,6 @@ def amortisation(context: Context) -> Finding:
     gap = amortisation_gap(context.model, context.test, items=few, steps=STEPS, seed=context.seed)
     return Finding(
         "amortisation", True, {"gap": gap.nats, "se": gap.se, "items": few},
-        f"a posterior of each item's own raises the bound by {gap.nats:.3g} ± {gap.se:.2g} nats ({few} items, "
+        f"optimising the posterior of each item raises the bound by {gap.nats:.3g} ± {gap.se:.2g} nats ({few} items, "
         f"{STEPS} steps)",
     )  # fmt: skip

@@ -1,8 +1,9 @@
-"""Whether densities are normalised: each is summed over all values of an element, or integrated.
+"""Whether densities are normalised: each is summed or integrated over all values of an element.
 
-The integral needs no distribution function. Around some anchors (draws of the distribution itself, and the ends of a
-bounded support) it takes points that grow from ``FINEST`` to ``REACH`` times the spread like a hyperbolic sine, so
-that the resolution is relative to the distance from the nearest anchor, sorts them, and adds trapezia.
+The integral does not need a cumulative distribution function. Around some anchors (draws of the distribution, and the
+ends of a bounded support), points are placed at distances that grow from ``FINEST`` to ``REACH`` times the spread like
+a hyperbolic sine, so that the resolution is relative to the distance from the nearest anchor. The sorted points are
+integrated with the trapezoidal rule.
 """
 
 from __future__ import annotations
@@ -14,22 +15,21 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.constraints import Constraint
 
-from ladle.families import NotAvailable, chain, mapped
-from ladle.families.colour import ColourMixture
-from ladle.families.local import LocalAutoregressive
-from ladle.health.findings import Context, Finding, rung
+from ladle.families import NotAvailable, chain, mapped, separate
+from ladle.health.findings import Context, Finding, stage
 from ladle.model.latents.latents import device_of
 from ladle.seeds import seeded
 
-# A sum over a discrete support is exact but for float32 parameters, an integral is good to 3e-3 in healthy models; a
-# constant that was dropped is at least a factor of 1.4, bins that are lost are several percent.
+# A sum over a discrete support is exact except for float32 parameters, and an integral is accurate to 3e-3 in healthy
+# models. A missing constant is at least a factor of 1.4, and missing bins are several percent.
 ALLOWED = {True: 1e-3, False: 1e-2}
-CONSTANT = 0.01  # relative spread of totals below which all are the same
-FINEST, REACH, STEP = 1e-3, 1e6, 0.1  # of the spread of the draws; the step is relative to the distance
+CONSTANT = 0.01  # totals with a smaller relative spread count as equal
+FINEST, REACH, STEP = 1e-3, 1e6, 0.1  # in units of the spread of the draws; the step is relative to the distance
 ANCHORS, DRAWS = 16, 256
 ITEMS, ELEMENTS = 8, 256
-CONTEXTS, LATENTS = 2, 4  # of a joint prior, whose conditionals are each a pass of its net
+CONTEXTS, LATENTS = 2, 4  # of a joint prior, where each conditional needs a pass of its network
 MOST_VALUES = 1 << 16
+AT_ONCE = 256  # values of a discrete support per batch
 KNOWN = {
     "√(2π)": math.sqrt(2 * math.pi), "1/√(2π)": 1 / math.sqrt(2 * math.pi), "2π": 2 * math.pi, "π": math.pi,
     "√π": math.sqrt(math.pi), "√2": math.sqrt(2), "2": 2.0, "1/2": 0.5, "4": 4.0, "1/4": 0.25, "1/255": 1 / 255,
@@ -37,35 +37,35 @@ KNOWN = {
 }  # fmt: skip
 
 
-@rung(4, "normalisation")
+@stage(4, "normalisation")
 def normalisation(context: Context) -> Finding:
-    """p(x|z), q(z|x) and p(z) sum to one: for some elements, at several z, over all values."""
+    """Whether p(x|z), q(z|x) and p(z) sum to one over all values: for some elements, at several z."""
     measured: dict[str, float] = {}
-    seen, ill = [], []
+    names, wrong = [], []
     for what, totals, discrete in _parts(context):
         if totals is None:
             continue
         worst = totals[(totals.log().abs()).nan_to_num(math.inf).argmax()]
         measured[what] = float(worst)
-        seen.append(what)
+        names.append(what)
         if not abs(float(worst) - 1) <= ALLOWED[discrete]:
-            ill.append(f"{what} {diagnosis(totals, discrete)}")
-    if ill:
+            wrong.append(f"{what} {diagnosis(totals, discrete)}")
+    if wrong:
         return Finding(
-            "normalisation", False, measured, "; ".join(ill),
-            "correct log_prob of that family: its nats are no nats, and compare with no other model's",
+            "normalisation", False, measured, "; ".join(wrong),
+            "correct log_prob of that family: its values are not log densities and cannot be compared between models",
         )  # fmt: skip
     off = max(abs(v - 1) for v in measured.values())
-    return Finding("normalisation", True, measured, f"{', '.join(seen)} sum to 1 (within {off:.0e})")
+    return Finding("normalisation", True, measured, f"{', '.join(names)} sum to 1 (within {off:.0e})")
 
 
 def diagnosis(totals: Tensor, discrete: bool) -> str:
-    """What is wrong with totals that are not one, in words.
+    """A description of the error in totals that are not one.
 
     >>> diagnosis(torch.tensor([2.5066, 2.5067]), False)
     'integrates to 2.507 = √(2π) everywhere: a constant was dropped'
     >>> diagnosis(torch.tensor([0.83, 1.0]), True)
-    'sums to 0.83 .. 1: it is no mass function; values lack their mass, as when edge bins are missing'
+    'sums to 0.83 .. 1: not a mass function; some values lack mass, for example missing edge bins'
     """
     verb = "sums" if discrete else "integrates"
     low, high = float(totals.min()), float(totals.max())
@@ -77,15 +77,15 @@ def diagnosis(totals: Tensor, discrete: bool) -> str:
         return f"{verb} to {middle:.4g}{named[0] if named else ''} everywhere: a constant was dropped"
     between = f"{verb} to {low:.3g} .. {high:.3g}"
     if discrete:
-        return f"{between}: it is no mass function; values lack their mass, as when edge bins are missing"
-    return f"{between}: what is missing depends on the parameters, as a dropped log scale does"
+        return f"{between}: not a mass function; some values lack mass, for example missing edge bins"
+    return f"{between}: the error depends on the parameters, for example a dropped log scale"
 
 
 def _parts(context: Context) -> list[tuple[str, Tensor | None, bool]]:
-    """The likelihood, the posterior and the prior: what it is, the totals of some elements, whether it is discrete."""
+    """The likelihood, the posterior and the prior: a name, the totals of some elements, and whether it is discrete."""
     vae, latents = context.vae, context.vae.latents
     rows = slice(0, ITEMS)
-    given = [context.tested.zs, context.dreamt] if latents.has_prior else [context.tested.zs]
+    given = [context.tested.zs, context.prior_draws] if latents.has_prior else [context.tested.zs]
     likelihood, support = [context.likelihood(zs, rows) for zs in given], vae.likelihood.family.support
     found: list[tuple[str, Tensor | None, bool]] = [
         ("p(x|z)", torch.cat([_totals(d, support, context.seed) for d in likelihood]), support.is_discrete)
@@ -113,23 +113,23 @@ def _totals(d: Distribution, support: Constraint, seed: int) -> Tensor:
     Raises:
         NotAvailable: for a joint distribution.
     """
-    if isinstance(d, LocalAutoregressive):
-        with seeded(seed, "normalisation"):
-            d = d.given(d.sample())
-    colours = isinstance(d, ColourMixture)
-    if isinstance(d, ColourMixture):
-        d = d.pixels()
-    elif d.event_shape:
-        raise NotAvailable(f"{type(d).__name__} is a joint distribution")
+    with seeded(seed, "normalisation"):
+        pieces = separate(d)
+    return torch.cat([_totals_of_piece(piece, own or support, seed) for piece, own in pieces])
+
+
+def _totals_of_piece(d: Distribution, support: Constraint, seed: int) -> Tensor:
+    """The totals of some elements of an element-wise distribution, or of all elements of a few joint ones."""
     dims, count = len(d.batch_shape), d.batch_shape.numel()
     generator = torch.Generator().manual_seed(seed)
     index = torch.randperm(count, generator=generator)[:ELEMENTS].sort().values
     chosen = mapped(d, lambda t: (t.flatten(0, dims - 1)[index.to(t.device)] if t.dim() >= dims else t).double())
-    if colours:
+    if chosen.event_shape:
         return _of_channels(chosen, support, seed)
     if support.is_discrete:
-        masses = [chosen.log_prob(torch.full((len(index),), float(v)).to(device_of(d))).exp() for v in listed(support)]
-        return torch.stack([m.double().cpu() for m in masses]).sum(0)
+        values = torch.arange(listed(support).start, listed(support).stop, dtype=torch.float64, device=device_of(d))
+        masses = [chosen.log_prob(some[:, None].expand(-1, len(index))).exp().sum(0) for some in values.split(AT_ONCE)]
+        return torch.stack(masses).double().sum(0).cpu()
     with seeded(seed, "normalisation"):
         draws = chosen.sample((DRAWS,)).double()
     nodes = points(draws, support)
@@ -138,7 +138,7 @@ def _totals(d: Distribution, support: Constraint, seed: int) -> Tensor:
 
 
 def _of_channels(d: Distribution, support: Constraint, seed: int) -> Tensor:
-    """The sums of the densities of every channel given the ones before it, at a draw of those."""
+    """The totals of each channel's conditional density given the previous channels, at a draw of those."""
     with seeded(seed, "normalisation"):
         x = d.sample()
     totals = []
@@ -154,7 +154,7 @@ def _of_channels(d: Distribution, support: Constraint, seed: int) -> Tensor:
 
 def _conditionals(p: Distribution, context: Context) -> Tensor | None:
     """The integrals of p(z_i | z_1 .. z_(i-1)) for some i at some draws; ``None`` where p has no such chain."""
-    z = context.dreamt[0]
+    z = context.prior_draws[0]
     try:
         chain(p, z[:1])
     except NotAvailable:
@@ -177,17 +177,19 @@ def listed(support: Constraint) -> range:
     """All values of a discrete support.
 
     Raises:
-        NotAvailable: where they cannot be listed.
+        NotAvailable: if the values cannot be listed.
     """
     if support == constraints.boolean:
         return range(2)
+    if isinstance(support, type(constraints.nonnegative_integer)) and support == constraints.nonnegative_integer:
+        return range(MOST_VALUES)  # the mass of larger values is negligible
     if isinstance(support, constraints.integer_interval) and support.upper_bound - support.lower_bound < MOST_VALUES:
         return range(int(support.lower_bound), int(support.upper_bound) + 1)
     raise NotAvailable(f"the values of {support} cannot be listed")
 
 
 def points(draws: Tensor, support: Constraint) -> Tensor:
-    """Sorted points over a support, dense around draws: ``(DRAWS, E) -> (P, E)``, float64.
+    """Sorted points in the support, dense around the draws: ``(DRAWS, E) -> (P, E)``, float64.
 
     >>> nodes = points(torch.randn(64, 1).double(), constraints.real)
     >>> normal = torch.distributions.Normal(0.0, 1.0).log_prob(nodes).exp()

@@ -1,8 +1,9 @@
-"""What a check is given and what it gives back.
+"""The input and the output of a check.
 
-A check is one function ``(context) -> Finding``, put on its rung of the ladder by :func:`rung`. The ladder is climbed
-from the ground: the first three rungs (finite numbers, the right support, no word with the neighbours) carry those
-above them, so when one of them is ill the rest is not run, since its numbers would mean nothing.
+A check is a function ``(context) -> Finding``, registered by :func:`stage`. Checks run in the order of their stages.
+The first three stages (finite numbers, the right support, independence of the other items of a batch) are
+prerequisites: if one of their checks finds a problem, the later checks are not run, because their results would be
+meaningless.
 """
 
 from __future__ import annotations
@@ -28,20 +29,21 @@ from ladle.spec import part
 from ladle.store.folder import Model
 from ladle.tasks.common import at_once, each_batch, explained
 
-GROUND = 3  # the rungs that carry all others
+PREREQUISITES = 3  # the number of stages that all later ones depend on
 NO_PRIOR = "no prior: not applicable"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
-        name: of the check.
-        ok: whether all is well; ``None`` where the check does not apply or was not run.
-        measured: the numbers, by name; nats unless the name says otherwise.
-        reason: what was found and what it means, in one sentence.
-        remedy: what would help, where it is ill.
+        name: the name of the check.
+        ok: ``True`` if no problem was found, ``False`` for a problem, ``None`` if the check does not apply or was not
+            run.
+        measured: the measured numbers by name, in nats unless the name says otherwise.
+        reason: one sentence with the result and its meaning.
+        remedy: what to do about a problem; empty otherwise.
     """
 
     name: str
@@ -52,22 +54,22 @@ class Finding:
 
     @property
     def mark(self) -> str:
-        """✓, × or –."""
+        """``✓`` (no problem), ``×`` (problem) or ``–`` (not run)."""
         return {True: "✓", False: "×", None: "–"}[self.ok]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data; a number that is not finite is None."""
+        """The finding as plain data; numbers that are not finite become ``None``."""
         numbers = {k: v if math.isfinite(v) else None for k, v in self.measured.items()}
         return {"name": self.name, "ok": self.ok, "measured": numbers, "reason": self.reason, "remedy": self.remedy}
 
 
 @dataclass(frozen=True)
 class Health:
-    """The findings of all checks, from the ground up.
+    """The findings of all checks, in the order of their stages.
 
     Attributes:
-        findings: one for each check.
-        items: how many test and training items they looked at.
+        findings: one finding for each check.
+        items: the number of test and training items that were used.
     """
 
     findings: tuple[Finding, ...]
@@ -75,66 +77,68 @@ class Health:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is ill."""
-        return not self.ill
+        """Whether no problem was found."""
+        return not self.problems
 
     @property
-    def ill(self) -> tuple[Finding, ...]:
-        """The findings that are ×."""
+    def problems(self) -> tuple[Finding, ...]:
+        """The findings whose ``ok`` is ``False``."""
         return tuple(f for f in self.findings if f.ok is False)
 
     def __getitem__(self, name: str) -> Finding:
-        """The finding of the check of this name."""
+        """The finding of the named check."""
         return next(f for f in self.findings if f.name == name)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
+        """The findings as plain data."""
         return {"ok": self.ok, "items": dict(self.items), "findings": [f.to_json() for f in self.findings]}
 
     def __str__(self) -> str:
-        """The ladder, as text."""
+        """All findings as text."""
         return "\n".join([self.head, *(text for f in self.findings for text, _ in lines(f)), self.foot])
 
     @property
     def head(self) -> str:
-        """What was looked at."""
-        return "looked at " + " and ".join(f"{n:,} {name} items" for name, n in self.items.items())
+        """The first line: the number of items that were used."""
+        return "checked on " + " and ".join(f"{n:,} {name} items" for name, n in self.items.items())
 
     @property
     def foot(self) -> str:
-        """The verdict."""
-        ill = ", ".join(f.name for f in self.ill)
-        return f"ill: {ill}" if ill else "all is well"
+        """The last line: the names of the checks that found problems."""
+        names = [f.name for f in self.problems]
+        if not names:
+            return "no problems found"
+        return f"{len(names)} problem{'s' if len(names) > 1 else ''} found: {', '.join(names)}"
 
 
-WIDTH = 17  # of the column of names
-DREAMT = 1000  # draws from the prior at a time
+WIDTH = 17  # characters of the column of names
+PRIOR_BATCH = 1000  # draws from the prior at a time
 
 
 def lines(finding: Finding) -> list[tuple[str, bool | None]]:
-    """A finding as lines of text, each with its colour (as :attr:`Finding.ok`): what was found, and a remedy."""
-    told = [(f"  {finding.mark} {finding.name:{WIDTH}}{finding.reason}", finding.ok)]
-    return told + ([(f"{'':{WIDTH + 4}}→ {finding.remedy}", finding.ok)] if finding.remedy else [])
+    """A finding as lines of text (the reason, then the remedy if there is one), each with :attr:`Finding.ok`."""
+    reason = [(f"  {finding.mark} {finding.name:{WIDTH}}{finding.reason}", finding.ok)]
+    return reason + ([(f"{'':{WIDTH + 4}}→ {finding.remedy}", finding.ok)] if finding.remedy else [])
 
 
 Check = Callable[["Context"], Finding]
 
 
-def rung(number: int, name: str) -> Callable[[Check], Check]:
-    """Put a check on the ladder: checks of a lower rung come first."""
+def stage(number: int, name: str) -> Callable[[Check], Check]:
+    """Register a check. Checks with a lower stage number run first."""
 
     def register(check: Check) -> Check:
-        check.rung = number  # type: ignore[attr-defined]
+        check.stage = number  # type: ignore[attr-defined]
         return part("check", name)(check)
 
     return register
 
 
 class Walked(NamedTuple):
-    """One walk of some items, with one draw of z for each.
+    """The result of one walk of some items, with one draw of z for each item.
 
     Attributes:
-        zs: one ``(N, *event)`` for each level.
+        zs: the latents, one ``(N, *event)`` for each level.
         log_px: ``(N,)``.
         bound: ``(N,)``, ``log p(x|z) - KL``.
     """
@@ -146,13 +150,13 @@ class Walked(NamedTuple):
 
 @dataclass
 class Context:
-    """What the checks share. What several of them need is computed once.
+    """The inputs of all checks. Results that several checks need are computed once.
 
     Attributes:
         model: the model.
-        test: the items that are held out.
-        train: items that it was trained on, where they are known.
-        seed: of all noise.
+        test: held-out items.
+        train: items that the model was trained on, if they are known.
+        seed: the seed of all noise.
     """
 
     model: Model
@@ -162,16 +166,16 @@ class Context:
 
     @property
     def vae(self) -> VAE:
-        """The model's nets and families."""
+        """The networks and families of the model."""
         return self.model.vae
 
     @property
     def schema(self) -> Schema:
-        """What an item is."""
+        """The schema of the data."""
         return self.model.schema
 
     def need_prior(self) -> None:
-        """Leave a check that makes no sense without p(z).
+        """Skip a check that needs p(z) if the model has no prior.
 
         Raises:
             NotAvailable: for a plain autoencoder.
@@ -186,11 +190,11 @@ class Context:
 
     @cached_property
     def trained(self) -> Walked | None:
-        """The walk of the training items, where they are known."""
+        """The walk of the training items, if they are known."""
         return None if self.train is None else self.walk(self.train)
 
     def walk(self, split: Split, zs: tuple[Tensor, ...] | None = None) -> Walked:
-        """Walk all items of a split, with keyed noise or with the latents given."""
+        """Walk all items of a split, with the given latents, or with keyed noise if none are given."""
         rows, log_px, bound, start = [], [], [], 0
         for batch in each_batch(self.model, split):
             given = [z[start : start + len(batch.x)] for z in zs] if zs else []
@@ -206,7 +210,7 @@ class Context:
 
     @cached_property
     def units(self) -> Units:
-        """What each latent carries, over the test items.
+        """Statistics of each latent over the test items, such as its KL.
 
         Raises:
             NotAvailable: for a plain autoencoder.
@@ -215,12 +219,12 @@ class Context:
         return units(self.model, self.test, seed=self.seed)
 
     @cached_property
-    def dreamt(self) -> tuple[Tensor, ...]:
-        """As many draws of z from the prior as there are test items, one ``(N, *event)`` for each level."""
+    def prior_draws(self) -> tuple[Tensor, ...]:
+        """One draw of z from the prior for each of the N test items: one ``(N, *event)`` for each level."""
         parts, n = [], len(self.test)
         with torch.no_grad(), seeded(self.seed, "dream"):
-            for start in range(0, n, DREAMT):
-                trace = self.vae.latents.walk(from_prior(), n=min(DREAMT, n - start))
+            for start in range(0, n, PRIOR_BATCH):
+                trace = self.vae.walk(from_prior(), self.vae.blank(min(PRIOR_BATCH, n - start)))
                 parts.append([level.z for level in trace.levels])
         return tuple(torch.cat(level) for level in zip(*parts, strict=True))
 
@@ -233,12 +237,13 @@ class Context:
         return np.concatenate(found)
 
     def likelihood(self, zs: tuple[Tensor, ...], rows: slice) -> torch.distributions.Distribution:
-        """p(x|z) at some rows of latents."""
+        """p(x|z) for the given rows of the latents."""
         given = [z[rows] for z in zs]
         with torch.no_grad():
-            return self.vae.explain(self.vae.latents.walk(replay(given), n=len(given[0])).h)
+            blank = self.vae.blank(len(given[0]))
+            return self.vae.explain(self.vae.walk(replay(given), blank).h, blank)
 
     @cached_property
     def x(self) -> np.ndarray:
-        """The test items as the likelihood explains them, ``(N, *event)``."""
+        """The test items in the representation that the likelihood models, ``(N, *event)``."""
         return explained(self.model, self.test)

@@ -1,4 +1,4 @@
-"""The ground of the ladder: finite numbers, the right supports, and items that do not depend on their neighbours."""
+"""The prerequisites: finite numbers, matching supports, and items that do not depend on the rest of the batch."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
 from ladle.families import mean
-from ladle.health.findings import Context, Finding, rung
+from ladle.health.findings import Context, Finding, stage
 from ladle.inference.evidence import batch_norms
 from ladle.model.latents import centres, replay
 from ladle.recipes.assemble import check_support
 from ladle.spec import SpecError
 from ladle.tasks.common import each_batch
 
-# Of the magnitude of a number: float32 sums in another order, which other sizes of batches bring, differ by less than
-# a tenth of it in every healthy model tried; batch statistics differ by ten times as much and more.
+# Relative to the magnitude of a number. Other batch sizes change the order of float32 sums, which makes differences of
+# less than a tenth of this in every healthy model tried; batch statistics make differences of at least ten times this.
 SAME = 1e-4
 NEIGHBOURS, ALONE = 32, 6
 
 
-@rung(1, "weights")
+@stage(1, "weights")
 def weights(context: Context) -> Finding:
-    """Every weight is finite, and so are the latents and the reconstructions that come of them."""
+    """Whether every weight is finite, and the latents and reconstructions computed from them too."""
     tensors = [*context.vae.named_parameters(), *context.vae.named_buffers()]
     count = sum(t.numel() for _, t in tensors)
     bad = {name: int((~torch.isfinite(t)).sum()) for name, t in tensors if not torch.isfinite(t).all()}
@@ -34,29 +34,31 @@ def weights(context: Context) -> Finding:
         name, *more = bad
         also = f" and {len(more)} more tensors" if more else ""
         return Finding(
-            "weights", False, measured, f"{sum(bad.values()):,} of {count:,} are NaN or infinite, in '{name}'{also}",
-            "the model is damaged: take a checkpoint or copy from before, or fit it again",
+            "weights", False, measured,
+            f"{sum(bad.values()):,} of {count:,} weights are NaN or infinite, in '{name}'{also}",
+            "the model is damaged: restore an earlier checkpoint or copy, or fit it again",
         )  # fmt: skip
     zs = context.tested.zs
-    said = [*(("latents", z) for z in zs), ("reconstructions", torch.from_numpy(context.decoded(zs)))]
-    ill = [what for what, values in said
-           if not torch.isfinite(values).all()]  # fmt: skip
-    if ill:
+    outputs = [*(("latents", z) for z in zs), ("reconstructions", torch.from_numpy(context.decoded(zs)))]
+    bad_outputs = [what for what, values in outputs
+                   if not torch.isfinite(values).all()]  # fmt: skip
+    if bad_outputs:
         return Finding(
-            "weights", False, measured, f"all {count:,} are finite, but the {ill[0]} of test items are not",
-            "look for a logarithm or a division in the family or net that has no floor",
+            "weights", False, measured,
+            f"all {count:,} weights are finite, but the {bad_outputs[0]} of test items are not",
+            "look for a logarithm or division in the family or network whose argument can reach zero",
         )  # fmt: skip
-    return Finding("weights", True, measured, f"all {count:,} are finite, and what comes of them")
+    return Finding("weights", True, measured, f"all {count:,} weights, the latents and the reconstructions are finite")
 
 
-@rung(2, "supports")
+@stage(2, "supports")
 def supports(context: Context) -> Finding:
-    """The data lie where the likelihood lives, and draws from the posterior where the prior lives."""
+    """Whether the data are in the support of the likelihood, and draws of the posterior in the support of the prior."""
     vae, family = context.vae, context.vae.likelihood.family
     try:
-        check_support("of the model", family, context.schema)
+        check_support(type(family).__name__, family, context.schema)
     except SpecError as error:
-        return _outside({}, str(error), "assemble the model with a likelihood that fits the data")
+        return _outside({}, str(error), "assemble the model with a likelihood whose support matches the data")
     outside = total = impossible = 0
     for x, seen, d in _explained(context):
         inside = torch.ones_like(x, dtype=torch.bool)
@@ -67,28 +69,30 @@ def supports(context: Context) -> Finding:
         outside += int((~inside & seen).sum())
         total += int(seen.sum())
         log_px = d.log_prob(x)
-        bad = ~torch.isfinite(log_px)  # of a joint distribution, a whole item
+        bad = ~torch.isfinite(log_px)  # for a joint distribution, one value per item
         impossible += int((bad.reshape(*bad.shape, *[1] * (x.dim() - bad.dim())) & seen).sum())
     measured: dict[str, float] = {"values": total, "outside": outside, "impossible": impossible}
     if outside or impossible:
-        what = f"{outside:,} of {total:,} values of the data lie outside the support of the likelihood"
+        what = f"{outside:,} of {total:,} values of the data are outside the support of the likelihood"
         if not outside:
-            what = f"the likelihood gives {impossible:,} of {total:,} values of the data no finite density"
+            what = f"the density of the likelihood is not finite at {impossible:,} of {total:,} values of the data"
         return _outside(measured, f"{what} ({type(family).__name__})", "use a likelihood that fits the data")
     prior = getattr(vae.latents, "prior", None)
     if prior is None:
-        return Finding("supports", True, measured, f"all {total:,} values of the data are possible; no prior")
+        return Finding("supports", True, measured, f"all {total:,} values of the data are in the support; no prior")
     z = context.tested.zs[0]  # below the top of a hierarchy, posterior and prior are members of one family
     away = float((~prior.support.check(z)).float().mean())
     lead = prior(len(z), {}, vae.latents.posterior).log_prob(z)  # type: ignore[operator,attr-defined]
     measured |= {"latents outside": away}
     if away or not torch.isfinite(lead).all():
-        lives = f"{vae.latents.posterior.family.support}, the prior on {prior.support}"  # type: ignore[union-attr,attr-defined]
+        found = f"{vae.latents.posterior.family.support}, that of the prior is {prior.support}"  # type: ignore[union-attr,attr-defined]
         return _outside(
-            measured, f"draws of the posterior leave the support of the prior: the posterior lives on {lives}",
+            measured, f"draws of the posterior leave the support of the prior: the support of the posterior is {found}",
             "give prior and posterior the same support",
         )  # fmt: skip
-    return Finding("supports", True, measured, f"all {total:,} values of the data, and all latents, are possible")
+    return Finding(
+        "supports", True, measured, f"all {total:,} values of the data and all latents are in their supports"
+    )
 
 
 def _outside(measured: dict[str, float], reason: str, remedy: str) -> Finding:
@@ -96,7 +100,7 @@ def _outside(measured: dict[str, float], reason: str, remedy: str) -> Finding:
 
 
 def _explained(context: Context) -> Iterator[tuple[Tensor, Tensor, Distribution]]:
-    """The test items, which of their values are observed, and the distribution that should explain them."""
+    """Batches of test items, the mask of their observed values, and the likelihood at their latents."""
     start = 0
     for batch in each_batch(context.model, context.test):
         rows = slice(start, start + len(batch.x))
@@ -112,17 +116,17 @@ def _support(d: Distribution) -> Constraint | None:
         return None
 
 
-@rung(3, "neighbours")
+@stage(3, "neighbours")
 def neighbours(context: Context) -> Finding:
-    """An item's latents and density are the same alone and among others: no batch statistics."""
-    remedy = "replace it by a normalisation of each item (LayerNorm, GroupNorm) or leave it out, and fit again"
+    """Whether an item has the same latents and density alone as in a batch, so that no batch statistics are used."""
+    remedy = "replace it by a normalisation of each item (LayerNorm, GroupNorm) or remove it, and fit again"
     found = batch_norms(context.vae)
     if found:
-        told = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        names = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
         return Finding(
             "neighbours", False, {"batch norms": len(found)},
-            f"batch normalisation in {told}: an item's density would depend on its neighbours or on the training "
-            "set's statistics",
+            f"batch normalisation in {names}: the density of an item would depend on other items of the batch "
+            "or on statistics of the training set",
             remedy,
         )  # fmt: skip
     if context.vae.training:
@@ -144,17 +148,20 @@ def neighbours(context: Context) -> Finding:
     if worst > SAME:
         return Finding(
             "neighbours", False, measured,
-            f"alone, an item's numbers differ by {worst:.1g} of their size from those it has in a batch: "
-            "something in the nets mixes items",
+            f"the latents or density of an item differ by a relative {worst:.1g} between a batch and the item alone: "
+            "a network mixes items",
             remedy,
         )  # fmt: skip
-    return Finding("neighbours", True, measured, f"an item's numbers are the same alone and in a batch ({worst:.0e})")
+    return Finding(
+        "neighbours", True, measured, f"an item has the same numbers alone and in a batch (within {worst:.0e})"
+    )
 
 
 def _numbers(context: Context, batch) -> list[Tensor]:  # type: ignore[no-untyped-def]
     """The latents, the density given them and the reconstruction of each item."""
     with torch.no_grad():
-        zs = [level.z for level in context.vae.latents.walk(centres, batch, context=batch.context).levels]
+        zs = [level.z for level in context.vae.walk(centres, batch).levels]
         terms = context.vae(batch, draw=replay(zs))
-        d = context.vae.explain(context.vae.latents.walk(replay(zs), n=len(batch.x)).h)
+        blank = context.vae.blank(len(batch.x))
+        d = context.vae.explain(context.vae.walk(replay(zs), blank).h, blank)
         return [*zs, terms.log_px, mean(d)]

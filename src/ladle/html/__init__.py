@@ -1,1 +1,1 @@
-"""HTML: elements, the style sheet, charts, and items as markup, for every page that Ladle writes."""
+"""HTML elements, the style sheet, charts, and items as HTML, for all pages that Ladle writes."""

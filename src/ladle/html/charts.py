@@ -1,7 +1,7 @@
-"""Charts as inline SVG that is stretched to any width, with their text in HTML, so that it is legible on a phone.
+"""Charts as inline SVG that stretches to any width. Their text is HTML, so that it is legible on a phone.
 
-All marks are paths whose strokes do not scale; a dot is a path of length zero with round ends. Every chart takes its
-colours from the page's style, so it is readable in light and in dark.
+All marks are paths whose strokes do not scale; a dot is a path of length zero with round ends. The colours are those of
+the style sheet, in light and in dark mode.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ import numpy as np
 
 from ladle.html.elements import Markup, element, joined, number
 
-SIDE = 1000  # units of the drawing in each direction
+SIDE = 1000  # the width and height of a drawing, in SVG units
 Range = tuple[float, float]
 
 
 class Marks(NamedTuple):
-    """Something drawn in a chart: points ``x``, ``y`` (not finite ones are left out), and how.
+    """A series of points in a chart.
 
-    ``kind`` is ``line``, ``dots`` or ``area``; ``look`` a class of the style; ``name`` what the legend says, if
-    anything.
+    Attributes:
+        x, y: the points; those that are not finite are left out.
+        look: a class of the style sheet.
+        kind: ``line``, ``dots`` or ``area``.
+        name: the text in the legend, or ``""`` for none.
     """
 
     x: Sequence[float] | np.ndarray
@@ -33,7 +36,7 @@ class Marks(NamedTuple):
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers between two others.
+    """Round numbers from ``low`` to ``high``, about ``about`` + 1 of them.
 
     >>> ticks(0, 1), ticks(1878, 2012, 3)
     ([0.0, 0.5, 1.0], [1900.0, 1950.0, 2000.0])
@@ -48,7 +51,7 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 
 def limits(*values: Sequence[float] | np.ndarray, room: float = 0.04) -> Range:
-    """The least and greatest finite value, and a little room around them."""
+    """The least and the greatest finite value, with a margin: the share ``room`` of their difference."""
     flat = np.concatenate([np.asarray(v, np.float64).ravel() for v in values]) if values else np.zeros(0)
     flat = flat[np.isfinite(flat)]
     if not len(flat):
@@ -69,18 +72,20 @@ def plot(
     bare: bool = False,
     events: Sequence[float] = (),
     look: str = "",
+    ends: tuple[str, str] | None = None,
 ) -> Markup:
     """A chart with its axes and legend.
 
     Args:
-        marks: what is drawn, the first one lowest.
-        alt: what is to be seen, for those who cannot.
-        x, y: the ranges of the axes; of the marks when left out.
-        height: of the drawing, as CSS.
-        axes: what the axes are.
-        bare: without numbers on the upright axis, and only the ends of the other one.
-        events: upright lines at these x.
+        marks: the marks, drawn in this order.
+        alt: a description of the chart, for screen readers.
+        x, y: the ranges of the axes, by default those of the marks.
+        height: the height of the drawing, in CSS.
+        axes: the titles of the horizontal and the vertical axis.
+        bare: draw no numbers on the vertical axis, and only the ends of the horizontal one.
+        events: draw vertical lines at these x.
         look: further classes.
+        ends: texts for the ends of the horizontal axis of a bare chart, by default the numbers.
     """
     x = x or limits(*(m.x for m in marks))
     y = y or limits(*(m.y for m in marks))
@@ -94,10 +99,12 @@ def plot(
     drawing = element("svg", *inside, viewBox=f"0 0 {SIDE} {SIDE}", preserveAspectRatio="none", role="img",
                       aria_label=alt)  # fmt: skip
     left = element("div", *(element("span", _tick(v, y), style=f"bottom:{_share(v, y)}%") for v in up), class_="up")
-    ends = ("first", "last") if bare else (None,) * len(along)
+    texts = ends if bare and ends else [_tick(v, x) for v in along]
+    classes = ("first", "last") if bare else (None,) * len(along)
+    labels = zip(texts, along, classes, strict=True)
     below = element(
         "div",
-        *(element("span", _tick(v, x), style=f"left:{_share(v, x)}%", class_=c) for v, c in zip(along, ends)),  # noqa: B905
+        *(element("span", text, style=f"left:{_share(v, x)}%", class_=c) for text, v, c in labels),
         class_="along",
     )
     looks = " ".join(filter(None, ("plot", "bare" if bare else "", look)))
@@ -112,7 +119,7 @@ def plot(
 
 
 def legend(marks: Sequence[Marks]) -> Markup:
-    """What the colours mean."""
+    """The legend: a sample of each look, with its name."""
     swatch = {"line": "M0 5H20", "dots": "M10 5h0", "area": "M0 0H20V10H0Z"}
     return element(
         "ul",
@@ -140,7 +147,7 @@ def _place(value: float, over: Range, down: bool = False) -> str:
 
 
 def _tick(value: float, over: Range) -> str:
-    """A tick's number, without digits that its axis does not need."""
+    """The text of a tick, rounded to the digits that its axis needs."""
     small = abs(value) < 1e-9 * max(abs(over[0]), abs(over[1]))
     return number(0.0 if small else value, 4 if max(map(abs, over)) < 1e4 else 5)
 
@@ -161,15 +168,15 @@ def _path(m: Marks, x: Range, y: Range) -> str:
 
 
 def outline(values: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The steps of a histogram of density: its x and y, from the first edge to the last."""
+    """The outline of a histogram: x and y, from the first edge to the last. y is the share of the values in a bin."""
     counts, _ = np.histogram(values, edges)
     density = counts / max(counts.sum(), 1)
     return edges.repeat(2)[1:-1], density.repeat(2)
 
 
-def bars(values: Sequence[float] | np.ndarray, lively: Sequence[bool] | np.ndarray, alt: str, axes: tuple[str, str]
+def bars(values: Sequence[float] | np.ndarray, active: Sequence[bool] | np.ndarray, alt: str, axes: tuple[str, str]
          ) -> Markup:  # fmt: skip
-    """Upright bars side by side, those that are not lively in grey."""
+    """Vertical bars side by side; those that are not active are grey."""
     top = max([*(float(v) for v in values), 1e-6]) * 1.06
     up = ticks(0.0, top, 4)
     width = SIDE / max(len(values), 1)
@@ -177,7 +184,7 @@ def bars(values: Sequence[float] | np.ndarray, lively: Sequence[bool] | np.ndarr
         element("rect", x=f"{i * width + 0.15 * width:.1f}", width=f"{0.7 * width:.1f}",
                 y=f"{SIDE * (1 - max(v, 0) / top):.1f}", height=f"{SIDE * max(v, 0) / top:.1f}",
                 class_="bar" if live else "bar idle")
-        for i, (v, live) in enumerate(zip(values, lively, strict=True))
+        for i, (v, live) in enumerate(zip(values, active, strict=True))
     ]  # fmt: skip
     grid = "".join(f"M0 {_place(v, (0, top), True)}H{SIDE}" for v in up)
     drawing = element("svg", element("path", d=grid, class_="grid"), *rects, viewBox=f"0 0 {SIDE} {SIDE}",
@@ -190,7 +197,7 @@ def bars(values: Sequence[float] | np.ndarray, lively: Sequence[bool] | np.ndarr
 
 
 def multiples(charts: Sequence[tuple[str, str, Markup]]) -> Markup:
-    """Small charts side by side, each with its name and a word."""
+    """Small charts side by side, each with a name and a word."""
     made = (
         element("figure", element("figcaption", element("b", name), f" {word}", title=f"{name} {word}"), chart)
         for name, word, chart in charts
@@ -199,7 +206,7 @@ def multiples(charts: Sequence[tuple[str, str, Markup]]) -> Markup:
 
 
 def heat(names: Sequence[str], values: np.ndarray, alt: str, ends: tuple[str, str]) -> Markup:
-    """A map of numbers in -1..1, ``(rows, columns)``: the accent above zero, blue below, faint near it."""
+    """A heat map of numbers in -1..1, ``(rows, columns)``: orange above zero, blue below, pale near zero."""
     rows, columns = values.shape
     cells = [
         element("rect", x=c, y=r, width=1.02, height=1.02, class_="above" if v > 0 else "under",
@@ -219,7 +226,7 @@ def heat(names: Sequence[str], values: np.ndarray, alt: str, ends: tuple[str, st
 
 
 def gauge(rows: Sequence[tuple[str, str, float]]) -> Markup:
-    """A table of shares in 0..1, each with a bar."""
+    """A table of shares in 0..1, each drawn as a bar: rows of name, text and share."""
     made = (
         element(
             "tr",
@@ -230,8 +237,8 @@ def gauge(rows: Sequence[tuple[str, str, float]]) -> Markup:
                         viewBox="0 0 1 1", preserveAspectRatio="none", aria_hidden="true"),
                 class_="track",
             ),
-            element("td", told, class_="right"),
+            element("td", text, class_="right"),
         )
-        for name, told, share in rows
+        for name, text, share in rows
     )  # fmt: skip
     return element("table", *made, class_="gauge")

@@ -1,7 +1,8 @@
-"""The page of a report: escaped by construction, and whole in one file.
+"""HTML pages in a single file, escaped by construction.
 
-Text becomes HTML only through :func:`element`, which escapes all that is not HTML already: names, labels and notes
-come from data, and a model folder may come from a stranger. The page's own policy forbids scripts and the network.
+Text becomes HTML only through :func:`element`, which escapes everything that is not :class:`Markup`: names, labels and
+notes come from data, and a model folder may come from an untrusted source. The content security policy of the page
+forbids scripts and network access.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """A string of HTML, which is not escaped again."""
 
 
 class Absent(Exception):
-    """Why a panel stays empty, in words for its reader."""
+    """A panel cannot be drawn. The message is shown in its place."""
 
 
 class Panel(NamedTuple):
     """One section of a report.
 
     Attributes:
-        title: its heading.
-        words: what is seen and what would be bad, a paragraph each.
-        body: what is drawn.
-        numbers: what was measured, for ``--json``.
+        title: the heading.
+        words: paragraphs that explain the figure, and how to recognise good and bad results.
+        body: the figure.
+        numbers: the measured values, for ``--json``.
     """
 
     title: str
@@ -42,12 +43,13 @@ class Panel(NamedTuple):
 
 
 def element(name: str, /, *inside: object, **attributes: object) -> Markup:
-    """An element; what is inside is escaped unless it is :class:`Markup`.
+    """An HTML element. Its content is escaped unless it is :class:`Markup`.
 
     Args:
-        name: of the element.
+        name: the name of the element.
         inside: text and elements; ``None`` is left out.
-        attributes: a trailing ``_`` is taken off, others become ``-``; ``None`` is left out.
+        attributes: the attributes; a trailing ``_`` of a name is removed, other underscores become ``-``, and
+            attributes that are ``None`` are left out.
 
     >>> element("p", "a < b", element("b", "c"), class_="x", aria_label='"')
     '<p class="x" aria-label="&quot;">a &lt; b<b>c</b></p>'
@@ -58,12 +60,12 @@ def element(name: str, /, *inside: object, **attributes: object) -> Markup:
 
 
 def joined(things: Iterable[object]) -> Markup:
-    """Text and elements one after the other, the text escaped."""
+    """Concatenate text, which is escaped, and elements."""
     return Markup("".join(t if isinstance(t, Markup) else html.escape(str(t)) for t in things if t is not None))
 
 
 def prose(text: str) -> Markup:
-    """Text in which what stands between backticks is code.
+    """Text as HTML; what is between backticks becomes code.
 
     >>> prose("say `ladle < fit`")
     'say <code>ladle &lt; fit</code>'
@@ -72,7 +74,7 @@ def prose(text: str) -> Markup:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A number for people, to so many significant digits.
+    """Format a number with ``digits`` significant digits, and large ones without decimals.
 
     >>> number(1879.1328), number(0.01234), number(16761544), number(-0.0)
     ('1,879', '0.01234', '16,761,544', '0')
@@ -85,12 +87,12 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def page(title: str, head: Markup, panels: list[Panel]) -> str:
-    """The whole file.
+    """The HTML of a page.
 
     Args:
-        title: of the window.
-        head: what stands above the panels.
-        panels: in their order.
+        title: the title of the window.
+        head: the content above the panels.
+        panels: the panels, in order.
     """
     names = [re.sub("[^a-z]+", "-", panel.title.lower()).strip("-") for panel in panels]
     links = [element("a", panel.title, href=f"#{name}") for name, panel in zip(names, panels, strict=True)]
@@ -111,6 +113,6 @@ def page(title: str, head: Markup, panels: list[Panel]) -> str:
     )
     navigation = element("nav", *links, aria_label="Panels")
     body = element("body", head, navigation, element("main", *sections))
-    whole = element("html", element("head", *meta, element("title", title), element("style", Markup(CSS))), body,
+    document = element("html", element("head", *meta, element("title", title), element("style", Markup(CSS))), body,
                     lang="en")  # fmt: skip
-    return f"<!doctype html>\n{whole}\n"
+    return f"<!doctype html>\n{document}\n"

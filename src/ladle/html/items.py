@@ -1,157 +1,188 @@
-"""Items to look at: images on sheets with transparent gaps, rows of tables as charts."""
+"""How items are drawn: one :class:`View` for each kind of schema, each in a file of its own.
+
+A page asks :func:`view` for the view of a schema and does not depend on the kind of the items. A new kind is one file
+in this package with a subclass of :class:`View` that is registered by ``@draws(kind)``.
+"""
 
 from __future__ import annotations
 
-import base64
-import io
-from dataclasses import replace
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from ladle.data import Schema, grey_levels
-from ladle.html.charts import Marks, heat, limits, multiples, outline, plot
+import ladle.html
+from ladle.data import Schema
 from ladle.html.elements import Markup, element, number
 
-VISIBLE = 56  # pixels: the side up to which small images are enlarged
-LARGEST = 112  # pixels of an image's longer side
-GAP = 4
-LOSSLESS = 200_000  # bytes of a picture that is kept as it is
-MOST_COLUMNS = 12  # of a table
+VIEWS: dict[str, type[View]] = {}
 
 
-def look(x: np.ndarray, schema: Schema, binarised: bool = True) -> np.ndarray:
-    """Images ``(N, C, H, W)`` in the data's own units as grey levels ``(N, h, w, C)``, of a size to look at.
+class Originals(NamedTuple):
+    """Items of the data.
+
+    Attributes:
+        held: ``(N, *event)``, the values in the data set, for example grey values.
+        x: ``(N, *event)``, the values that the likelihood models, for example binarised ones; NaN if missing.
+    """
+
+    held: np.ndarray
+    x: np.ndarray
+
+    def first(self, n: int) -> Originals:
+        """The first ``n`` items."""
+        return Originals(self.held[:n], self.x[:n])
+
+
+class Traversal(NamedTuple):
+    """Items that are decoded while one latent moves.
+
+    Attributes:
+        name: the name of the latent.
+        word: what the caption says about it.
+        x: ``(steps, *event)``, from the lowest to the highest value of the latent.
+    """
+
+    name: str
+    word: str
+    x: np.ndarray
+
+
+class Group(NamedTuple):
+    """A set of items that is compared with others.
+
+    Attributes:
+        name: the name of the set.
+        look: its class in the style sheet.
+        shown: ``(N, *event)``, the items to show: those of the data, or expectations of p(x|z).
+        drawn: ``(N, *event)``, the items of the data as they are modelled, or draws from p(x|z).
+        data: whether the items are those of the data.
+    """
+
+    name: str
+    look: str
+    shown: np.ndarray
+    drawn: np.ndarray
+    data: bool = False
+
+
+class Drawing(NamedTuple):
+    """What a view contributes to a panel: the body, a paragraph for each of the words, and numbers."""
+
+    body: Markup
+    words: tuple[str, ...]
+    numbers: dict[str, Any] = {}
+
+
+class View(ABC):
+    """How the items of one kind are drawn. Values are in the units of the data.
 
     Args:
-        x: the images.
-        schema: what they are.
-        binarised: whether ``x`` holds the 0..1 that the model explains, and not the grey values it was drawn from.
+        schema: the schema of the items.
     """
-    if schema.binarize and not binarised:
-        schema = replace(schema, support="bytes", binarize=None)
-    levels = grey_levels(x, schema)
-    longest = max(levels.shape[1:3])
-    if longest <= LARGEST:
-        return enlarged(levels)
-    size = [max(1, round(side * LARGEST / longest)) for side in levels.shape[2:0:-1]]
-    small = [np.asarray(Image.fromarray(one.squeeze()).resize(size, Image.Resampling.LANCZOS)) for one in levels]
-    return np.stack(small).reshape(len(small), size[1], size[0], -1)
+
+    suffix: ClassVar[str]  # of a file of samples
+    most_pairs: ClassVar[int | None] = None  # items in :meth:`reconstructions`; None: all that the page has
+    most_latents: ClassVar[int] = 10  # in :meth:`traversals`
+    samples_drawn: ClassVar[int] = 64  # for :meth:`samples`
+    beside_data: ClassVar[bool] = False  # whether :meth:`samples` needs the data
+    with_noise: ClassVar[bool] = False  # whether samples are draws from p(x|z), and not its expectation
+    files_drawn: ClassVar[int] = 0  # items in each picture file of :meth:`sheets`; 0 if there are no such files
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+
+    @abstractmethod
+    def reconstructions(self, data: Originals, decoded: np.ndarray, latents: int) -> Drawing:
+        """Held-out items and their reconstructions.
+
+        Args:
+            data: the items.
+            decoded: ``(N, *event)``, their reconstructions.
+            latents: the number of latents.
+        """
+
+    @abstractmethod
+    def samples(self, data: Originals | None, new: np.ndarray) -> Drawing:
+        """New items ``(N, *event)``, drawn from the prior; beside the data if ``beside_data``."""
+
+    @abstractmethod
+    def interpolations(self, lines: np.ndarray) -> Drawing:
+        """Items along lines between the latents of two items, ``(lines, steps, *event)``."""
+
+    @abstractmethod
+    def traversals(self, start: np.ndarray, moved: Sequence[Traversal], ends: tuple[str, str]) -> Drawing:
+        """Items that are decoded while one latent at a time moves.
+
+        Args:
+            start: ``(*event)``, the item before any latent moves.
+            moved: the items for each latent.
+            ends: names of the lowest and the highest value.
+        """
+
+    @abstractmethod
+    def groups(self, groups: Sequence[Group]) -> Markup:
+        """Several sets of items for comparison, the first one from the data."""
+
+    def sheets(self, held: np.ndarray, decoded: np.ndarray) -> np.ndarray:
+        """The pixels of a picture of items and their reconstructions, if there are picture files."""
+        raise NotImplementedError
+
+    def sheet_of_samples(self, new: np.ndarray) -> np.ndarray:
+        """The pixels of a picture of new items, if there are picture files."""
+        raise NotImplementedError
 
 
-def sheet(levels: np.ndarray, columns: int, alt: str, together: int = 1) -> Markup:
-    """Images ``(N, H, W, C)`` row by row on one picture.
+def draws(kind: str) -> Callable[[type[View]], type[View]]:
+    """Register the view of a kind of schema."""
 
-    Args:
-        levels: the images.
-        columns: in a row.
-        alt: what is to be seen, for those who cannot.
-        together: rows that belong together: the gap after as many is wider.
+    def register(cls: type[View]) -> type[View]:
+        VIEWS[kind] = cls
+        return cls
+
+    return register
+
+
+def view(schema: Schema) -> View:
+    """The view of the items of a schema."""
+    if schema.kind not in VIEWS:
+        for module in pkgutil.iter_modules(ladle.html.__path__):
+            importlib.import_module(f"ladle.html.{module.name}")
+    return VIEWS[schema.kind](schema)
+
+
+def captioned(name: str, word: str, body: Markup) -> Markup:
+    """A figure with its name in bold and a word in the caption."""
+    return element("figure", element("figcaption", element("b", name), word and f" {word}"), body)
+
+
+def percent(share: float) -> str:
+    """A share in 0..1, such as a quantile, in per cent.
+
+    >>> percent(0.02), percent(0.5)
+    ('2 %', '50 %')
     """
-    n, height, width, channels = levels.shape
-    columns = min(columns, n)
-    rows = -(-n // columns)
-    tops = [r * (height + GAP) + (r // together) * 2 * GAP * (together > 1) for r in range(rows)]
-    canvas = np.zeros((tops[-1] + height, columns * (width + GAP) - GAP, channels + 1), np.uint8)
-    for i in range(n):
-        top, left = tops[i // columns], (i % columns) * (width + GAP)
-        canvas[top : top + height, left : left + width, :channels] = levels[i]
-        canvas[top : top + height, left : left + width, channels] = 255
-    return picture(Image.fromarray(canvas), alt, max(height, width) <= LARGEST // 2 + 8)
+    return f"{number(100 * share, 3)} %"
 
 
-def picture(image: Image.Image, alt: str, small: bool) -> Markup:
-    """A picture inside the page, lossless while it is not too many bytes; one of small images keeps its pixels."""
-    coded = io.BytesIO()
-    image.convert("RGBA").save(coded, "WEBP", lossless=True, method=3)
-    if coded.tell() > LOSSLESS:
-        coded = io.BytesIO()
-        image.convert("RGBA").save(coded, "WEBP", quality=88, method=3)
-    source = "data:image/webp;base64," + base64.b64encode(coded.getvalue()).decode()
-    return element(
-        "img",
-        src=source,
-        alt=alt,
-        width=image.width,
-        height=image.height,
-        class_="pixels" if small else None,
-        style=f"max-width:{round(1.5 * image.width)}px",
-    )
-
-
-def histograms(columns: list[str], sets: list[tuple[str, str, np.ndarray]], words: list[str] | None = None) -> Markup:
-    """For every column the density of the values of several sets.
-
-    Args:
-        columns: names.
-        sets: name, look and values ``(N, D)`` of each; the first one is filled. NaN is left out.
-        words: a word for each column.
-    """
-    charts = []
-    for i, column in enumerate(columns[:MOST_COLUMNS]):
-        first = sets[0][2][:, i]
-        first = first[np.isfinite(first)]
-        low, high = np.quantile(first, [0.002, 0.998]) if len(first) else (0.0, 1.0)
-        low, high = limits(np.array([low, high]), room=0.15)
-        edges = np.linspace(low, high, 31)
-        marks = [
-            Marks(*outline(np.clip(x[:, i][np.isfinite(x[:, i])], low, high), edges), look, "line" if n else "area")
-            for n, (_, look, x) in enumerate(sets)
-        ]
-        top = max(float(np.max(m.y)) for m in marks)
-        alt = f"Histograms of {column}: {', '.join(name for name, _, _ in sets)}"
-        charts.append((column, words[i] if words else "",
-                       plot(marks, alt, x=(low, high), y=(0, top * 1.05 or 1), height="6rem", bare=True)))  # fmt: skip
-    return multiples(charts)
-
-
-def scatters(columns: list[str], x: np.ndarray, again: np.ndarray, words: list[str]) -> Markup:
-    """For every column the reconstruction over the original."""
-    charts = []
-    for i, column in enumerate(columns[:MOST_COLUMNS]):
-        both = limits(x[:, i])
-        seen = np.isfinite(x[:, i])
-        marks = [
-            Marks(both, both, "base"),
-            Marks(x[seen, i][:400], np.clip(again[seen, i][:400], *both), "c0", "dots"),
-        ]
-        alt = f"Reconstruction over original of {column}"
-        charts.append((column, words[i], plot(marks, alt, x=both, y=both, height="8rem", bare=True, look="many")))
-    return multiples(charts)
-
-
-def heat_of(values: np.ndarray, start: np.ndarray, columns: list[str], schema: Schema, alt: str, ends: tuple[str, str]
-            ) -> Markup:  # fmt: skip
-    """Rows of a table ``(steps, D)`` as a map: how far each column is from ``start``, in two standard deviations."""
-    scale = np.array(schema.scale or [1.0] * schema.size, np.float64)
-    change = (values - start) / (2 * scale)
-    order = np.sort(np.argsort(-np.abs(change).max(0), kind="stable")[:MOST_COLUMNS])
-    return heat([columns[i] for i in order], np.nan_to_num(change[:, order].T).clip(-1, 1), alt, ends)
-
-
-def fits(x: np.ndarray, again: np.ndarray) -> np.ndarray:
+def fits(x: np.ndarray, decoded: np.ndarray) -> np.ndarray:
     """R² of every column, ``(D,)``; NaN entries of ``x`` are left out, and a constant column has NaN."""
-    error = np.nansum((x - again) ** 2, 0)
-    spread = np.nansum((x - np.nanmean(x, 0)) ** 2, 0)
+    error = np.nansum((x - decoded) ** 2, 0)
+    seen = np.isfinite(x).sum(0)
+    mean = np.nansum(x, 0) / np.maximum(seen, 1)
+    spread = np.nansum((x - mean) ** 2, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(spread > 0, 1 - error / spread, np.nan)
 
 
-def told(r2: float) -> str:
+def fit_word(r2: float) -> str:
     """R² in words."""
-    return f"R² {r2:.2f}" if np.isfinite(r2) else "constant"
+    return f"R² {round(r2, 2) + 0.0:.2f}" if np.isfinite(r2) else "constant"
 
 
-def level_word(value: float) -> str:
-    """A quantile's name.
-
-    >>> level_word(0.02), level_word(0.5)
-    ('2 %', '50 %')
-    """
-    return f"{number(100 * value, 3)} %"
-
-
-def enlarged(levels: np.ndarray) -> np.ndarray:
-    """Small images are enlarged, pixel by pixel, until they can be seen: ``(N, H, W, C)`` to ``(N, kH, kW, C)``."""
-    zoom = max(1, round(VISIBLE / max(levels.shape[1:3])))
-    return levels.repeat(zoom, 1).repeat(zoom, 2)
+def finite(value: float) -> float | None:
+    """A number for JSON, which has no NaN."""
+    return float(value) if np.isfinite(value) else None

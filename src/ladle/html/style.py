@@ -1,4 +1,4 @@
-"""The look of a report: one column on a phone, words beside pictures on a wide screen; light and dark."""
+"""The style sheet of a page: one column on a phone, text beside figures on a wide screen; light and dark mode."""
 
 CSS = """
 :root {
@@ -102,6 +102,9 @@ path, line { vector-effect: non-scaling-stroke; fill: none; }
 .multiples { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.2rem, 1fr)); gap: 1.3rem 1.4rem; }
 .multiples b { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .multiples .plot { font-size: .7rem; }
+.waves { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 13rem), 1fr)); gap: 1rem 1.6rem; }
+.c1.line { stroke-width: 1.6; }
+.wave .line { stroke-width: 1.3; }
 .maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: 1.5rem 2rem; }
 .heat { display: grid; grid-template-columns: fit-content(38%) minmax(0, 1fr); gap: 0 .7rem; font-size: .75rem; }
 .heat ol { list-style: none; margin: 0; padding: 0; color: var(--soft); min-width: 0; }

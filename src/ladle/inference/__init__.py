@@ -1,1 +1,1 @@
-"""log p(x) and p(z|x) of a given model: batches in, numbers out. Nothing here knows a folder or a split."""
+"""log p(x) and p(z|x) of a given model: functions of batches, independent of model folders and data splits."""

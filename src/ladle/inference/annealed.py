@@ -1,21 +1,20 @@
-"""log p(x) by annealed importance sampling, and between two bounds on items that the model itself made.
+"""log p(x) by annealed importance sampling, and between two bounds on items that are simulated from the model.
 
 ::
 
     q(z|x) = f_0 --HMC--> f_b --HMC--> ... --HMC--> f_1 = p(x, z),      f_b = q(z|x)^(1 - b) p(x, z)^b
 
-The posterior's net runs once for an item. What is computed at every step is the decoder and its gradient, in double
-precision and for all chains of all items together, so that an item's number does not depend on its neighbours.
+The encoder runs once per item. Every step computes the decoder and its gradient for all chains of all items together.
+Double precision makes the result of an item independent of the other items of its batch.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -23,7 +22,16 @@ from torch.distributions import Distribution
 from ladle.data import Batch
 from ladle.families import NotAvailable
 from ladle.inference.bounds import bound
-from ladle.inference.evidence import Items, check_density, doubled, lives, on_real_line, outputs
+from ladle.inference.evidence import (
+    Items,
+    Measure,
+    check_density,
+    decoder_width,
+    describe_latents,
+    in_double_precision,
+    items_of,
+    on_real_line,
+)
 from ladle.inference.proposals import Proposal, proposal_of
 from ladle.model.latents import from_prior, keyed
 from ladle.model.vae import VAE
@@ -31,20 +39,20 @@ from ladle.seeds import key, seeded
 from ladle.shapes import Size, numel, sum_event
 
 CHAINS, TEMPERATURES = 16, 500
-LEAPS = 4  # leapfrog steps of one transition
-TARGET = 0.65  # of proposals are accepted, where an independent draw costs least
-COARSE = 5  # the step sizes are tuned at every fifth temperature
-GAIN = 0.2  # how fast they follow the acceptance
-STEEP = 1.0  # of the sigmoid of the temperatures: from q to the posterior nearly a straight line is best
-BLOCK = 20  # transitions whose noise is drawn at a time
-SPREAD = 200  # draws that the scale of the start is taken from
+LEAPS = 4  # leapfrog steps per transition
+TARGET = 0.65  # the acceptance rate at which an independent draw costs least
+COARSE = 5  # step sizes are tuned at every fifth temperature
+GAIN = 0.2  # how fast step sizes follow the acceptance rate
+STEEP = 1.0  # the slope of the sigmoid schedule: from q to the posterior a nearly linear one is best
+BLOCK = 20  # transitions whose noise is drawn together
+SPREAD = 200  # draws of q from which its scale is estimated
 NORMAL = 1.349  # the distance between the quartiles of the standard normal
-NUMBERS = 128 * 784  # that the decoder's net puts out at a time
+NUMBERS = 128 * 784  # decoder outputs computed together
 
 
 class Point(NamedTuple):
-    """Where the chains are: ``z``, ``(C, B, *event)``; log q(z|x) and log p(x, z), ``(2, C, B)``; and the gradients of
-    the two, ``(2, C, B, *event)``."""
+    """The state of the chains: ``z``, ``(C, B, *event)``; log q(z|x) and log p(x, z), ``(2, C, B)``; and their
+    gradients, ``(2, C, B, *event)``."""
 
     z: Tensor
     log_f: Tensor
@@ -52,9 +60,9 @@ class Point(NamedTuple):
 
 
 class Path(NamedTuple):
-    """From q(z|x) to p(x, z), for B items.
+    """The path from q(z|x) to p(x, z) for B items.
 
-    ``scale`` is q's own in every dimension, ``(B, *event)``: the unit of the steps.
+    ``scale`` is the scale of q in every dimension, ``(B, *event)``: the unit of the steps.
     """
 
     vae: VAE
@@ -64,7 +72,7 @@ class Path(NamedTuple):
     scale: Tensor
 
     def at(self, z: Tensor) -> Point:
-        """Both ends at ``z``, ``(C, B, *event)``."""
+        """The densities at both ends of the path and their gradients at ``z``, ``(C, B, *event)``."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             log_q, log_p = (sum_event(d.log_prob(z), 2) for d in (self.q, self.p))
@@ -75,7 +83,7 @@ class Path(NamedTuple):
 
 
 def schedule(temperatures: int) -> Tensor:
-    """From 0 to 1 in so many steps, smaller ones near the ends: a sigmoid, ``(temperatures + 1,)``.
+    """Inverse temperatures from 0 to 1, on a sigmoid whose steps are smaller near the ends: ``(temperatures + 1,)``.
 
     >>> [round(b, 3) for b in schedule(4).tolist()]
     [0.0, 0.235, 0.5, 0.765, 1.0]
@@ -85,25 +93,25 @@ def schedule(temperatures: int) -> Tensor:
 
 
 def mixed(ends: Tensor, beta: Tensor) -> Tensor:
-    """Between what is first and what is second in ``ends``."""
+    """Interpolate between ``ends[0]`` and ``ends[1]``."""
     return torch.lerp(ends[0], ends[1], beta)
 
 
 def transition(
     path: Path, here: Point, beta: Tensor, step: Tensor, momentum: Tensor, log_u: Tensor
 ) -> tuple[Point, Tensor]:
-    """One step of Hamiltonian Monte Carlo, which leaves ``q(z|x)^(1 - beta) p(x, z)^beta`` as it is.
+    """One step of Hamiltonian Monte Carlo, which leaves ``q(z|x)^(1 - beta) p(x, z)^beta`` invariant.
 
     Args:
-        path: the ends between which ``beta`` mixes.
-        here: where the chains are.
-        beta: from 0 to 1.
+        path: from q(z|x) to p(x, z).
+        here: the state of the chains.
+        beta: the inverse temperature, from 0 to 1.
         step: the leapfrog step in units of q's scale, ``(B,)``.
         momentum: standard normal, ``(C, B, *event)``.
         log_u: logarithms of uniform numbers, ``(C, B)``.
 
     Returns:
-        Where the chains are then, and the probability with which each proposal was accepted, ``(C, B)``.
+        The new state of the chains, and the acceptance probability of each proposal, ``(C, B)``.
 
     Reference:
         Neal: "MCMC Using Hamiltonian Dynamics", 2011.
@@ -115,23 +123,23 @@ def transition(
         m = m + (stride if leap < LEAPS else stride / 2) * mixed(there.slope, beta)
     gain = mixed(there.log_f, beta) - mixed(here.log_f, beta)
     log_accept = gain + sum_event(momentum.square() - m.square(), 2) / 2
-    taken = log_u < log_accept  # never where it is NaN
-    each = taken.reshape(*taken.shape, *[1] * (momentum.dim() - 2))
-    new = Point(*(torch.where(t, b, a) for t, a, b in zip((each, taken, each), here, there, strict=True)))
+    accepted = log_u < log_accept  # False where log_accept is NaN
+    wide = accepted.reshape(*accepted.shape, *[1] * (momentum.dim() - 2))
+    new = Point(*(torch.where(t, b, a) for t, a, b in zip((wide, accepted, wide), here, there, strict=True)))
     return new, log_accept.exp().clamp(max=1).nan_to_num(0.0)
 
 
 def noise(seed: int, phase: str, items: Sequence[int], shape: Size) -> Iterator[tuple[Tensor, Tensor]]:
-    """The momenta and log uniforms of one transition after the other, a stream of its own for each item.
+    """The momenta and log uniforms of successive transitions, from a separate stream for each item.
 
     Args:
         seed: of all noise.
-        phase: which run this is.
+        phase: the name of the run, part of the key.
         items: B keys.
         shape: ``(C, *event)``.
 
     Yields:
-        ``(C, B, *event)`` and ``(C, B)``, drawn on the CPU, so the same on every device.
+        ``(C, B, *event)`` and ``(C, B)``, drawn on the CPU: the same on every device.
     """
     streams = [torch.Generator().manual_seed(key(seed, "anneal", phase, int(item))) for item in items]
     while True:
@@ -141,9 +149,11 @@ def noise(seed: int, phase: str, items: Sequence[int], shape: Size) -> Iterator[
 
 
 def tune(path: Path, start: Tensor, betas: Tensor, seed: int) -> Tensor:
-    """The first phase: the step at which 65 % of an item's proposals are accepted, at every temperature, ``(T, B)``.
+    """The first phase: for each item and temperature, the step size at which 65 % of the proposals are accepted,
+    ``(T, B)``.
 
-    It follows the acceptance of the item's own chains along a path with fewer temperatures; the chains are forgotten.
+    The step follows the acceptance rate of the item's chains along a path with fewer temperatures. The chains are
+    discarded.
     """
     here = path.at(start)
     chains, _, *event = start.shape
@@ -159,61 +169,56 @@ def tune(path: Path, start: Tensor, betas: Tensor, seed: int) -> Tensor:
 def anneal(path: Path, start: Tensor, betas: Tensor, steps: Tensor, seed: int, phase: str) -> Tensor:
     """The log weights of chains, ``log w = sum_t (beta_t+1 - beta_t) (log p(x, z_t) - log q(z_t|x))``, ``(C, B)``.
 
-    Forwards from draws of q(z|x), the mean of w is p(x). Backwards from a draw of p(z|x), it is 1 / p(x): the same
-    transitions in reverse order, each of which is its own reverse.
+    Forwards from draws of q(z|x), the mean of w is p(x). Backwards from a draw of p(z|x), the mean is 1 / p(x): the
+    same transitions run in reverse order, and each of them is reversible.
 
     Args:
         path: from q(z|x) to p(x, z).
         start: ``(C, B, *event)``.
         betas: ``(T,)``, from 0 to 1 or from 1 to 0.
-        steps: the leapfrog step at every temperature, ``(T, B)``, frozen.
+        steps: the leapfrog step at every temperature, ``(T, B)``.
         seed: of all noise.
-        phase: which run this is.
+        phase: the name of the run, part of the key of its noise.
     """
     here, log_w = path.at(start), torch.zeros(start.shape[:2], dtype=torch.float64, device=start.device)
     random = noise(seed, phase, path.batch.index.tolist(), (start.shape[0], *start.shape[2:]))
     for t, (now, then) in enumerate(itertools.pairwise(betas), start=1):
         log_w = log_w + (then - now) * (here.log_f[1] - here.log_f[0])
-        if t < len(betas) - 1:  # no weight is taken after the last
+        if t < len(betas) - 1:  # the weight does not depend on a last transition
             here, _ = transition(path, here, then, steps[t], *(r.to(start.device) for r in next(random)))
     return log_w
-
-
-def unconstrained(vae: VAE) -> bool:
-    """Whether there is one level of latents, on the real line: what Hamiltonian Monte Carlo can move."""
-    return on_real_line(vae)
 
 
 def prepared(vae: VAE) -> VAE:
     """A frozen copy in double precision.
 
     Raises:
-        NotAvailable: for a model without a density, or latents that cannot be moved.
+        NotAvailable: for a model without a density, or latents that Hamiltonian Monte Carlo cannot move.
     """
     check_density(vae)
-    if not unconstrained(vae):
+    if not on_real_line(vae):
         raise NotAvailable(
-            f"annealed importance sampling moves one level of latents on the real line, and here are {lives(vae)}; "
-            "methods that fit: exact, where there are few latents, and iwae"
+            "annealed importance sampling needs one level of latents on the real line, got "
+            f"{describe_latents(vae)}; methods that fit: exact, where there are few latents, and iwae"
         )
-    return doubled(vae)
+    return in_double_precision(vae)
 
 
 def path_of(vae: VAE, batch: Batch, chains: int, seed: int, propose: Proposal) -> tuple[Path, Tensor]:
-    """The path for a batch, and a draw of its start for every chain, ``(C, B, *event)``."""
+    """The path for a batch, and a starting point for every chain, ``(C, B, *event)``."""
     batch, (event,) = batch._replace(x=batch.x.double()), vae.latents.events
 
     def drawn(size: int, block: int) -> tuple[Tensor, Distribution, Distribution]:
-        own, starts = keyed(seed, batch.index.tolist(), (size,), block), []
+        noise_of_items, ends = keyed(seed, batch.index.tolist(), (size,), block), []
 
         def draw(i: int, q: Distribution | None, p: Distribution | None) -> Tensor:
             assert q is not None
             assert p is not None
-            starts.extend([propose(q, p, event), p])
-            return own(i, starts[0], p)
+            ends.extend([propose(q, p, event), p])
+            return noise_of_items(i, ends[0], p)
 
-        walk = vae.latents.walk(draw, batch, context=batch.context, samples=(size,))
-        return walk.levels[0].z, starts[0], starts[1]
+        walk = vae.walk(draw, batch, (size,))
+        return walk.levels[0].z, ends[0], ends[1]
 
     with torch.no_grad():
         z, q, p = drawn(chains, 0)
@@ -223,30 +228,29 @@ def path_of(vae: VAE, batch: Batch, chains: int, seed: int, propose: Proposal) -
 
 def annealed(
     vae: VAE,
-    batches: Iterable[Batch],
     *,
     samples: int = CHAINS,
     temperatures: int = TEMPERATURES,
     seed: int = 0,
     proposal: str = "q",
-) -> Iterator[Items]:
-    """Annealed importance sampling of every item, a batch at a time.
+) -> Measure:
+    """Annealed importance sampling, prepared for a model.
 
-    Chains walk from q(z|x) to p(z|x) through ``q(z|x)^(1 - b) p(x, z)^b``, with a step of Hamiltonian Monte Carlo at
-    every temperature b. The mean of their weights is p(x), so its logarithm is in expectation a lower bound on
-    log p(x), tighter with more temperatures. A first, shorter run finds step sizes; the weights are those of a second
-    one with fresh noise, which keeps them.
+    Chains move from q(z|x) to p(z|x) through ``q(z|x)^(1 - b) p(x, z)^b``, with a step of Hamiltonian Monte Carlo at
+    every inverse temperature b. The mean of their weights is an unbiased estimate of p(x), so its logarithm is in
+    expectation a lower bound on log p(x), tighter with more temperatures. A first, shorter run tunes the step sizes;
+    the weights are those of a second run with fixed step sizes and fresh noise.
 
     Args:
         vae: a model with one level of latents on the real line.
-        batches: the items; make them no larger than :func:`rows` says.
         samples: chains per item, C.
-        temperatures: how many steps from q to the posterior.
+        temperatures: the number of steps from q to the posterior.
         seed: of all noise, keyed by item.
-        proposal: where the chains start: ``q``, ``inflated`` or ``defensive``, see :mod:`ladle.inference.proposals`.
+        proposal: the distribution that the chains start from: ``q``, ``inflated`` or ``defensive``, see
+            :mod:`ladle.inference.proposals`.
 
-    Yields:
-        What was found of a batch.
+    Returns:
+        A function from a batch, of at most :func:`batch_size` items, to the evidence of its items.
 
     Raises:
         NotAvailable: for other latents, or a model without a density.
@@ -256,35 +260,34 @@ def annealed(
         Wu, Burda, Salakhutdinov, Grosse: "On the Quantitative Analysis of Decoder-Based Generative Models", 2017.
     """
     vae, betas, propose = prepared(vae), schedule(temperatures), proposal_of(proposal)
-    for batch in batches:
+
+    def measure(batch: Batch) -> Items:
         path, start = path_of(vae, batch, samples, seed, propose)
         log_w = anneal(path, start, betas, tune(path, start, betas, seed), seed, "measure").cpu()
         ess = 1 / log_w.softmax(0).square().sum(0) / samples
-        unknown = np.full(len(ess), np.nan)  # chains are too few to see the tail of their weights
-        index = batch.index.cpu().numpy()
-        yield Items(
-            "ais", "bound", samples, index, -bound(log_w).numpy(), ess.numpy(), unknown, np.empty((len(ess), 0))
-        )
+        return items_of(batch, "ais", "bound", samples, -bound(log_w).numpy(), ess.numpy())  # too few chains for k_hat
+
+    return measure
 
 
-def rows(vae: VAE, chains: int) -> int:
-    """How many items to take at a time, so that memory and the wait for progress stay bounded."""
-    return max(1, min(128, NUMBERS // outputs(vae)) // chains)
+def batch_size(vae: VAE, samples: int) -> int:
+    """The largest number of items in a batch, so that memory and the time between progress reports stay bounded."""
+    return max(1, min(128, NUMBERS // decoder_width(vae)) // samples)
 
 
 class Sandwich(NamedTuple):
-    """log p(x) of items that the model itself made, from below and from above, in nats.
+    """Two bounds on log p(x) of items that are simulated from the model, in nats.
 
     Attributes:
-        items: how many items, N.
+        items: the number of items, N.
         samples: chains per item and bound.
-        temperatures: how many.
+        temperatures: the number of temperatures.
         seed: of the items and of all noise.
         lower: the lower bound, the mean over items.
         upper: the upper bound, the mean over items.
-        width: upper - lower. Each is a bound in expectation, so a width near 0 may fall below it by chance.
+        width: upper - lower. Both are bounds in expectation, so a width near 0 may be negative by chance.
         se: the standard error of the width over items.
-        widths: of each item.
+        widths: the width for each item.
     """
 
     items: int
@@ -298,7 +301,7 @@ class Sandwich(NamedTuple):
     widths: tuple[float, ...]
 
     def __str__(self) -> str:
-        """In words."""
+        """One sentence."""
         return (
             f"{self.lower:.3f} <= log p(x) <= {self.upper:.3f} nats, {self.width:.3f} ± {self.se:.3f} wide, on "
             f"{self.items} items simulated from the model, by {self.samples} chains through {self.temperatures} "
@@ -306,7 +309,7 @@ class Sandwich(NamedTuple):
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data; what is not a number is None."""
+        """Plain data, with None for NaN and infinity."""
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in self._asdict().items()}
 
 
@@ -320,20 +323,20 @@ def sandwich(
     proposal: str = "q",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sandwich:
-    """How far annealed importance sampling may be from the truth, measured where an upper bound can be had.
+    """Bound the error of annealed importance sampling on simulated items, where log p(x) has an upper bound as well.
 
-    An item that is simulated, ``z ~ p(z), x ~ p(x|z)``, comes with an exact draw from its posterior. Chains that
-    walk back from it have weights whose mean is 1 / p(x): minus the logarithm of that mean is in expectation an upper
-    bound on log p(x). The truth lies between it and what chains that walk forwards give. For data it is a promise as
-    far as data look like what the model makes.
+    A simulated item, ``z ~ p(z), x ~ p(x|z)``, comes with an exact draw from its posterior. Chains that start at this
+    draw and run backwards have weights whose mean is 1 / p(x): minus the logarithm of their mean is in expectation an
+    upper bound on log p(x), and chains that run forwards give a lower bound. The result holds for data as far as data
+    resemble samples of the model.
 
     Args:
         vae: a model with one level of latents on the real line.
-        items: how many to simulate.
+        items: the number of items to simulate.
         samples: chains per item, for each bound.
-        temperatures: how many steps from q to the posterior.
+        temperatures: the number of steps from q to the posterior.
         seed: of the items and of all noise.
-        proposal: where the path starts: ``q``, ``inflated`` or ``defensive``, see :mod:`ladle.inference.proposals`.
+        proposal: the start of the path: ``q``, ``inflated`` or ``defensive``, see :mod:`ladle.inference.proposals`.
         progress: called with (items done, items in all).
 
     Raises:
@@ -343,7 +346,7 @@ def sandwich(
         Grosse, Ghahramani, Adams: "Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo", 2015.
     """
     vae, betas, propose = prepared(vae), schedule(temperatures), proposal_of(proposal)
-    size, found = rows(vae, samples), []
+    size, found = batch_size(vae, samples), []
     for first in range(0, items, size):
         index = torch.arange(first, min(first + size, items))
         z, x = simulated(vae, index.tolist(), seed)
@@ -354,17 +357,18 @@ def sandwich(
         found.append(torch.stack([lower, upper, upper - lower]).cpu())
         progress(int(index[-1]) + 1, items)
     bounds = torch.cat(found, dim=1)
-    lowest, highest, width = bounds.mean(1).tolist()
+    lower_mean, upper_mean, width = bounds.mean(1).tolist()
     se, widths = float(bounds[2].std()) / math.sqrt(items), tuple(bounds[2].tolist())
-    return Sandwich(items, samples, temperatures, seed, lowest, highest, width, se, widths)
+    return Sandwich(items, samples, temperatures, seed, lower_mean, upper_mean, width, se, widths)
 
 
 def simulated(vae: VAE, items: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
-    """Items of the model's own making, each from its own noise: z ``(B, *event)`` and x ``(B, *event)``."""
-    made = []
+    """Items simulated from the model, each with separate noise: z ``(B, *event)`` and x ``(B, *event)``."""
+    pairs = []
     for item in items:
         with torch.no_grad(), seeded(seed, "simulated", item):
-            trace = vae.latents.walk(from_prior(), n=1)
-            made.append((trace.levels[0].z, vae.explain(trace.h).sample()))
-    z, x = zip(*made, strict=True)
+            blank = vae.blank(1)
+            trace = vae.walk(from_prior(), blank)
+            pairs.append((trace.levels[0].z, vae.explain(trace.h, blank).sample()))
+    z, x = zip(*pairs, strict=True)
     return torch.cat(z), torch.cat(x)

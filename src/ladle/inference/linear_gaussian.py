@@ -1,11 +1,11 @@
-"""Linear-Gaussian models, where nothing is estimated: evidence, posterior and maximum likelihood are closed forms.
+"""Linear-Gaussian models, whose evidence, posterior and maximum likelihood have closed forms.
 
 ::
 
     z ~ N(0, I)  --weight, mean-->  x = mean + weight z + e,   e ~ N(0, diag(noise))
 
-One noise level for all of x makes it probabilistic PCA, one for each number factor analysis. A VAE whose decoder is
-linear is such a model (:func:`gaussian`), so what was trained can be compared with the truth. All in float64.
+One noise level for all dimensions of x gives probabilistic PCA, one for each dimension factor analysis. A VAE with a
+linear decoder is such a model (:func:`gaussian`), so a trained one can be compared with the optimum. All in float64.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from ladle.data import DataError
@@ -28,16 +28,16 @@ from ladle.model.vae import VAE
 from ladle.nets.linear import Linear
 from ladle.seeds import seeded
 
-COLLAPSED = 1e-10  # a noise below this part of the variance is a set of items that lies on fewer directions
+COLLAPSED = 1e-10  # noise below this fraction of the variance: the items lie in a subspace
 
 
 class LinearGaussian(NamedTuple):
     """``x = mean + weight z + e``: ``log p(x) = log N(x; mean, weight weight' + diag(noise))``.
 
     Attributes:
-        weight: ``(D, Q)``, of D numbers and Q latents.
+        weight: ``(D, Q)``, for D dimensions and Q latents.
         mean: ``(D,)``.
-        noise: ``(D,)``, the *variance* of each number given z.
+        noise: ``(D,)``, the *variance* of each dimension given z.
 
     Reference:
         Tipping, Bishop: "Probabilistic Principal Component Analysis", 1999.
@@ -56,14 +56,14 @@ class LinearGaussian(NamedTuple):
 
     @property
     def covariance(self) -> Tensor:
-        """Of x: ``weight weight' + diag(noise)``, ``(D, D)``."""
+        """The covariance of x: ``weight weight' + diag(noise)``, ``(D, D)``."""
         return self.weight @ self.weight.mT + self.noise.diag()
 
     def log_prob(self, x: Any, observed: Any = None) -> Tensor:
-        """The evidence, exactly: of the observed numbers alone, where some are missing.
+        """The exact evidence; where values are missing, of the observed ones only.
 
         Args:
-            x: ``(N, *event)``, D numbers each.
+            x: ``(N, *event)``, D values each.
             observed: ``(N, *event)`` bool, or ``None`` for all.
 
         Returns:
@@ -79,13 +79,13 @@ class LinearGaussian(NamedTuple):
     def posterior(self, x: Any, observed: Any = None) -> MultivariateNormal:
         """``p(z|x) = N(M^-1 weight' diag(1/noise) (x - mean), M^-1)`` with ``M = I + weight' diag(1/noise) weight``.
 
-        Arguments as for :meth:`log_prob`; the result is over ``(N, Q)``.
+        The arguments are those of :meth:`log_prob`; the result is over ``(N, Q)``.
         """
         _, _, chol, mean = self._solved(x, observed)
         return MultivariateNormal(mean, scale_tril=torch.linalg.cholesky(torch.cholesky_inverse(chol)))
 
     def _solved(self, x: Any, observed: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x - mean; the precision of each number, 0 where it is missing; the Cholesky factor of M; E[z|x]."""
+        """x - mean; the precision of each value, 0 where it is missing; the Cholesky factor of M; E[z|x]."""
         residual = _rows(x).to(self.mean) - self.mean
         gain = (1 / self.noise)[None]
         if observed is not None:
@@ -98,12 +98,12 @@ class LinearGaussian(NamedTuple):
         return residual, gain, chol, torch.cholesky_solve(pull[..., None], chol)[..., 0]
 
     def expected(self, q: MultivariateNormal, x: Any, observed: Any = None) -> Tensor:
-        """``E_q[log p(x, z)]``: what the M-step of EM maximises, ``(N,)`` nats.
+        """``E_q[log p(x, z)]``, which the M-step of EM maximises: ``(N,)`` nats.
 
-        ``E log p(x|z)`` loses half of ``sum_d Var_q[(weight z)_d] / noise_d`` to the spread of q.
+        The variance of q lowers ``E log p(x|z)`` by half of ``sum_d Var_q[(weight z)_d] / noise_d``.
 
         Args:
-            q: over ``(N, Q)``, such as an earlier model's :meth:`posterior`.
+            q: over ``(N, Q)``, such as the :meth:`posterior` of an earlier model.
             x: ``(N, *event)``.
             observed: as for :meth:`log_prob`.
         """
@@ -116,8 +116,8 @@ class LinearGaussian(NamedTuple):
         return log_px.sum(-1) + log_pz.sum(-1)
 
     def moved(self, loc: Any, scale: Any) -> LinearGaussian:
-        """The model of ``loc + scale * x``, with a number or ``(D,)`` numbers each: from standardised data's units to
-        the data's own."""
+        """The model of ``loc + scale * x``, a number or ``(D,)`` numbers each: from the units of standardised data to
+        those of the data."""
         loc, scale = (torch.as_tensor(v).to(self.mean).flatten().expand_as(self.mean) for v in (loc, scale))
         return LinearGaussian(scale[:, None] * self.weight, loc + scale * self.mean, scale.square() * self.noise)
 
@@ -130,32 +130,31 @@ class LinearGaussian(NamedTuple):
 
     @property
     def active(self) -> int:
-        """The latents that do something: the directions in which ``diag(noise)^-1/2 weight`` is not zero."""
+        """The number of active latents: the rank of ``diag(noise)^-1/2 weight``."""
         return int(torch.linalg.matrix_rank(self.weight / self.noise.sqrt()[:, None], atol=1e-2))
 
 
 class Fit(NamedTuple):
-    """A model, and the evidence before the first step and after every one: nats, the mean over items, higher is
-    better."""
+    """A model, and the evidence before the first and after each step: nats, the mean over items; higher is better."""
 
     model: Any
     evidence: Tensor
 
 
 def ppca(x: Any, q: int, precision: float = 0.0) -> LinearGaussian:
-    """Probabilistic PCA at its maximum likelihood; with a precision, at its maximum a posteriori.
+    """Probabilistic PCA by maximum likelihood or, with a precision, maximum a posteriori.
 
-    With the eigenvalues l of the covariance, ``weight = U_q (L_q - s2 I)^(1/2)`` and ``s2`` the mean of the rest. Under
-    the prior ``weight ~ N(0, 1 / precision)`` each l is first shrunk to the v with ``a v^2 + v = l``, where
-    ``a = precision / N``; a direction whose v is not above the noise is not used. Flat priors elsewhere.
+    ``weight = U_q (L_q - s2 I)^(1/2)`` for the largest eigenvalues L_q of the covariance, and ``s2`` is the mean of the
+    others. Under the prior ``weight ~ N(0, 1 / precision)`` each eigenvalue l is first shrunk to the v with
+    ``a v^2 + v = l``, where ``a = precision / N``; directions with v below the noise are unused. Other priors are flat.
 
     Args:
-        x: ``(N, *event)``, D numbers each.
-        q: latents, below D.
+        x: ``(N, *event)``, D values each.
+        q: the number of latents, below D.
         precision: of the prior on the weights; 0 for maximum likelihood.
 
     Raises:
-        DataError: for a q that does not fit, numbers that are not finite, or items without noise.
+        DataError: for a q of D or more, values that are not finite, or items without noise.
 
     Reference:
         Tipping, Bishop: "Probabilistic Principal Component Analysis", 1999.
@@ -179,7 +178,7 @@ def _principal(mean: Tensor, covariance: Tensor, q: int, a: float = 0.0) -> Line
         return _used(values, vectors, values, mean, q, q, float(values[q:].mean()))
     shrunk = (torch.sqrt(1 + 4 * a * values) - 1) / (2 * a)
     found = []
-    for used in range(q + 1):  # a strong prior has a mode for some numbers of latents, and the highest is wanted
+    for used in range(q + 1):  # under a strong prior there may be a mode for each of several numbers of latents
         rest, count = float(values[used:].sum()), len(values) - used
         root = count**2 - 4 * a * used * rest
         noise = 2 * rest / (count + math.sqrt(max(root, 0.0)))  # a used s2^2 - count s2 + rest = 0
@@ -191,7 +190,7 @@ def _principal(mean: Tensor, covariance: Tensor, q: int, a: float = 0.0) -> Line
 def _used(
     values: Tensor, vectors: Tensor, kept: Tensor, mean: Tensor, q: int, used: int, noise: float
 ) -> LinearGaussian:
-    """``U (kept - noise)^(1/2)`` in the first directions, and 0 in those that are not used."""
+    """``U (kept - noise)^(1/2)`` in the first ``used`` directions, and 0 in the others."""
     _check_noise(noise, float(values.sum()), q)
     weight = torch.zeros(len(values), q, dtype=values.dtype)
     weight[:, :used] = vectors[:, :used] * (kept[:used] - noise).clamp_min(0).sqrt()
@@ -199,26 +198,26 @@ def _used(
 
 
 def _check_noise(noise: float, total: float, q: int) -> None:
-    """Noise must be left of the total variance."""
+    """Refuse a model without noise."""
     if not noise > COLLAPSED * total:
-        raise DataError(f"without noise the evidence is infinite: items must spread over more than {q} directions")
+        raise DataError(f"without noise the evidence is infinite: items must vary in more than {q} directions")
 
 
 def em(x: Any, q: int, steps: int = 100, *, shared: bool = True, seed: int = 0) -> Fit:
-    """Expectation-maximisation with both steps exact: of probabilistic PCA, or of factor analysis.
+    """Exact expectation-maximisation for probabilistic PCA or factor analysis.
 
     E: ``beta = weight' C^-1``, ``E[z|x] = beta (x - mean)``, ``R = I - beta weight + beta S beta'``.
     M: ``weight = S beta' R^-1``, ``noise = diag(S - weight beta S)``. The evidence never falls.
 
     Args:
-        x: ``(N, *event)``, D numbers each; S is its covariance.
-        q: latents, below D.
-        steps: of EM.
-        shared: one noise level for all numbers (probabilistic PCA), or one for each (factor analysis).
-        seed: of the weights at the start.
+        x: ``(N, *event)``, D values each; S is its covariance.
+        q: the number of latents, below D.
+        steps: the number of EM steps.
+        shared: one noise level for all dimensions (probabilistic PCA), or one for each (factor analysis).
+        seed: of the initial weights.
 
     Raises:
-        DataError: as for :func:`ppca`, for a number that is constant, or steps below 0.
+        DataError: as for :func:`ppca`, for a dimension that is constant, or steps below 0.
 
     Reference:
         Rubin, Thayer: "EM algorithms for ML factor analysis", 1982.
@@ -232,7 +231,7 @@ def em(x: Any, q: int, steps: int = 100, *, shared: bool = True, seed: int = 0) 
     mean, covariance, _ = _moments(x, q, steps)
     variance = covariance.diag()
     if not (variance > 0).all():
-        raise DataError(f"no number may be constant, got {int((variance <= 0).sum())} of {len(variance)}")
+        raise DataError(f"no dimension may be constant, got {int((variance <= 0).sum())} of {len(variance)}")
     with seeded(seed, "em"):
         weight = torch.randn(len(mean), q, dtype=mean.dtype) * (variance / (2 * max(q, 1))).sqrt()[:, None]
     model = LinearGaussian(weight, mean, _noise(variance / 2, shared))
@@ -253,7 +252,7 @@ def _noise(variance: Tensor, shared: bool) -> Tensor:
 
 
 class Mixture(NamedTuple):
-    """``p(x) = sum_k share_k p_k(x)``: the latent that EM fills in is the component.
+    """``p(x) = sum_k share_k p_k(x)``: the latent variable is the component.
 
     Attributes:
         shares: ``(K,)``, they sum to 1.
@@ -277,18 +276,18 @@ class Mixture(NamedTuple):
 
 
 def mixture(x: Any, k: int, q: int, steps: int = 100, *, seed: int = 0) -> Fit:
-    """EM of a mixture of probabilistic PCAs, both steps exact: E gives every item its share in each component, M is
-    :func:`ppca` of the items so weighted. ``q = 0`` makes round components, ``q = D - 1`` any Gaussians.
+    """Exact EM for a mixture of probabilistic PCAs: the E-step computes the posterior of the components for each item,
+    the M-step is :func:`ppca` of the weighted items. ``q = 0`` gives spherical components, ``q = D - 1`` any Gaussians.
 
     Args:
-        x: ``(N, *event)``, D numbers each.
-        k: components.
-        q: latents of each, below D.
-        steps: of EM.
+        x: ``(N, *event)``, D values each.
+        k: the number of components.
+        q: the number of latents of each, below D.
+        steps: the number of EM steps.
         seed: of the items that the components start at.
 
     Raises:
-        DataError: as for :func:`ppca`, and for a component that is left with too few items.
+        DataError: as for :func:`ppca`, and for a component with too few items.
 
     Reference:
         Tipping, Bishop: "Mixtures of Probabilistic Principal Component Analysers", 1999.
@@ -304,7 +303,7 @@ def mixture(x: Any, k: int, q: int, steps: int = 100, *, seed: int = 0) -> Fit:
         raise DataError(f"a mixture needs between 1 and {len(rows)} components (the items), got {k}")
     with seeded(seed, "mixture"):
         chosen = [int(torch.randint(len(rows), ()))]
-        for _ in range(k - 1):  # the next one far from those that are chosen: k-means++
+        for _ in range(k - 1):  # k-means++: the next one is likely far from those already chosen
             far = torch.cdist(rows, rows[chosen]).amin(1).square()
             chosen.append(int(torch.multinomial(far + 1e-300, 1)))
     share = torch.nn.functional.one_hot(torch.cdist(rows, rows[chosen]).argmin(1), k).double()
@@ -318,7 +317,7 @@ def mixture(x: Any, k: int, q: int, steps: int = 100, *, seed: int = 0) -> Fit:
 
 
 def _weighted(rows: Tensor, share: Tensor, q: int) -> Mixture:
-    """The M-step: each component's pPCA."""
+    """The M-step: probabilistic PCA for each component."""
     components = []
     for weights in share.mT:
         mean = weights @ rows / weights.sum()
@@ -328,22 +327,22 @@ def _weighted(rows: Tensor, share: Tensor, q: int) -> Mixture:
 
 
 def gaussian(vae: VAE) -> LinearGaussian:
-    """A VAE with a linear decoder as what it is: its exact evidence and posterior.
+    """A VAE with a linear decoder as a linear-Gaussian model, with exact evidence and posterior.
 
-    Differentiable in the decoder's weights. The encoder has no part in it.
+    The result is differentiable in the decoder's weights and does not depend on the encoder.
 
     Args:
-        vae: flat latents under a standard normal prior, ``net/linear`` as decoder, and a normal likelihood with a
-            shared scale, in the data's units by ``affine`` or not.
+        vae: flat latents with a standard normal prior, ``net/linear`` as decoder, and a normal likelihood with a
+            shared scale, optionally in the data's units by ``affine``.
 
     Raises:
-        NotAvailable: naming what is not linear or not Gaussian.
+        NotAvailable: for another model, with the part that is not linear or not Gaussian.
 
     Reference:
         Lucas, Tucker, Grosse, Norouzi: "Don't Blame the ELBO! A Linear VAE Perspective on Posterior Collapse", 2019.
 
     >>> import ladle
-    >>> schema = ladle.Schema("table", (4,), "real", loc=(0.0,) * 4, scale=(1.0,) * 4)
+    >>> schema = ladle.Schema("table", (4,), [ladle.Column("real", loc=0.0, scale=1.0)] * 4)
     >>> vae = ladle.assemble(schema, "linear_vae", "xs").model
     >>> gaussian(vae).weight.shape
     torch.Size([4, 3])
@@ -358,7 +357,8 @@ def gaussian(vae: VAE) -> LinearGaussian:
         raise _not("the decoder must have no hidden layer ('net/linear')")
     if not (isinstance(family, NormalFamily) and family.shared_scale):
         raise _not("the likelihood must be a normal whose scale does not depend on z ('shared_scale': true)")
-    weight, mean = (p.double() for p in (decoder.head.weight, decoder.head.bias) if p is not None)
+    assert isinstance(decoder.head, nn.Linear)
+    weight, mean = decoder.head.weight.double(), decoder.head.bias.double()
     scale = family(torch.zeros_like(mean)).scale.double()  # type: ignore[attr-defined]
     model = LinearGaussian(weight, mean, scale.square())
     if affine is None:
@@ -368,7 +368,7 @@ def gaussian(vae: VAE) -> LinearGaussian:
 
 
 def is_linear(vae: VAE) -> bool:
-    """Whether a model is linear-Gaussian, so that its evidence is a closed form."""
+    """Whether a model is linear-Gaussian, so that its evidence has a closed form."""
     try:
         gaussian(vae)
     except NotAvailable:
@@ -377,7 +377,7 @@ def is_linear(vae: VAE) -> bool:
 
 
 def _not(why: str) -> NotAvailable:
-    return NotAvailable(f"this model is not linear and Gaussian, so its evidence is no closed form: {why}")
+    return NotAvailable(f"this model is not linear and Gaussian, so its evidence has no closed form: {why}")
 
 
 def _rows(x: Any) -> Tensor:
@@ -386,15 +386,15 @@ def _rows(x: Any) -> Tensor:
 
 
 def _moments(x: Any, q: int, steps: int = 0) -> tuple[Tensor, Tensor, int]:
-    """Mean, covariance (of maximum likelihood) and number of the items."""
+    """Mean, covariance (by maximum likelihood) and number of the items."""
     rows = _rows(x)
     n, d = rows.shape
     if not 0 <= q < d:
-        raise DataError(f"there must be fewer latents than numbers in an item, between 0 and {d - 1}, got {q}")
+        raise DataError(f"there must be fewer latents than dimensions, between 0 and {d - 1}, got {q}")
     if steps < 0:
         raise DataError(f"the number of steps must be at least 0, got {steps}")
     if n < 2 or not rows.isfinite().all():
-        raise DataError(f"there must be at least 2 items and only finite numbers, got {n} items")
+        raise DataError(f"there must be at least 2 items and only finite values, got {n} items")
     mean = rows.mean(0)
     centred = rows - mean
     return mean, centred.mT @ centred / n, n

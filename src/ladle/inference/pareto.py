@@ -1,4 +1,4 @@
-"""How heavy the tail of importance weights is: the shape k̂ of a generalised Pareto distribution fitted to it."""
+"""The tail of importance weights, measured by the shape k̂ of a generalised Pareto distribution fitted to it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import math
 
 import numpy as np
 
-BAD = 0.7  # above it, no number of samples that one could afford makes an importance-sampling estimate reliable
-SHARE, ROOTS, FEWEST = 0.2, 3.0, 5  # the tail: this share of the samples, at most so many times √S, at least so many
-# The prior of Zhang & Stephens for the fit (grid points beyond √M, and their spread), and that of Vehtari et al. for k,
-# which weighs as much as 10 more samples of a tail with k = 0.5.
+BAD = 0.7  # above it, no affordable number of samples makes an importance-sampling estimate reliable
+SHARE, ROOTS, FEWEST = 0.2, 3.0, 5  # the tail: SHARE of the samples, at most ROOTS √S, at least FEWEST
+# The prior of Zhang & Stephens for the fit (grid points in addition to √M, and their spread), and the prior of Vehtari
+# et al. for k, which is worth 10 more samples of a tail with k = 0.5.
 POINTS, SPREAD = 30, 3.0
 PRIOR_K, PRIOR_SAMPLES = 0.5, 10
-TIE = 1e-3  # relative to the threshold: more than rounding makes of equal weights
+TIE = 1e-3  # relative to the threshold: larger than the rounding error between equal weights
 
 
 def tail(samples: int) -> int:
-    """How many of the largest of ``samples`` weights are the tail.
+    """The number of the largest of ``samples`` weights that form the tail.
 
     >>> tail(25), tail(100), tail(5000)
     (5, 20, 213)
@@ -25,16 +25,17 @@ def tail(samples: int) -> int:
 
 
 def k_hat(log_w: np.ndarray) -> np.ndarray:
-    """The Pareto k̂ of importance weights: they have about 1/k̂ moments.
+    """The Pareto k̂ of importance weights: about 1/k̂ of their moments are finite.
 
-    Below 0.5 the variance is finite and the estimate good; up to 0.7 it is usable; above, a few weights that were not
-    drawn may matter more than all that were.
+    Below 0.5 the variance is finite and the estimate good; up to 0.7 the estimate is usable; above 0.7, a few weights
+    that were not drawn may matter more than all that were.
 
     Args:
         log_w: ``(S, N)`` log weights of N items, known up to a constant for each item.
 
     Returns:
-        ``(N,)``; NaN for fewer than 25 samples; ``-inf`` where all of the tail is equal, as with an exact proposal.
+        ``(N,)``; NaN for fewer than 25 samples; ``-inf`` where all weights of the tail are equal, as they are if the
+        proposal is the posterior.
 
     Reference:
         Vehtari, Simpson, Gelman, Yao, Gabry: "Pareto Smoothed Importance Sampling", 2024.
@@ -47,14 +48,14 @@ def k_hat(log_w: np.ndarray) -> np.ndarray:
     size = tail(samples)
     if size < FEWEST or samples <= size:
         return np.full(items, math.nan)
-    first = samples - size - 1  # the threshold, the largest weight that is not in the tail
+    first = samples - size - 1  # the rank of the threshold, the largest weight that is not in the tail
     largest = np.sort(np.partition(log_w.astype(np.float64), first, axis=0)[first:], axis=0).T
     w = np.exp(largest - largest[:, -1:])
     x, tie = w[:, 1:] - w[:, :1], TIE * w[:, 0]
     found = shape(x, PRIOR_K, PRIOR_SAMPLES)
-    for row in np.flatnonzero(x[:, _quartile(size)] < tie):  # of latents with few values: only what is above counts
-        above = x[row] >= tie[row]
-        found[row] = shape(x[row : row + 1, above], PRIOR_K, PRIOR_SAMPLES)[0] if above.any() else -math.inf
+    for row in np.flatnonzero(x[:, _quartile(size)] < tie):  # discrete latents: fit only what exceeds the tie
+        exceeds = x[row] >= tie[row]
+        found[row] = shape(x[row : row + 1, exceeds], PRIOR_K, PRIOR_SAMPLES)[0] if exceeds.any() else -math.inf
     return found
 
 
@@ -65,13 +66,13 @@ def _quartile(size: int) -> int:
 def shape(x: np.ndarray, prior: float = 0.0, samples: int = 0) -> np.ndarray:
     """The shape k of the generalised Pareto distribution ``P(x > t) = (1 + k t / sigma)^(-1/k)`` of each row.
 
-    With ``b = -k / sigma``, the likelihood profiled over k is ``M (log(-b / k) - k - 1)`` at ``k = mean log(1 - b x)``;
-    b is taken as its mean under that likelihood, over a grid of quantiles of a prior.
+    With ``b = -k / sigma``, the profile likelihood is ``M (log(-b / k) - k - 1)`` at ``k = mean log(1 - b x)``. The
+    estimate of b is its mean under that likelihood, over a grid of quantiles of a prior.
 
     Args:
         x: ``(N, M)`` exceedances over a threshold, at least 0, ascending in each row.
-        prior: what k is drawn towards, as if
-        samples: so many more exceedances had it.
+        prior: the value that k is shrunk towards.
+        samples: the weight of the prior, in exceedances.
 
     Returns:
         ``(N,)``.

@@ -1,6 +1,6 @@
-"""What importance sampling draws z from: the posterior, or something wider that is safer.
+"""Proposals of importance sampling: the posterior, or a wider distribution that is safer.
 
-A proposal is a function ``(q, p, event) -> r``, of the posterior and the prior of one level of latents.
+A proposal is a function ``(q, p, event) -> r`` of the posterior and the prior of one level of latents.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from ladle.spec import SpecError
 Proposal = Callable[[Distribution, Distribution, Size], Distribution]
 
 HOTTER = 1.2  # the temperature of an inflated posterior
-SHARE = 0.05  # of the draws that a defensive proposal takes from the prior
+SHARE = 0.05  # the share of the draws of a defensive proposal that come from the prior
 
 
 class Defensive(Distribution):
-    """Mostly q, sometimes p: ``r(z) = (1 - a) q(z) + a p(z)`` with a = 5 %, joint over the event.
+    """A mixture of posterior and prior: ``r(z) = (1 - a) q(z) + a p(z)`` with a = 5 %, joint over the event.
 
-    Every draw chooses between the two by itself, so draws are independent and identically distributed. A weight is at
-    most ``p(x|z) / a``: where the likelihood is bounded, so is it, however narrow q may be.
+    Each draw chooses its component independently, so draws are independent and identically distributed. A weight is at
+    most ``p(x|z) / a``: if the likelihood is bounded, so are the weights, however narrow q is.
 
     Args:
         q: over ``(*lead, *event)``.
@@ -54,7 +54,7 @@ class Defensive(Distribution):
         """``(*sample_shape, *lead, *event)``."""
         z = self.q.sample(sample_shape)
         prior = (torch.rand(z.shape[: z.dim() - len(self.event_shape)]) < SHARE).to(z.device)
-        if prior.any():  # no more are drawn from the prior than are taken: a learned one may be slow
+        if prior.any():  # only as many as needed: a learned prior may be slow
             z[prior] = mapped(self.p, lambda t: t.expand(*sample_shape, *t.shape)[prior]).sample().to(z.dtype)
         return z
 

@@ -1,4 +1,4 @@
-"""Posteriors of each item's own: the parameters that the encoder gives, refined by gradient steps."""
+"""A separate posterior for each item: the encoder's parameters, refined by gradient steps."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from ladle.model.latents.flat import Flat
 from ladle.model.vae import VAE
 from ladle.shapes import Size
 
-RATE = 0.05  # of Adam, falling to 0
-LEARN = 4  # draws of each item in a step
+RATE = 0.05  # the learning rate of Adam, which falls to 0
+LEARN = 4  # draws per item and step
 
 
 def encoded(vae: VAE, batch: Batch) -> list[Tensor]:
-    """What the encoder says of each item: the raw parameters of its posterior, ``(B, *raw_size)`` each.
+    """The encoder's output for each item: the raw parameters of its posterior, ``(B, *raw_size)`` each.
 
     Raises:
-        NotAvailable: where there is no such thing, or no gradient could change it.
+        NotAvailable: for several levels of latents, and for a posterior that is not reparameterised or not the output
+            of a net.
     """
     latents = vae.latents
     if not isinstance(latents, Flat) or not isinstance(latents.posterior, Amortised):
-        raise NotAvailable("needs one level of latents whose posterior is a family read from a net: not applicable")
+        raise NotAvailable("needs one level of latents whose posterior is parameterised by a net: not applicable")
     with torch.no_grad():
         raw = latents.posterior.raw(latents.reads(batch.x, batch.observed))
         if not latents.posterior.family(*raw).has_rsample:
@@ -38,23 +39,27 @@ def encoded(vae: VAE, batch: Batch) -> list[Tensor]:
 
 
 def proposed(vae: VAE, raw: list[Tensor], size: Size) -> Proposal:
-    """The posterior with these raw parameters, expanded to the samples of a walk."""
-    own = vae.latents.posterior.family(*raw)  # type: ignore[union-attr,operator]
-    wide = mapped(own, lambda t: t.expand(*size, *t.shape))
-    return lambda q, p, event: wide
+    """The posterior with these raw parameters as a proposal, expanded to ``size`` samples per item."""
+    posterior = vae.latents.posterior.family(*raw)  # type: ignore[union-attr,operator]
+    expanded = mapped(posterior, lambda t: t.expand(*size, *t.shape))
+    return lambda q, p, event: expanded
 
 
 def refined(vae: VAE, batch: Batch, start: list[Tensor], steps: int, seed: int) -> list[Tensor]:
-    """Raw parameters of each item's own posterior that maximise its ELBO.
+    """Optimise the raw posterior parameters of each item to maximise its ELBO.
 
-    Adam treats every number by itself and the noise is keyed by item, so that neighbours do not matter.
+    Adam's update is element-wise and the noise is keyed by item, so the result for an item does not depend on the
+    other items of the batch.
 
     Args:
-        vae: the model; its weights stay as they are.
+        vae: the model; its weights do not change.
         batch: B items.
-        start: ``(B, *raw_size)`` each.
-        steps: how many.
+        start: the initial parameters, ``(B, *raw_size)`` each.
+        steps: the number of steps.
         seed: of the noise.
+
+    Returns:
+        The parameters after the last step, ``(B, *raw_size)`` each.
     """
     raw = [r.clone().requires_grad_() for r in start]
     adam = torch.optim.Adam(raw, lr=RATE)

@@ -1,1 +1,1 @@
-"""The model: p(z), q(z|x) and p(x|z), and the walk through its latents."""
+"""The model: p(z), q(z|x) and p(x|z), and the walk (the visit of all levels of latents)."""

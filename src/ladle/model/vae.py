@@ -8,21 +8,26 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ladle.data import Batch
+from ladle.data import Batch, DataError, blank
 from ladle.families import chain, total
-from ladle.model.conditional import Conditional
-from ladle.model.latents import Draw, Latents, Level, from_posterior
+from ladle.model.conditional import Conditional, joint_context
+from ladle.model.latents import Draw, Latents, Level, Trace, from_posterior
 from ladle.shapes import Size, sum_event
 from ladle.spec import part
 
 
 class Terms(NamedTuple):
-    """What an objective is made of, per item, in nats: ``log_px`` is ``(*S, B)``; and the batch itself."""
+    """The terms of an objective, per item, in nats.
+
+    Attributes:
+        log_px: log p(x|z), ``(*S, B)``.
+        levels: the levels of latents, from the top.
+        batch: the items.
+    """
 
     log_px: Tensor
     levels: tuple[Level, ...]
-    penalties: Mapping[str, Tensor]
-    batch: Batch | None = None
+    batch: Batch
 
     @property
     def kl(self) -> Tensor:
@@ -50,8 +55,8 @@ class VAE(nn.Module):
         batch.x --latents.walk--> levels, h --likelihood--> p(x|h) --> log p(x|h)
 
     Args:
-        latents: everything between the data and what the likelihood reads.
-        likelihood: p(x|h), in the data's own units.
+        latents: everything between the data and the input of the likelihood.
+        likelihood: p(x|h), in the units of the data.
 
     Reference:
         Kingma, Welling: "Auto-Encoding Variational Bayes", 2014.
@@ -61,26 +66,43 @@ class VAE(nn.Module):
     def __init__(self, latents: Latents, likelihood: Conditional) -> None:
         super().__init__()
         self.latents, self.likelihood = latents, likelihood
+        self.context = joint_context(latents, likelihood)
 
     def forward(self, batch: Batch, samples: Size = (), draw: Draw = from_posterior) -> Terms:
-        """The terms of the bound: the only entry for training.
+        """The terms of the bound. Training calls only this method.
 
         Args:
             batch: B items.
             samples: ``S``, e.g. ``(K,)`` for K importance samples per item.
             draw: how z is chosen.
         """
-        trace = self.latents.walk(draw, batch, context=batch.context, samples=samples)
-        return Terms(self.log_px(trace.h, batch, len(samples) + 1), trace.levels, {}, batch)
+        trace = self.walk(draw, batch, samples)
+        return Terms(self.log_px(trace.h, batch, len(samples) + 1), trace.levels, batch)
+
+    def walk(self, draw: Draw, batch: Batch, samples: Size = ()) -> Trace:
+        """Visit the levels of latents from the top, see :meth:`ladle.model.latents.Latents.walk`.
+
+        Raises:
+            DataError: if the batch has a context that the model does not read.
+        """
+        unwanted = sorted(set(batch.context) - set(self.context))
+        if unwanted:
+            reads = f"reads {', '.join(self.context)}" if self.context else "reads no context"
+            raise DataError(f"the model {reads}, got the context {', '.join(unwanted)}")
+        return self.latents.walk(draw, batch, samples)
+
+    def blank(self, n: int, context: Mapping[str, Tensor] | None = None) -> Batch:
+        """A batch of ``n`` items without data on the model's device, for a walk from the prior."""
+        return blank(self.likelihood.event, n, context, next(self.parameters()).device)
 
     def log_px(self, h: Tensor, batch: Batch, lead: int) -> Tensor:
-        """log p(x|h) of what is observed of each item: ``h``, ``(*S, B, *read)`` with ``lead`` leading dimensions, to
-        ``(*S, B)``."""
-        p = self.explain(h, batch.context)
+        """log p(x|h) of the observed elements of each item: ``h``, ``(*S, B, *read)`` with ``lead`` leading dimensions,
+        to ``(*S, B)``."""
+        p = self.explain(h, batch)
         if batch.observed is None:
             return total(p, batch.x, lead)
         return sum_event(chain(p, batch.x) * batch.observed, lead)
 
-    def explain(self, h: Tensor, context: Mapping[str, Tensor] | None = None) -> Distribution:
-        """p(x|h): ``(*lead, *read)`` to a distribution over ``(*lead, *event)``."""
-        return self.likelihood(h, context or {})
+    def explain(self, h: Tensor, batch: Batch) -> Distribution:
+        """p(x|h, context): ``(*lead, B, *read)`` to a distribution over ``(*lead, B, *event)``."""
+        return self.likelihood(h, batch.context)

@@ -1,4 +1,4 @@
-"""Nets: what the encoder reads, and the functions between data and latents."""
+"""Networks between data and latents, and the standardisation of the encoder's input."""
 
 from ladle.nets.net import Net, Standardise
 

@@ -1,4 +1,4 @@
-"""Convolutional and residual nets for images of any size and channel count.
+"""Convolutional and residual networks for images of any size and number of channels.
 
 Both directions share one plan: the image is halved (rounding up) until neither side is longer than 8, and
 the width doubles at each halving, up to four times the first.
@@ -8,8 +8,8 @@ the width doubles at each halving, up to four times the first.
                  --halve->  2w x 14 x 14  <--  2w x 14 x 14
                  --halve->  4w x 7 x 7    <--  4w x 7 x 7   <--linear-- D
 
-There is no normalisation layer: a likelihood must not depend on its neighbours in the batch. Residual
-branches start at zero instead (Zhang, Dauphin, Ma, "Fixup Initialization", 2019).
+There is no normalisation layer, because the density of an item must not depend on the other items of the batch.
+Residual branches start at zero instead (Zhang, Dauphin, Ma, "Fixup Initialization", 2019).
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class ConvDown(Net):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W) -> (N, F)``."""
-        # Channels last, as they lie in memory: flattening then copies nothing.
+        # Channels last, as in memory, so that flattening does not copy.
         return self.layers(x).permute(0, 2, 3, 1).flatten(1)
 
 
@@ -125,10 +125,10 @@ class ConvDown(Net):
 class ConvUp(Net):
     """An image decoder: a linear map to the smallest size, then nearest-neighbour upsampling and convolutions.
 
-    An odd size is reached by cutting off the last row or column of the doubled one.
+    For an odd size, the last row or column of the doubled map is cut off.
 
     Args:
-        inputs: the shape of what it reads, usually ``(D,)``.
+        inputs: the shape of the input, usually ``(D,)``.
         outputs: ``(H, W)`` of the image.
         width: channels at full size.
         blocks: residual blocks per stage; 0 is a plain convolutional net.
@@ -153,13 +153,13 @@ class ConvUp(Net):
             self.grow.append(UpConv(channels, size) if stage else conv(channels, size))
             self.blocks.append(nn.Sequential(*(Block(size) for _ in range(blocks))))
             channels = size
-        self.inputs, self.features = tuple(inputs), (width, *outputs)
+        self.inputs, self.features, self.rank = tuple(inputs), (width, *outputs), 2
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, *inputs) -> (N, width, H, W)``."""
         channels, height, width = self.smallest
         y = F.relu_(self.start(x.flatten(1))).unflatten(1, (height, width, channels)).permute(0, 3, 1, 2)
         for (height, width), grow, blocks in zip(self.sizes, self.grow, self.blocks, strict=True):
-            # cut after the ReLU: autograd forgets the layout of a view that is changed in place
+            # cut after the ReLU: autograd loses the memory layout of a view that is changed in place
             y = blocks(F.relu_(grow(y))[..., :height, :width])
         return y

@@ -1,4 +1,4 @@
-"""No hidden layer: what stands on top of it is linear in what it reads."""
+"""A network without hidden layers, which makes the layer after it linear in the input."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from ladle.spec import part
 
 @part("net", "linear")
 class Linear(Net):
-    """Hands on what it reads, flattened: with the head of a :class:`ladle.model.conditional.Amortised` on top, a linear
-    map. A linear decoder with a normal likelihood of one scale makes a VAE probabilistic PCA, whose evidence is known
-    in closed form.
+    """The flattened input. The head of a :class:`ladle.model.conditional.Amortised` makes it a linear map. A VAE with a
+    linear decoder and a normal likelihood of one scale is probabilistic PCA, whose evidence has a closed form.
 
     Args:
         inputs: the shape of one input.

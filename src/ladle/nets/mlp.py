@@ -16,14 +16,14 @@ ACTIVATIONS: dict[str, Callable[..., Tensor]] = {"relu": F.relu_, "silu": F.silu
 
 @part("net", "mlp")
 class MLP(Net):
-    """Fully connected layers, each but the first added to what it reads: ``h_1 = a(W_1 x)``,
-    ``h_i = h_{i-1} + a(W_i h_{i-1})``. It reads events of any shape, flattened.
+    """Fully connected layers with residual connections from the second on: ``h_1 = a(W_1 x)``,
+    ``h_i = h_{i-1} + a(W_i h_{i-1})``. Inputs of any shape are flattened.
 
     Args:
         inputs: the shape of one input.
         width: units per hidden layer.
         depth: number of hidden layers.
-        activation: ``a``: ``relu``, or ``silu``, ``x sigmoid(x)``, with which nets learn more from as many steps.
+        activation: ``a``, either ``relu`` or ``silu``, ``x sigmoid(x)``, which learns more in the same number of steps.
 
     Reference:
         Elfwing, Uchibe, Doya: "Sigmoid-Weighted Linear Units for Neural Network Function Approximation in

@@ -1,4 +1,4 @@
-"""The protocol of a net, and what the encoder reads of the data."""
+"""The protocol of a network, and the standardisation of the encoder's input."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from ladle.spec import part
 
 
 class Net(nn.Module, ABC):
-    """A function from one tensor to features: ``(N, *inputs) -> (N, *features)``."""
+    """A function from one tensor to features: ``(N, *inputs) -> (N, *features)``.
+
+    Attributes:
+        inputs: the shape of one input.
+        features: the shape of its features.
+        rank: the number of spatial dimensions of the features: 2 for a map ``(C, H, W)``, 1 for ``(C, T)``, 0 for a
+            vector.
+    """
 
     inputs: Size
     features: Size
+    rank: int = 0
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -24,14 +32,14 @@ class Net(nn.Module, ABC):
 
 @part("net", "standardise")
 class Standardise(nn.Module):
-    """What the encoder reads: ``(x - loc) / scale``, zero where nothing was observed.
+    """The encoder's input: ``(x - loc) / scale``, and zero for elements that were not observed.
 
-    Only the encoder sees this; the likelihood always speaks in the data's own units.
+    Only the encoder uses it; the likelihood is always in the units of the data.
 
     Args:
-        loc: one number, or one per element of the last (tables) or first (images) dimension.
-        scale: as ``loc``, positive.
-        masked: also hand over the mask of observed elements, appended along the first event dimension.
+        loc: one number, or one for each column of a table.
+        scale: positive, of the same form as ``loc``.
+        masked: append the mask of observed elements along the first event dimension.
 
     >>> read = Standardise(loc=[1.0, 0.0], scale=[2.0, 1.0], masked=True)
     >>> read(torch.tensor([[3.0, 5.0]]), torch.tensor([[True, False]]))

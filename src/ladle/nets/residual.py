@@ -1,7 +1,8 @@
-"""Residual nets on maps of one width, as ladders use them: a map may be a single pixel, and then all is dense.
+"""Residual networks on maps of one width, for ladders. For a map of a single pixel, all layers are dense.
 
-There is no normalisation, as in :mod:`ladle.nets.conv`; a stack of many branches keeps its variance because the last
-layer of each starts smaller by the square root of their number (Child, "Very Deep VAEs", 2021).
+There is no normalisation, as in :mod:`ladle.nets.conv2d`. A stack of many branches keeps its variance because the
+initial weights of the last layer of each branch are divided by the square root of their number
+(Child, "Very Deep VAEs", 2021).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ladle.nets.conv import UpConv, conv
+from ladle.nets.conv2d import UpConv, conv
 from ladle.nets.net import Net
 from ladle.spec import part
 
@@ -21,9 +22,9 @@ class Pointwise(nn.Linear):
     """A linear map of the channels, the same at every pixel: a 1x1 convolution.
 
     Args:
-        inputs: channels.
-        outputs: channels.
-        gain: the deviation of its results where the inputs have deviation 1; 0 starts it at zero.
+        inputs: the number of input channels.
+        outputs: the number of output channels.
+        gain: the initial standard deviation of the outputs for inputs of standard deviation 1.
 
     >>> import torch
     >>> layer, x = Pointwise(2, 3, gain=1.0), torch.randn(4, 2, 5, 6)
@@ -44,8 +45,8 @@ class Pointwise(nn.Linear):
 
 
 def mixing(inputs: int, outputs: int, side: int, gain: float = 1.0) -> nn.Module:
-    """A layer that sees a pixel's neighbours: a 3x3 convolution, and where there is but one pixel a linear map. A ReLU
-    before it is made up for, and its results start at ``gain`` times the deviation of what it reads.
+    """A layer over the neighbours of a pixel: a 3x3 convolution, or a linear map if there is only one pixel. It is
+    initialised so that, after a ReLU, its outputs have ``gain`` times the standard deviation of the ReLU's input.
 
     >>> mixing(2, 3, side=7)
     Conv2d(2, 3, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
@@ -65,7 +66,7 @@ class Residual(nn.Module):
     Args:
         width: channels.
         side: the longer side of the map.
-        depth: how many branches are added up in all.
+        depth: the total number of branches that are added up.
     """
 
     def __init__(self, width: int, side: int, depth: int) -> None:
@@ -79,7 +80,7 @@ class Residual(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """What an encoder sees of an item at several sizes, the largest map first.
+    """The features of an item at several sizes, the largest map first.
 
     ::
 
@@ -87,11 +88,11 @@ class Pyramid(nn.Module):
                     --residual--> features  --residual--> features
 
     Args:
-        inputs: channels of what it reads.
-        sizes: height and width of every map from that of x on, each half of the one before, rounded up.
-        residuals: how many residual branches there are at each size. Features are handed on where there are some;
-            down to the first of these, nothing is computed but one strided convolution for each halving.
-        width: channels.
+        inputs: the number of channels of the input.
+        sizes: height and width of every map, starting with x; each is half of the previous one, rounded up.
+        residuals: the number of residual branches at each size. Features are returned for sizes that have some; before
+            the first of these sizes, there is only one strided convolution per halving.
+        width: the number of channels.
 
     >>> import torch
     >>> pyramid = Pyramid(3, [(9, 17), (5, 9), (3, 5)], [0, 1, 1], width=8)
@@ -122,10 +123,10 @@ class Pyramid(nn.Module):
 
 @part("net", "map_up")
 class MapUp(Net):
-    """From a map to an image: nearest-neighbour upsampling and a convolution for each doubling.
+    """A decoder from a map to an image: nearest-neighbour upsampling and a convolution for each doubling.
 
-    An odd size is reached by cutting off the last row or column of the doubled one. Where nothing is to be doubled,
-    there is one convolution.
+    For an odd size, the last row or column of the doubled map is cut off. If map and image have the same size, there is
+    one convolution.
 
     Args:
         inputs: ``(C, h, w)`` of the map.
@@ -133,7 +134,7 @@ class MapUp(Net):
         width: channels of the image's features.
 
     Raises:
-        ValueError: for an image that is no doubling of the map.
+        ValueError: if the image is not reached from the map by doublings.
 
     >>> import torch
     >>> MapUp(inputs=(4, 5, 9), outputs=(9, 17), width=8)(torch.zeros(2, 4, 5, 9)).shape
@@ -152,7 +153,7 @@ class MapUp(Net):
         self.sizes = sizes[-2::-1]
         self.grow = nn.ModuleList(UpConv(width if i else channels, width) for i in range(len(self.sizes)))
         self.even = None if self.sizes else mixing(channels, width, max(outputs))
-        self.inputs, self.features = tuple(inputs), (width, *outputs)
+        self.inputs, self.features, self.rank = tuple(inputs), (width, *outputs), 2
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, h, w) -> (N, width, H, W)``."""

@@ -1,4 +1,4 @@
-"""Objectives: what training minimises."""
+"""Objectives: the losses that training minimises."""
 
 from ladle.inference.bounds import bound
 from ladle.objectives.objective import Loss, Objective, Progress

@@ -1,4 +1,4 @@
-"""The evidence lower bound, and its weighted, warmed and rate-controlled forms."""
+"""The evidence lower bound, and its variants with weights, warm-up and control of the rate."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ladle.spec import part
 
 
 def negative_elbo(terms: Terms) -> Tensor:
-    """``KL(q || p) - log p(x|z)``, per item, ``(B,)``."""
+    """``KL(q || p) - log p(x|z)`` of each item, ``(B,)``."""
     return terms.kl - terms.log_px
 
 
 @part("objective", "elbo")
 class Elbo(Objective):
-    """``-log p(x|z) + beta * KL(q(z|x) || p(z))``.
+    """The negative (beta-)ELBO, ``-log p(x|z) + beta * KL(q(z|x) || p(z))``.
 
     Args:
-        beta: the weight of the KL; 1 is the bound itself.
-        warmup: fraction of training over which beta grows from 0.
+        beta: the weight of the KL; 1 gives the bound itself.
+        warmup: the fraction of training over which beta grows from 0.
         free_bits: nats per level below which the KL (averaged over the batch) is not reduced further.
-        sticking: estimate the gradient by "sticking the landing": log q is taken with frozen parameters, so
-            that the gradient has no variance once q is exact. For one-level, reparameterised latents.
+        sticking: use the "sticking the landing" gradient estimator: log q is evaluated with frozen parameters, so that
+            the gradient has no variance when q is the exact posterior. For one-level, reparameterised latents.
 
     Reference:
         Higgins et al.: "beta-VAE", 2017. Kingma et al.: "Improved Variational Inference with Inverse
@@ -52,13 +52,13 @@ class Elbo(Objective):
         return Loss(negative_elbo(terms), scalar)
 
     def rate(self, level: Level) -> Tensor:
-        """The KL of a level averaged over the batch, held at ``free_bits``."""
+        """The KL of a level, averaged over the batch and at least ``free_bits``."""
         value = landing(level) if self.one_level else level.kl
         return self.mean(value).clamp_min(self.free_bits) if self.free_bits else value.mean()
 
 
 def landing(level: Level) -> Tensor:
-    """``log q(z) - log p(z)`` with q's parameters frozen: gradients pass through z alone, ``(*S, B)``."""
+    """``log q(z) - log p(z)``, ``(*S, B)``, with the parameters of q frozen: gradients pass only through z."""
     if level.q is None or level.p is None:
         return level.kl
     return sum_event(frozen(level.q).log_prob(level.z), level.log_q.dim()) - level.log_p
@@ -66,12 +66,12 @@ def landing(level: Level) -> Tensor:
 
 @part("objective", "geco")
 class Geco(Objective):
-    """Minimise the KL subject to ``-log p(x|z) <= distortion`` on average, by a Lagrange multiplier.
+    """Minimise the KL subject to ``-log p(x|z) <= distortion`` on average, with a Lagrange multiplier.
 
     Args:
         distortion: the allowed ``-log p(x|z)`` in nats per item.
-        rate: how fast the multiplier moves.
-        memory: the decay of the constraint's moving average.
+        rate: the step size of the multiplier.
+        memory: the decay rate of the moving average of the constraint.
 
     Reference:
         Rezende, Viola: "Taming VAEs", 2018.
@@ -88,7 +88,7 @@ class Geco(Objective):
         self.register_buffer("average", torch.full((), float("nan")))
 
     def forward(self, terms: Terms, progress: Progress) -> Loss:
-        """See :meth:`Objective.forward`; moves the multiplier when in training mode."""
+        """See :meth:`Objective.forward`; also updates the multiplier in training mode."""
         excess = -self.mean(terms.log_px) - self.distortion
         if self.training:
             with torch.no_grad():
@@ -103,12 +103,12 @@ class Geco(Objective):
 
 @part("objective", "capacity")
 class Capacity(Objective):
-    """``-log p(x|z) + pressure * |KL - C|`` with a capacity C that grows linearly.
+    """``-log p(x|z) + pressure * |KL - C|``, with a capacity C that grows linearly.
 
     Args:
         nats: the capacity reached at the end of the ramp.
-        pressure: the weight of the distance from it.
-        ramp: fraction of training over which C grows from 0.
+        pressure: the weight of the distance between the KL and C.
+        ramp: the fraction of training over which C grows from 0.
 
     Reference:
         Burgess et al.: "Understanding disentangling in beta-VAE", 2018.

@@ -12,15 +12,15 @@ from ladle.spec import part
 
 @part("objective", "iwae")
 class Iwae(Objective):
-    """``-log 1/K sum_k p(x, z_k) / q(z_k|x)``, with the doubly reparameterised gradient for the encoder.
+    """The negative importance-weighted bound, ``-log 1/K sum_k p(x, z_k) / q(z_k|x)``.
 
     Args:
-        particles: K.
-        doubly: use the doubly reparameterised estimator (DReG): log q is taken with frozen parameters and the
-            gradient through each z is weighted by its squared normalised weight. Without it the encoder's
-            gradient drowns in noise as K grows. For one-level, reparameterised latents.
-        single: the fraction of training in which one particle is drawn instead: a step then costs a K-th, and early
-            steps gain nothing from more. Validation has K particles throughout.
+        particles: K, the number of particles (samples of z per item).
+        doubly: use the doubly reparameterised gradient estimator (DReG) for the encoder: log q is evaluated with frozen
+            parameters, and the gradient through each z is weighted by its squared normalised weight. Without it the
+            signal-to-noise ratio of the encoder's gradient falls as K grows. For one-level, reparameterised latents.
+        single: the initial fraction of training in which one particle is drawn instead of K. Such a step costs 1 / K of
+            a full one, and early in training more particles have no benefit. Validation always uses K particles.
 
     Reference:
         Burda, Grosse, Salakhutdinov: "Importance Weighted Autoencoders", 2016.
@@ -31,8 +31,8 @@ class Iwae(Objective):
         super().__init__()
         if particles < 1 or not 0 <= single <= 1:
             raise ValueError(
-                f"iwae needs at least 1 particle and a fraction of single ones between 0 and 1, got {particles} and "
-                f"{single}"
+                f"iwae needs particles of at least 1 and single between 0 and 1, got particles={particles} and "
+                f"single={single}"
             )
         self.samples = (particles,)
         self.one_level = doubly
@@ -45,14 +45,14 @@ class Iwae(Objective):
     def forward(self, terms: Terms, progress: Progress) -> Loss:
         """See :meth:`Objective.forward`."""
         per_item = -bound(terms.log_w.detach())
-        weight = shares(terms.log_w)  # of the same z: the gradient of the bound is the weighted one of log w
+        weight = shares(terms.log_w)  # the gradient of the bound is the weighted gradient of log w
         if not self.one_level:
             return Loss(per_item, -(weight * terms.log_w).sum(dim=0).mean())
         (level,) = terms.levels
         log_w = terms.log_px - landing(level)
         if level.z.requires_grad:
-            # The sum below gives the decoder and the prior the weight w, as they need. What reaches the
-            # encoder passes through z, where one more factor w makes it w^2.
+            # The sum below has the weights w, as the decoder and the prior need. The encoder's gradient passes
+            # through z, where another factor w makes the weight w^2.
             spread = weight.reshape(*weight.shape, *[1] * (level.z.dim() - weight.dim()))
             level.z.register_hook(lambda gradient: gradient * spread)
         surrogate = -(weight * log_w).sum(dim=0).mean()

@@ -23,8 +23,8 @@ from ladle.spec import part
 PARTICLES = 64
 
 
-class Exact(NamedTuple):
-    """A batch under a linear-Gaussian model: ``now`` with gradients, and the model and p(z|x) frozen."""
+class LinearBatch(NamedTuple):
+    """A batch under a linear-Gaussian model: the model with gradients (``now``) and frozen, and the frozen p(z|x)."""
 
     now: LinearGaussian
     frozen: LinearGaussian
@@ -32,22 +32,21 @@ class Exact(NamedTuple):
     x: Tensor
     observed: Tensor | None
 
-    def follow(self, level: Level) -> Tensor:
-        """``KL(q || p(z|x))``, by a draw of z through which gradients reach q: what an encoder has left to learn."""
+    def encoder_loss(self, level: Level) -> Tensor:
+        """The encoder's loss ``KL(q || p(z|x))``, estimated from a reparameterised draw of z, ``(*S, B)``."""
         return landing(level) + level.log_p - self.posterior.log_prob(level.z)
 
 
-def exact(model: VAE, terms: Terms) -> Exact:
-    """The batch of the terms under a linear-Gaussian model."""
+def linear_batch(model: VAE, terms: Terms) -> LinearBatch:
+    """The batch of ``terms`` under a linear-Gaussian model."""
     now = gaussian(model)
     frozen = LinearGaussian(*(t.detach() for t in now))
-    assert terms.batch is not None
     x, observed = terms.batch.x, terms.batch.observed
-    return Exact(now, frozen, frozen.posterior(x, observed), x, observed)
+    return LinearBatch(now, frozen, frozen.posterior(x, observed), x, observed)
 
 
 def reparameterised(model: VAE) -> bool:
-    """Whether gradients pass through the draws of one level of latents."""
+    """Whether the latents have one level and a reparameterised posterior."""
     if not isinstance(model.latents, Flat):
         return False
     return standard(model.latents.posterior.family, model.latents.events[0]).has_rsample
@@ -55,13 +54,14 @@ def reparameterised(model: VAE) -> bool:
 
 @part("objective", "ml")
 class MaximumLikelihood(Objective):
-    """``-log p(x)``, as tightly as it can be computed.
+    """The negative log-likelihood ``-log p(x)``, exact or as an importance-weighted bound.
 
-    * A linear-Gaussian model: exactly. The encoder learns ``KL(q(z|x) || p(z|x))`` beside it.
-    * Any other: the importance-weighted bound, doubly reparameterised where the latents allow it.
+    * For a linear-Gaussian model it is exact. The encoder is trained by adding ``KL(q(z|x) || p(z|x))``.
+    * For any other model it is the importance-weighted bound, with doubly reparameterised gradients if the latents
+      support them.
 
     Args:
-        particles: importance samples per item, where they are needed.
+        particles: the importance samples per item for the bound.
 
     Reference:
         Burda, Grosse, Salakhutdinov: "Importance Weighted Autoencoders", 2016.
@@ -70,7 +70,7 @@ class MaximumLikelihood(Objective):
     def __init__(self, particles: int = PARTICLES) -> None:
         super().__init__()
         self.bound = Iwae(particles, doubly=False)
-        self.linear: tuple[VAE, ...] = ()  # a tuple: a model is no part of its objective
+        self.linear: tuple[VAE, ...] = ()  # a tuple, so that the model does not become a submodule
         self.samples = self.bound.samples
 
     def attach(self, model: VAE) -> None:
@@ -82,25 +82,28 @@ class MaximumLikelihood(Objective):
     def forward(self, terms: Terms, progress: Progress) -> Loss:
         """See :meth:`Objective.forward`."""
         for model in self.linear:
-            batch = exact(model, terms)
+            batch = linear_batch(model, terms)
             per_item = -batch.now.log_prob(batch.x, batch.observed)
-            return Loss(per_item.detach(), per_item.mean() + batch.follow(terms.levels[0]).mean())
+            return Loss(per_item.detach(), per_item.mean() + batch.encoder_loss(terms.levels[0]).mean())
         return self.bound(terms, progress)
 
 
 @part("objective", "em")
 class ExpectationMaximisation(Objective):
-    """``-E[log p(x, z)]`` with z from the posterior of the model as it stands, frozen: one gradient step of M for the
-    E of every batch.
+    """``-E[log p(x, z)]`` with z from the frozen posterior of the current model.
 
-    * A linear-Gaussian model: the posterior, and so the expectation, is exact.
-    * Any other, Monte Carlo: K draws of q, weighted by ``p(x, z) / q(z|x)``, stand for the posterior (the mean over a
-      resampling of them, without its noise). The encoder learns to propose them: ``-E[log q(z|x)]``.
+    Each training step is the E step for a batch followed by one gradient step of the M step.
 
-    ``per_item`` is -log p(x), or its importance-weighted bound. Where E is exact, the gradient is that of -log p(x).
+    * For a linear-Gaussian model the posterior, and so the expectation, is exact.
+    * For any other model the expectation is Monte Carlo: the posterior is approximated by K draws of q with weights
+      ``p(x, z) / q(z|x)`` (the expected value over resampling, without its noise). The encoder is trained as the
+      proposal by ``-E[log q(z|x)]``.
+
+    ``per_item`` is -log p(x), or its importance-weighted bound. If the E step is exact, the gradient is that of
+    -log p(x).
 
     Args:
-        particles: K, where draws are needed.
+        particles: K, the draws per item for the Monte Carlo expectation.
 
     Reference:
         Wei, Tanner: "A Monte Carlo Implementation of the EM Algorithm", 1990.
@@ -111,7 +114,7 @@ class ExpectationMaximisation(Objective):
     def __init__(self, particles: int = PARTICLES) -> None:
         super().__init__()
         if particles < 1:
-            raise ValueError(f"em needs at least 1 particle, got {particles}")
+            raise ValueError(f"em needs particles of at least 1, got {particles}; {PARTICLES} is the default")
         self.particles = particles
         self.linear: tuple[VAE, ...] = ()
         self.samples = (particles,)
@@ -124,49 +127,52 @@ class ExpectationMaximisation(Objective):
     def forward(self, terms: Terms, progress: Progress) -> Loss:
         """See :meth:`Objective.forward`."""
         for model in self.linear:
-            batch = exact(model, terms)
+            batch = linear_batch(model, terms)
             complete = batch.now.expected(batch.posterior, batch.x, batch.observed)
             per_item = -batch.frozen.log_prob(batch.x, batch.observed)
-            return Loss(per_item, batch.follow(terms.levels[0]).mean() - complete.mean())
+            return Loss(per_item, batch.encoder_loss(terms.levels[0]).mean() - complete.mean())
         log_w = terms.log_w.detach()
         complete = terms.log_px
         for level in terms.levels:
-            if level.z.requires_grad:  # the draws are data here: no gradient passes through them
+            if level.z.requires_grad:  # the draws are treated as data: no gradient passes through them
                 level.z.register_hook(torch.zeros_like)
             assert level.q is not None
-            proposed = sum_event(level.q.log_prob(level.z.detach()), level.log_q.dim())
-            complete = complete + level.log_p + proposed
+            log_proposal = sum_event(level.q.log_prob(level.z.detach()), level.log_q.dim())
+            complete = complete + level.log_p + log_proposal
         return Loss(-bound(log_w), -(shares(log_w) * complete).sum(dim=0).mean())
 
 
 @part("objective", "map")
 class MaximumAPosteriori(Objective):
-    """An objective and the prior ``N(0, 1 / precision)`` on every weight of the decoder (matrices and kernels; biases
-    and scales have flat priors): ``loss + precision / (2 N) * sum of weight^2``, both per item.
+    """An objective plus a prior ``N(0, 1 / precision)`` on every weight of the decoder.
 
-    ``per_item`` stays the inner objective's: the prior is of the weights, and no part of log p(x).
+    The loss is ``loss + precision / (2 N) * sum of weight^2``, both per item. The prior applies to matrices and
+    kernels; biases and scales have flat priors. ``per_item`` is that of the inner objective, since the prior on the
+    weights is not part of log p(x).
 
     Args:
-        objective: what is penalised, such as :class:`MaximumLikelihood`.
-        items: N, the items that are trained on. The prior counts once, so it fades as they grow more.
-        precision: of the prior.
+        objective: the objective to which the prior is added, such as :class:`MaximumLikelihood`.
+        items: N, the number of training items. The prior enters once, so its influence falls as N grows.
+        precision: the precision of the prior.
     """
 
     def __init__(self, objective: Objective, items: int, precision: float = 1.0) -> None:
         super().__init__()
         if items < 1 or not precision > 0:
-            raise ValueError(f"map needs items of at least 1 and a precision above 0, got {items} and {precision}")
+            raise ValueError(
+                f"map needs items of at least 1 and a precision above 0, got items={items} and precision={precision}"
+            )
         self.objective, self.pull = objective, precision / (2 * items)
         self.weights: tuple[Tensor, ...] = ()
-        self._follow()
+        self._copy_attributes()
 
     def attach(self, model: VAE) -> None:
         """See :meth:`Objective.attach`."""
         self.objective.attach(model)
         self.weights = tuple(p for p in model.likelihood.parameters() if p.dim() > 1)
-        self._follow()
+        self._copy_attributes()
 
-    def _follow(self) -> None:
+    def _copy_attributes(self) -> None:
         inner = self.objective
         self.samples, self.one_level, self.comparable = inner.samples, inner.one_level, inner.comparable
 

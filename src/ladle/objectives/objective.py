@@ -1,4 +1,4 @@
-"""The protocol of an objective: what training minimises. Objectives stand outside the model."""
+"""The interface of objectives, the losses that training minimises. Objectives are separate from models."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from ladle.shapes import Size
 
 
 class Progress(NamedTuple):
-    """How far training is: ``fraction`` of the budget in [0, 1], and the number of steps taken."""
+    """The progress of training: ``fraction`` of the budget in [0, 1], and ``step``, the number of steps done."""
 
     fraction: float
     step: int
 
 
 class Loss(NamedTuple):
-    """``per_item``: the negative bound in nats, ``(B,)``; ``scalar``: what is minimised, averaged over items."""
+    """``per_item``: the negative bound in nats, ``(B,)``; ``scalar``: the loss to minimise, averaged over items."""
 
     per_item: Tensor
     scalar: Tensor
 
 
 class Objective(nn.Module, ABC):
-    """From terms to a loss. Buffers (multipliers, moving averages) are part of a checkpoint.
+    """A map from the terms of a batch to a loss. Buffers (multipliers, moving averages) are part of a checkpoint.
 
     Attributes:
-        samples: ``S``, how many draws per item the model is asked for; see :meth:`draws`.
-        one_level: it needs log q with frozen parameters, which only one-level reparameterised latents give.
-        comparable: it minimises the bound that ``per_item`` holds, so validation can choose the best weights.
-        everywhere: how :meth:`mean` is taken in training.
+        samples: ``S``, the shape of the draws of z per item that the objective needs; see :meth:`draws`.
+        one_level: whether the objective needs log q with frozen parameters, which requires one-level, reparameterised
+            latents.
+        comparable: whether the objective minimises the bound in ``per_item``, so that the best weights can be chosen by
+            validation.
+        everywhere: the function that :meth:`mean` uses in training; it averages over all devices.
     """
 
     samples: Size = ()
@@ -43,22 +45,22 @@ class Objective(nn.Module, ABC):
     everywhere: Callable[[Tensor], Tensor] = staticmethod(torch.mean)
 
     def attach(self, model: VAE) -> None:
-        """Shown the model once, when both are made: for an objective of the weights, or of a closed form."""
+        """Receive the model once, after both are built: for objectives that use its weights or a closed form."""
         return
 
     def draws(self, progress: Progress) -> Size:
-        """How many draws per item the model is asked for at this point of training; at the end, ``samples``."""
+        """The shape of the draws of z per item at this point of training; ``samples`` at the end of training."""
         return self.samples
 
     def share(self, everywhere: Callable[[Tensor], Tensor]) -> None:
-        """Take means over a batch in this way from now on; the objectives within this one do, too."""
+        """Set the function that :meth:`mean` uses in training, for this objective and the objectives inside it."""
         for part in self.modules():
             if isinstance(part, Objective):
                 part.everywhere = everywhere
 
     def mean(self, per_item: Tensor) -> Tensor:
-        """The mean over the whole batch. A loss that is not linear in a mean must take it from here: with several
-        devices, each sees a part of the batch."""
+        """The mean over the whole batch. A loss that is not linear in a mean must use this method, because with several
+        devices each one holds only a part of the batch."""
         return self.everywhere(per_item) if self.training else per_item.mean()
 
     @abstractmethod
@@ -67,7 +69,7 @@ class Objective(nn.Module, ABC):
 
 
 def warm(beta: float, warmup: float, progress: Progress) -> float:
-    """``beta``, reached linearly over the first ``warmup`` fraction of training.
+    """``beta`` after a linear warm-up from 0 over the first ``warmup`` fraction of training.
 
     >>> warm(4.0, 0.2, Progress(0.1, 100)), warm(4.0, 0.2, Progress(0.5, 500)), warm(1.0, 0.0, Progress(0.0, 0))
     (2.0, 4.0, 1.0)

@@ -1,4 +1,4 @@
-"""Recipes: published models, each a function ``(schema, size) -> spec`` of about 20 lines."""
+"""Recipes for published models, each a function ``(schema, size) -> plan`` of about 20 lines."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SIZES = ("xs", "s", "m", "l")
 
 
 def recipe(name: str, schema: Schema, size: str = "s") -> dict[str, Any]:
-    """The spec that a recipe gives for this data, the caller's own to change.
+    """The plan of a recipe for the given data: a copy, which the caller may change.
 
     Raises:
-        SpecError: for an unknown recipe or size; the known ones are listed.
+        SpecError: for an unknown recipe or size; the message lists the known ones.
     """
     if size not in SIZES:
         raise SpecError(f"unknown size '{size}'; known: {', '.join(SIZES)}")

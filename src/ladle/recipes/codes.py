@@ -1,4 +1,4 @@
-"""Latents of a few values: codes."""
+"""Discrete latents with few values: codes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from ladle.data import Schema
 from ladle.recipes.sizes import latents, likelihood, nets, training
 from ladle.spec import part
 
-LEVELS = 8  # of a scalar code
-CLASSES, NUMBERS = 64, 8  # vectors of a codebook, and numbers of each
+LEVELS = 8  # values of a scalar code
+CLASSES, NUMBERS = 64, 8  # vectors in a codebook, and numbers per vector
 
 
 @part("recipe", "fsq")
 def fsq(schema: Schema, size: str) -> dict[str, Any]:
-    """Every latent is one of a few levels, which can be stored as they are.
+    """A VAE whose latents each take one of a few levels, which can be stored directly.
 
     Reference:
         Mentzer, Minnen, Agustsson, Tschannen: "Finite Scalar Quantization: VQ-VAE Made Simple", 2023.
@@ -35,7 +35,7 @@ def fsq(schema: Schema, size: str) -> dict[str, Any]:
 
 @part("recipe", "vq")
 def vq(schema: Schema, size: str) -> dict[str, Any]:
-    """Choices among learned vectors, one for every few latents that another recipe would have.
+    """A VAE with a codebook of learned vectors; one code replaces two latents of the other recipes.
 
     Reference:
         van den Oord, Vinyals, Kavukcuoglu: "Neural Discrete Representation Learning", 2017.

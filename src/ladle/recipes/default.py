@@ -1,4 +1,4 @@
-"""What ``ladle fit`` fits when nobody says otherwise: a recipe and a size for the data, the time and the machine."""
+"""The default of ``ladle fit``: a recipe and a size for the data, the time and the machine."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ladle.data import Dataset, blank
+from ladle.data import Dataset, zeros
 from ladle.machine import Machine, choose
 from ladle.recipes import SIZES
 from ladle.recipes.assemble import Assembly, assemble
 
-RATES = {"cuda": 20e12, "bf16-mixed": 90e9, "32-true": 35e9}  # floating-point operations a second; a CPU's per thread
-PASSES = 10  # over the data: a larger net that sees it less often learns less in the same time (docs/benchmarks.md)
+RATES = {"cuda": 20e12, "bf16-mixed": 90e9, "32-true": 35e9}  # floating-point operations a second, on a CPU per thread
+PASSES = 10  # over the data: with fewer, a larger network is worse in the same time (docs/benchmarks.md)
 BACKWARD = 2  # times the operations of the forward pass
 
 
 class Choice(NamedTuple):
-    """A recipe and a size, and why in words."""
+    """A recipe and a size, with the reason in words."""
 
     recipe: str
     size: str
@@ -26,23 +26,24 @@ class Choice(NamedTuple):
 
 
 def best(data: Dataset, minutes: float | None = None, device: str = "auto") -> Choice:
-    """The recipe and the size that should reach the best likelihood in this time with latents that tell the item.
+    """The recipe and size expected to reach the best likelihood in this time with informative latents.
 
-    A learned prior over one level of latents; for images in colour, and on a GPU for all images, several levels on
-    maps. The size is the largest that has no more parameters than the training data has numbers, and that the machine
-    can take over the data often enough. Every recipe that is chosen can be coded with. Where likelihoods or small files
-    are all that is wanted, recipe ``pixelvae`` is better; its latents leave to neighbouring pixels what those can tell.
+    The recipe has a learned prior over one level of latents; for colour images, and on a GPU for all images, it has
+    several levels on maps. The size is the largest that has no more parameters than the training data have numbers and
+    for which the machine can make enough passes over the data. The chosen recipe can always be used for compression. If
+    only likelihood or file size matters, the recipe ``pixelvae`` is better, but its latents carry less information,
+    because its pixels are also predicted from neighbouring pixels.
 
     Args:
-        data: what is to be learned.
-        minutes: the budget; without one, as much time as size ``s`` takes.
+        data: the training data.
+        minutes: the time budget; by default, as much time as size ``s`` takes.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        MachineError: for a device that is not there.
+        MachineError: if the device is not available.
     """
     machine = choose(device)
-    image, colour = data.schema.kind == "image", data.schema.shape[0] > 1
+    image, colour = data.schema.rank == 2, data.schema.channels > 1
     recipe = "vdvae" if image and (colour or machine.device == "cuda") else "learned_prior"
     numbers = len(data.train) * data.schema.size
     chosen, why = SIZES[0], "the data is small"
@@ -62,12 +63,12 @@ def best(data: Dataset, minutes: float | None = None, device: str = "auto") -> C
 
 
 def rate(machine: Machine) -> float:
-    """Floating-point operations a second in training, about."""
+    """The approximate number of floating-point operations per second in training."""
     return RATES["cuda"] if machine.device == "cuda" else RATES[machine.precision] * machine.threads
 
 
 def cost(assembly: Assembly) -> float:
-    """Floating-point operations of a training step for each item, counted on a model without memory."""
+    """Floating-point operations per item of a training step, counted on a model without allocated weights."""
     with FlopCounterMode(display=False) as counter:
-        assembly.model(blank(assembly.schema, 1, device="meta"))
+        assembly.model(zeros(assembly.schema, 1, device="meta"))
     return (1 + BACKWARD) * counter.get_total_flops()

@@ -1,4 +1,4 @@
-"""Estimators: what is asked of the same model and the same data. Each makes a plan of a plan."""
+"""Estimators for the weights of a model. Each changes the plan of a recipe."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from typing import Any
 
 from ladle.spec import SpecError
 
-PRECISION = 1.0  # of the prior on a decoder's weights
-THRIFT = 8  # a step takes so many times fewer items where each is decoded once for every particle
-CLOSED = ("net/linear",)  # the decoders that need no particles
+PRECISION = 1.0  # precision of the prior on the decoder's weights
+THRIFT = 8  # factor by which the batch is reduced if each item is decoded once per particle
+CLOSED = ("net/linear",)  # the decoders that do not need particles
 
 
 def estimator(plan: Mapping[str, Any], name: str, items: int, precision: float = PRECISION) -> dict[str, Any]:
-    """A recipe's plan with another estimator.
+    """The plan of a recipe with another estimator.
 
-    * ``vi``: variational inference, as the recipe has it.
-    * ``ml``: maximum likelihood: log p(x) exactly where the model is linear and Gaussian, else the importance-weighted
+    * ``vi``: variational inference, with the objective of the recipe.
+    * ``ml``: maximum likelihood: exact log p(x) if the model is linear and Gaussian, otherwise the importance-weighted
       bound with 64 samples.
     * ``map``: maximum a posteriori: ``ml`` under the prior N(0, 1 / precision) on the decoder's weights.
-    * ``em``: expectation-maximisation: exact E-steps where the model is linear and Gaussian, else Monte Carlo.
-    * ``laplace``: ``map``, and after training a normal posterior over the decoder's weights
+    * ``em``: expectation-maximisation: exact E-steps if the model is linear and Gaussian, otherwise Monte Carlo.
+    * ``laplace``: ``map``, followed by a normal posterior over the decoder's weights
       (:func:`ladle.tasks.laplace.laplace`).
 
-    All but ``vi`` take the place of the recipe's objective, and keep the weights of the end of training: those that
-    validated best are another estimate.
+    All except ``vi`` replace the recipe's objective and keep the last weights of training, because the weights with the
+    best validation are a different estimate.
 
     Args:
         plan: from :func:`ladle.recipe`.
-        name: of the estimator.
-        items: how many the model is trained on.
-        precision: of the prior on the weights, for ``map`` and ``laplace``.
+        name: the name of the estimator.
+        items: the number of training items.
+        precision: the precision of the prior on the weights, for ``map`` and ``laplace``.
 
     Raises:
         SpecError: for an unknown estimator, or a plain autoencoder, which has no p(x).
@@ -47,8 +47,8 @@ def estimator(plan: Mapping[str, Any], name: str, items: int, precision: float =
         return dict(plan)
     if plan["latents"].get("prior", plan) is None:
         raise SpecError(
-            f"'{name}' needs p(x), and a plain autoencoder has no prior and so no p(x); the estimator that fits: vi. "
-            "Or take one of the VAE recipes"
+            f"estimator '{name}' needs p(x), but a plain autoencoder has no prior and therefore no p(x); use the "
+            "estimator vi or one of the VAE recipes"
         )
     training = dict(plan.get("training", {}))
     thrift = 1 if plan["decoder"]["part"] in CLOSED else THRIFT
@@ -68,4 +68,4 @@ ESTIMATORS: dict[str, Callable[[int, float], dict[str, Any] | None]] = {
     "laplace": _map,
 }
 
-POSTERIORS = ("laplace",)  # those that end with a posterior of the weights, made after training
+POSTERIORS = ("laplace",)  # the estimators that compute a posterior of the weights after training

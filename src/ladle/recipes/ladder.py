@@ -11,15 +11,15 @@ from ladle.recipes.vae import STANDARD
 from ladle.spec import SpecError, part
 
 NORMAL = {"part": "family/normal"}
-LEVELS = {"xs": 3, "s": 3, "m": 5, "l": 5}  # of the dense ladder
-DEPTH = {"xs": 1, "s": 2, "m": 3, "l": 5}  # of the deep one: levels on each map
-FINE, COARSE = 4, 8  # latents at each pixel of the finest map, and of those above
+LEVELS = {"xs": 3, "s": 3, "m": 5, "l": 5}  # levels of the dense ladder
+DEPTH = {"xs": 1, "s": 2, "m": 3, "l": 5}  # levels on each map of the deep ladder
+FINE, COARSE = 4, 8  # latents per pixel of the finest map, and of the coarser maps
 FINEST = {"xs": 16, "s": 20, "m": 20, "l": 40}  # the longest side of a map with latents
 
 
 @part("recipe", "lvae")
 def lvae(schema: Schema, size: str) -> dict[str, Any]:
-    """A few fully connected levels, twice as many latents on each as on the one above.
+    """The ladder VAE: a few fully connected levels, each with twice as many latents as the level above.
 
     Reference:
         Sønderby, Raiko, Maaløe, Sønderby, Winther: "Ladder Variational Autoencoders", 2016.
@@ -42,14 +42,17 @@ def lvae(schema: Schema, size: str) -> dict[str, Any]:
 
 @part("recipe", "vdvae")
 def vdvae(schema: Schema, size: str) -> dict[str, Any]:
-    """Latents on maps of every size, from one pixel to half the image or so.
+    """The very deep VAE: latents on maps of all sizes, from one pixel to about half the image.
 
     Reference:
         Child: "Very Deep VAEs Generalize Autoregressive Models and Can Outperform Them on Images", 2021.
         Vahdat, Kautz: "NVAE: A Deep Hierarchical Variational Autoencoder", 2020.
     """
-    if schema.kind != "image":
-        raise SpecError("vdvae has latents on maps of an image, but the data is a table; recipes that fit: lvae, vae")
+    if schema.rank != 2:
+        raise SpecError(
+            f"vdvae needs images, because its latents are on maps, but the data are {schema.describe()}; recipes that "
+            "fit: lvae, vae"
+        )
     sides = [max(m) for m in reversed(maps(schema.shape))]
     used = [side for side in sides if 2 < side <= FINEST[size]] or sides[1:]
     below = [f"{side}x{DEPTH[size]}" + ("" if side == used[-1] else f":{COARSE}") for side in used]

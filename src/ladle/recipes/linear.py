@@ -1,4 +1,4 @@
-"""The linear VAE: the one whose exact answer is known."""
+"""The linear VAE, whose maximum likelihood and evidence have closed forms."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ladle.spec import SpecError, part
 
 @part("recipe", "linear_vae")
 def linear_vae(schema: Schema, size: str) -> dict[str, Any]:
-    """Probabilistic PCA of the standardised data as a VAE: linear nets, one noise level, and its evidence exactly.
+    """Probabilistic PCA of the standardised data as a VAE: linear networks, one noise level, and exact evidence.
 
-    Sticking the landing takes the encoder's noise out of the gradient once q is exact; there is no weight decay, and
-    the last weights are kept, since those of maximum likelihood are wanted and not those that validated best.
+    Sticking the landing removes the noise of the gradient once q is exact. There is no weight decay, and the last
+    weights are kept, because the aim is maximum likelihood and not the best validation.
 
     Reference:
         Lucas, Tucker, Grosse, Norouzi: "Don't Blame the ELBO! A Linear VAE Perspective on Posterior Collapse", 2019.
@@ -26,7 +26,7 @@ def linear_vae(schema: Schema, size: str) -> dict[str, Any]:
             f"linear_vae has a normal likelihood, but the data is {schema.support}; recipes that fit: vae, iwae_dreg"
         )
     if numel(schema.shape) < 2:
-        raise SpecError("linear_vae needs items of at least 2 numbers: fewer latents than numbers, and 1 at least")
+        raise SpecError("linear_vae needs items of at least 2 numbers, because it has fewer latents than numbers")
     fewer = min(latents(schema, size), numel(schema.shape) - 1)
     return {
         "latents": {"size": fewer, "posterior": {"part": "family/normal"}, "prior": STANDARD},

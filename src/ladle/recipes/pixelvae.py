@@ -1,4 +1,4 @@
-"""A likelihood whose pixels follow their neighbours, over the latents of other recipes."""
+"""A likelihood in which each pixel depends on its neighbours, over the latents of other recipes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ CONVOLUTIONS = {"m": 16, "l": 32}  # channels at full size; smaller sizes are fu
 
 @part("recipe", "pixelvae")
 def pixelvae(schema: Schema, size: str) -> dict[str, Any]:
-    """The best likelihood and the smallest files: every pixel follows the few before it, so that the latents tell only
-    what those do not. They tell less about an item than those of other recipes do, and pictures are drawn pixel by
-    pixel. Latents are those of ``vdvae`` for images in colour, of ``learned_prior`` for others.
+    """The recipe with the best likelihood and the smallest files: every pixel is predicted from the latents and a few
+    previous pixels. The latents therefore carry less information about an item than those of other recipes, and images
+    are sampled pixel by pixel. The latents are those of ``vdvae`` for colour images and of ``learned_prior`` otherwise.
 
     Reference:
         Gulrajani et al.: "PixelVAE: A Latent Variable Model for Natural Images", 2017.
         Zhang, Zhang, McDonagh: "On the Out-of-distribution Generalization of Probabilistic Image Modelling", 2021.
     """
-    if schema.kind != "image":
+    if schema.rank != 2:
         raise SpecError(
-            "in pixelvae pixels follow their neighbours, but the data is a table; recipes that fit: vae, lvae"
+            f"pixelvae needs images, because it predicts each pixel from others, but the data are {schema.describe()}; "
+            "recipes that fit: vae, lvae"
         )
-    channels = schema.shape[0]
+    channels = schema.channels
     colour = channels > 1
     plan = vdvae(schema, size) if colour else flat(schema, size)
     base = {"part": "family/discretised_logistic"} if colour and schema.support == "bytes" else likelihood(schema)
@@ -36,8 +37,8 @@ def pixelvae(schema: Schema, size: str) -> dict[str, Any]:
 
 
 def flat(schema: Schema, size: str) -> dict[str, Any]:
-    """One level of latents: ``learned_prior``, for an hour and more with residual convolutions in the place of fully
-    connected layers. These need as long to come as far, and learn on where the others begin to know their items."""
+    """One level of latents: ``learned_prior``, in the sizes for an hour and more with residual convolutions instead of
+    fully connected layers. Convolutions take that long to become better, but over-fit later."""
     if size not in CONVOLUTIONS:
         return learned_prior(schema, size)
     plan = learned_prior(schema, "s")

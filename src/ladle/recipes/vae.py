@@ -1,4 +1,4 @@
-"""The plain autoencoder, the VAE and its close relatives."""
+"""The plain autoencoder, the VAE and its variants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ladle.spec import SpecError, part
 
 STANDARD = {"part": "prior/standard"}
 POSTERIOR = {"part": "family/normal", "ceiling": 3.0}
-STICKING = {"part": "objective/elbo", "sticking": True}  # where the KL has no closed form anyway
+STICKING = {"part": "objective/elbo", "sticking": True}  # for a KL without a closed form
 
 
 def gaussian(schema: Schema, size: str, objective: dict[str, Any], prior: dict[str, Any]) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def gaussian(schema: Schema, size: str, objective: dict[str, Any], prior: dict[s
 
 @part("recipe", "ae")
 def ae(schema: Schema, size: str) -> dict[str, Any]:
-    """A plain autoencoder: a point for every item and no prior, so its pools are unknown.
+    """A plain autoencoder: one point per item and no prior, so it cannot generate.
 
     Reference:
         Hinton, Salakhutdinov: "Reducing the Dimensionality of Data with Neural Networks", 2006.
@@ -48,7 +48,7 @@ def vae(schema: Schema, size: str) -> dict[str, Any]:
 
 @part("recipe", "beta_vae")
 def beta_vae(schema: Schema, size: str) -> dict[str, Any]:
-    """A VAE whose KL weighs 4 times as much: fewer, more separate latents, at the price of likelihood.
+    """A VAE with 4 times the weight on the KL: fewer and better separated latents, at a lower likelihood.
 
     Reference:
         Higgins et al.: "beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework", 2017.
@@ -58,15 +58,15 @@ def beta_vae(schema: Schema, size: str) -> dict[str, Any]:
 
 @part("recipe", "sigma_vae")
 def sigma_vae(schema: Schema, size: str) -> dict[str, Any]:
-    """A VAE whose likelihood has one learned scale for everything, which replaces tuning beta.
+    """A VAE whose likelihood has a single learned scale, which replaces tuning beta.
 
     Reference:
         Rybkin, Daniilidis, Levine: "Simple and Effective VAE Training with Calibrated Decoders", 2021.
     """
     if schema.support == "binary":
         raise SpecError(
-            "sigma_vae learns the scale of its likelihood, but the data is binary and a Bernoulli "
-            "has none; recipes that fit: vae, learned_prior, iwae_dreg"
+            "sigma_vae learns the scale of its likelihood, but the data are binary and a Bernoulli "
+            "likelihood has no scale; recipes that fit: vae, learned_prior, iwae_dreg"
         )
     return {
         **gaussian(schema, size, {"part": "objective/elbo"}, STANDARD),
@@ -87,7 +87,7 @@ def iwae_dreg(schema: Schema, size: str) -> dict[str, Any]:
 
 @part("recipe", "vampprior")
 def vampprior(schema: Schema, size: str) -> dict[str, Any]:
-    """A VAE whose prior is a mixture of its own posteriors, at learned pseudo-inputs.
+    """A VAE whose prior is a mixture of its posteriors at learned pseudo-inputs.
 
     Reference:
         Tomczak, Welling: "VAE with a VampPrior", 2018.

@@ -1,1 +1,1 @@
-"""The report: one page of panels that shows what a model has learned."""
+"""The report: an HTML page with panels on training, reconstructions, samples and latents of a model."""

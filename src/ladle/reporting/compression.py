@@ -1,4 +1,4 @@
-"""The panel of compression: what a file costs beside the bound that it should reach and beside the usual codecs."""
+"""The panel of compression: file sizes compared with the bound of the model and with common codecs."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from ladle.tasks.common import explained
 from ladle.tasks.compress import compress
 from ladle.tasks.score import measure
 
-ITEMS = 1000  # compressed, at most
-NUMBERS = 1 << 20  # in those together, at most
-ALONE = 100  # items that are compressed one by one
+ITEMS = 1000  # the largest number of compressed items
+NUMBERS = 1 << 20  # the largest number of values in these items together
+ALONE = 100  # items that other codecs compress separately
 
-Sizes = Mapping[str, tuple[float, float]]  # bytes of all items together, and of one by itself
+Sizes = Mapping[str, tuple[float, float]]  # bytes of all items together, and of one item compressed separately
 
 
 def rivals(x: np.ndarray) -> Sizes:
-    """What other codecs make of the same pixels without loss, the images of a set side by side on one.
+    """Sizes of the same images with other lossless codecs. Image codecs compress all images side by side as one image.
 
     Args:
-        x: ``(N, C, H, W)`` of uint8, one or three channels; where there are but zeros and ones, two levels.
+        x: ``(N, C, H, W)`` of uint8. Image codecs are used for one or three channels. If all values are 0 or 1, the
+            codecs are given one bit per value.
 
     Returns:
-        By name, bytes of all items together and the mean of the first hundred by themselves.
+        By name, the bytes of all items together, and the mean of the first hundred items, compressed separately.
     """
     bits = x.max(initial=0) <= 1
     raw = np.packbits(x).tobytes() if bits else x.tobytes()
@@ -56,13 +57,13 @@ def rivals(x: np.ndarray) -> Sizes:
         images["JPEG XL"] = ("JXL", {"lossless": True, "effort": 7})
     if x.shape[1] in (1, 3):
         for name, (form, options) in images.items():
-            whole = encoded(mosaic(x), form, bits, **options)
-            found[name] = (whole, float(np.mean([encoded(one, form, bits, **options) for one in x[:ALONE]])))
+            together = encoded(mosaic(x), form, bits, **options)
+            found[name] = (together, float(np.mean([encoded(one, form, bits, **options) for one in x[:ALONE]])))
     return found
 
 
 def mosaic(x: np.ndarray) -> np.ndarray:
-    """Images side by side: ``(N, C, H, W)`` to ``(C, rows H, columns W)``."""
+    """Place images side by side: ``(N, C, H, W)`` to ``(C, rows H, columns W)``."""
     columns = math.ceil(math.sqrt(len(x)))
     rows = -(-len(x) // columns)
     full = np.concatenate([x, np.zeros((rows * columns - len(x), *x.shape[1:]), x.dtype)])
@@ -73,7 +74,7 @@ def mosaic(x: np.ndarray) -> np.ndarray:
 
 
 def encoded(image: np.ndarray, form: str, bits: bool = False, **options: Any) -> int:
-    """Bytes of an image ``(C, H, W)`` in a format of Pillow's."""
+    """The number of bytes of an image ``(C, H, W)`` in a format of Pillow."""
     pixels = Image.fromarray((image * 255 if bits else image)[0] if len(image) == 1 else image.transpose(1, 2, 0))
     file = io.BytesIO()
     (pixels.convert("1") if bits and form == "PNG" else pixels).save(file, form, **options)
@@ -81,44 +82,44 @@ def encoded(image: np.ndarray, form: str, bits: bool = False, **options: Any) ->
 
 
 def compression(subject: Subject) -> Panel | None:
-    """Real files of the held items, in bits for each of their numbers; nothing where they are no whole numbers, or in a
-    hurry."""
+    """Sizes of files of the held-out items, in bits per value. ``None`` for values that are neither binary nor bytes,
+    and in a quick report."""
     schema = subject.model.schema
     if schema.support not in ("binary", "bytes") or subject.plain or subject.quick:
         return None
     if subject.step is not None:
-        raise Absent("The run has not ended: a file could not be read with the model that comes out.")
+        raise Absent("The run has not ended. Files need the final model.")
     most = max(50, min(ITEMS, NUMBERS // schema.size))
     held = subject.held.take(np.arange(min(most, len(subject.held))))
     x = explained(subject.model, held).astype(np.uint8)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            made = {mode: compress(subject.folder, x, Path(folder) / mode, mode=mode, verify=False).bytes
+            sizes_of = {mode: compress(subject.folder, x, Path(folder) / mode, mode=mode, verify=False).bytes
                     for mode in ("bitsback", "random-access")}  # fmt: skip
     except CodingError as error:
         raise Absent(str(error)) from None
     numbers = x[0].size
     images = x if x.ndim == 4 else x.reshape(len(x), 1, 1, -1)
     bound = float(measure(subject.model, held, samples=1).nats.mean()) / numbers / math.log(2)
-    rows = {"Ladle": (made["bitsback"], made["random-access"] / len(x)), **rivals(images)}
-    figures = {name: (8 * whole / x.size, 8 * alone / numbers) for name, (whole, alone) in rows.items()}
+    rows = {"Ladle": (sizes_of["bitsback"], sizes_of["random-access"] / len(x)), **rivals(images)}
+    figures = {name: (8 * together / x.size, 8 * alone / numbers) for name, (together, alone) in rows.items()}
     words = (
-        f"{len(x):,} test items as files, without loss, in bits for each of their {numbers:,} numbers, headers "
-        f"included; less is better. By its bound the model should reach {bound:.3f}.",
-        "Together: of the usual codecs, on one large image of all of them. Alone: each item by itself, to be read "
-        "without the others; of Ladle, in the mode `random-access`.",
+        f"Lossless file sizes of {len(x):,} test items, in bits for each of their {numbers:,} values, headers "
+        f"included; lower is better. The bound of the model is {bound:.3f}.",
+        "Together: all items in one file; image codecs compress one large image of them. Separately: each item can be "
+        "read without the others; for Ladle, this is the mode `random-access`.",
     )
     best = [min(column) for column in zip(*figures.values(), strict=True)]
-    head = element("tr", element("th", "bits for each number"), element("th", "together", class_="right"),
-                   element("th", "alone", class_="right"))  # fmt: skip
+    head = element("tr", element("th", "bits per value"), element("th", "together", class_="right"),
+                   element("th", "separately", class_="right"))  # fmt: skip
     body = [
         element("tr", element("td", name), *(_figure(v, v == b) for v, b in zip(pair, best, strict=True)))
         for name, pair in figures.items()
     ]
     table = element("div", element("table", head, *body), class_="wide", tabindex="0", role="region",
-                    aria_label="Sizes of files")  # fmt: skip
-    told = {name: {"together": round(a, 4), "alone": round(b, 4)} for name, (a, b) in figures.items()}
-    return Panel("Compression", words, table, {"bound": round(bound, 4), **told})
+                    aria_label="File sizes")  # fmt: skip
+    sizes = {name: {"together": round(a, 4), "alone": round(b, 4)} for name, (a, b) in figures.items()}
+    return Panel("Compression", words, table, {"bound": round(bound, 4), **sizes})
 
 
 def _figure(value: float, best: bool) -> Markup:

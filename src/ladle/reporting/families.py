@@ -1,4 +1,4 @@
-"""The panel of a comparison of latent families, where the model was chosen by one."""
+"""The panel of the comparison of latent families, if the model was selected by one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from ladle.html.elements import Absent, Markup, Panel, element, joined
 from ladle.reporting.subject import Subject
 from ladle.store.files import ModelError, read_json
 
-ROOM = 0.03  # of the drawing, at either end
+ROOM = 0.03  # the margin at either end, as a share of the width
 
 
 def families(subject: Subject) -> Panel | None:
-    """How far each latent family is behind the best; nothing where the family was given, not chosen."""
+    """The difference of each latent family to the best one; ``None`` if the family was not selected by a comparison."""
     path = subject.folder / "select.json"
     if not path.is_file():
         return None
@@ -23,16 +23,16 @@ def families(subject: Subject) -> Panel | None:
         raise Absent("The comparison of latent families in this folder (select.json) cannot be read.") from None
     words = (
         str(selection.verdict),
-        "Evidence is −log p(x) in nats per item, on test items that nothing was chosen by; less is better. Each line "
-        "is the 95 % interval of a family's difference to the best, over items and seeds, of those two alone; the "
-        "verdict is for all pairs together. Families in bold are supported.",
+        "Evidence is −log p(x) in nats per item, on test items that no decision depended on; lower is better. Each "
+        "line is the 95 % interval of the difference between a family and the best one, over items and seeds, for this "
+        "pair alone; the verdict holds for all pairs together. Families in bold are supported by the data.",
     )
     numbers = {"supported": list(selection.supported), "best": selection.best}
     return Panel("Latent families", words, body, numbers)
 
 
 def forest(selection: Selection) -> Markup:
-    """The table, with the intervals drawn in it."""
+    """The table of the families, with the intervals drawn in it."""
     finalists = [row for row in selection.rows if row.status == "finalist"]
     ends = [float(v) for row in finalists for v in (row.low, row.high, row.difference) if v is not None] or [0.0]
     low, high = min(ends), max(ends)
@@ -41,7 +41,7 @@ def forest(selection: Selection) -> Markup:
     def place(value: float) -> str:
         return f"{SIDE * (ROOM + (1 - 2 * ROOM) * (value - low) / wide):.1f}"
 
-    made = []
+    rows = []
     for row in selection.rows:
         drawing = None
         if row.status == "finalist" and row.difference is not None:
@@ -53,19 +53,19 @@ def forest(selection: Selection) -> Markup:
                 element("path", d=ends_at, class_=f"{look} line") if ends_at else None,
                 element("path", d=f"M{place(row.difference)} 5h0", class_=f"{look} dots"),
                 viewBox=f"0 0 {SIDE} 10", preserveAspectRatio="none", role="img",
-                aria_label=f"{row.family}: {row.difference:.3f} nats behind the best",
+                aria_label=f"{row.family}: {row.difference:.3f} nats worse than the best",
             )  # fmt: skip
         name, *shown = cells(row)
         named = element("b", name) if row.family in selection.supported else name
-        made.append(
+        rows.append(
             element("tr", element("td", named), element("td", drawing, class_="track"),
                     *(element("td", text, class_="right") for text in shown))
         )  # fmt: skip
     head = [
         element("th", HEAD[0]),
-        element("th", "behind the best"),
+        element("th", "difference to the best"),
         *(element("th", h, class_="right") for h in HEAD[1:]),
     ]
-    table = element("table", element("tr", *head), *made, class_="forest")
+    table = element("table", element("tr", *head), *rows, class_="forest")
     failed = [element("li", text) for text in selection.failures]
     return joined([element("div", table, class_="wide"), element("ul", *failed, class_="notes") if failed else None])

@@ -1,8 +1,9 @@
-"""The model as a table of its parts and as a directed graph."""
+"""The panels of the architecture: a table of the parts of a model, and its directed graph."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import singledispatch
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -18,11 +19,13 @@ from ladle.shapes import Size, numel
 from ladle.spec import to_spec
 
 WIDTH, LEFT, STEP, RADIUS = 340, 122, 104, 23
-CIRCLES = 4  # of latents, one for each level; where there are more levels, those of one size share one
+CIRCLES = 4  # the largest number of levels with a circle each; of more levels, those of equal size share one
+
+Row = tuple[str, str, str, int]
 
 
 def name_of(part: nn.Module) -> str:
-    """A part's name, and that of the family inside it.
+    """The name of a part, and that of the family inside it.
 
     >>> from ladle.spec import build
     >>> name_of(build({"part": "family/affine", "family": {"part": "family/normal"}, "loc": 0.0, "scale": 1.0}))
@@ -42,30 +45,49 @@ def _named(spec: Mapping[str, Any]) -> str:
     return inside if name == "affine" else f"{name} of {inside}"
 
 
-def parts_of(vae: VAE) -> Iterator[tuple[str, str, str, int]]:
-    """The parts with weights: where it is, what it is, shapes, the number of parameters."""
+def parts_of(vae: VAE) -> Iterator[Row]:
+    """The parts with weights: the density, a description, the shapes, the number of parameters."""
     for path, module in vae.named_modules():
-        if isinstance(module, Amortised):
-            net, family = module.net, module.family
-            shapes = f"{_by(net.inputs)} → {_by(net.features)}"
-            yield role(path), f"net: {name_of(net)}{_details(net)}", shapes, _count(net)
-            raw = sum(numel(size) for size in module.sizes)
-            kind = "1 × 1 convolution" if module.spatial else "linear"
-            yield "", f"head: {kind} to {name_of(family)}", f"{_by(net.features)} → {raw}", _count(module.head)
-        elif isinstance(module, Prior):
-            yield role(path), f"prior: {name_of(module)}{_details(module)}", _by(module.event), _count(module)
-        elif isinstance(module, Top):
-            shapes = f"{_by(module.inputs)} → {_by(module.event)}"
-            yield role(path), f"pyramid of features, and a head to {name_of(module.family)}", shapes, _count(module)
-        elif isinstance(module, Ladder):
-            for event, levels in groupby(module.below, lambda level: _by(level.rung)):  # type: ignore[arg-type]
-                numbers = [_count(level) for level in levels]
-                many = f"{len(numbers)} levels" if len(numbers) > 1 else "1 level"
-                yield "p(z | above), q(z | above, x)", f"top-down: {many}", event, sum(numbers)
+        yield from rows_of(module, role(path))
+
+
+@singledispatch
+def rows_of(module: nn.Module, density: str) -> Iterator[Row]:
+    """The rows of a module in the table of parts. A kind of part with rows of its own registers a function by type;
+    other modules have none."""
+    return iter(())
+
+
+@rows_of.register
+def _(module: Amortised, density: str) -> Iterator[Row]:
+    net, family = module.net, module.family
+    yield density, f"net: {name_of(net)}{_details(net)}", f"{_by(net.inputs)} → {_by(net.features)}", _count(net)
+    raw = sum(numel(size) for size in module.sizes)
+    kind = "pointwise convolution" if module.is_map else "linear"
+    yield "", f"head: {kind} to {name_of(family)}", f"{_by(net.features)} → {raw}", _count(module.head)
+
+
+@rows_of.register
+def _(module: Prior, density: str) -> Iterator[Row]:
+    yield density, f"prior: {name_of(module)}{_details(module)}", _by(module.event), _count(module)
+
+
+@rows_of.register
+def _(module: Top, density: str) -> Iterator[Row]:
+    shapes = f"{_by(module.inputs)} → {_by(module.event)}"
+    yield density, f"pyramid of features, and a head to {name_of(module.family)}", shapes, _count(module)
+
+
+@rows_of.register
+def _(module: Ladder, density: str) -> Iterator[Row]:
+    for event, levels in groupby(module.below, lambda level: _by(level.rung)):  # type: ignore[arg-type]
+        counts = [_count(level) for level in levels]
+        many = f"{len(counts)} levels" if len(counts) > 1 else "1 level"
+        yield "p(z | above), q(z | above, x)", f"top-down: {many}", event, sum(counts)
 
 
 def role(path: str) -> str:
-    """What a part of the model is for."""
+    """The density that a part of the model parameterises, or its path."""
     return {"latents.posterior": "q(z|x)", "latents.prior": "p(z)", "likelihood": "p(x|z)"}.get(path, path)
 
 
@@ -74,8 +96,8 @@ def _by(size: Size) -> str:
 
 
 def _details(part: nn.Module) -> str:
-    told = [f"{k} {v}" for k, v in to_spec(part).items() if type(v) is int]
-    return f" ({', '.join(told)})" if told else ""
+    sizes = [f"{k} {v}" for k, v in to_spec(part).items() if type(v) is int]
+    return f" ({', '.join(sizes)})" if sizes else ""
 
 
 def _count(module: nn.Module) -> int:
@@ -83,7 +105,7 @@ def _count(module: nn.Module) -> int:
 
 
 def architecture(subject: Subject) -> Panel:
-    """Nets, heads, shapes and numbers of parameters."""
+    """The table of nets, heads and priors, with their shapes and numbers of parameters."""
     vae = subject.model.vae
     total = _count(vae)
     left = (element("th", name) for name in ("density", "part", "from → to"))
@@ -94,11 +116,11 @@ def architecture(subject: Subject) -> Panel:
         for where, what, shapes, count in parts_of(vae)
     ]  # fmt: skip
     last = element(
-        "tr", element("td", "all"), element("td"), element("td"), element("td", f"{total:,}", class_="right")
+        "tr", element("td", "total"), element("td"), element("td"), element("td", f"{total:,}", class_="right")
     )
     words = (
-        f"An encoder net reads x and puts out q(z|x); a decoder net reads z and puts out p(x|z). {total:,} numbers are "
-        "learned in all.",
+        "The encoder net maps x to the parameters of q(z|x), the decoder net maps z to those of p(x|z). The model has "
+        f"{total:,} parameters in total.",
     )
     table = element("div", element("table", head, *rows, last), class_="wide", tabindex="0", role="region",
                     aria_label="Table of parts")  # fmt: skip
@@ -106,25 +128,25 @@ def architecture(subject: Subject) -> Panel:
 
 
 def graph(subject: Subject) -> Panel:
-    """The directed graph of the model."""
+    """The directed graph of the model, with its densities."""
     vae = subject.model.vae
     prior = getattr(vae.latents, "prior", None)
     posterior = getattr(vae.latents, "posterior", None)
     likelihood = name_of(vae.likelihood.family)
-    q = name_of(posterior.family) if posterior is not None else "of each level"
+    q = name_of(posterior.family) if posterior is not None else "at each level"
     words: tuple[str, ...]
     if subject.plain:
         words = (
-            "Solid arrows decode, dashed ones encode. The code z of an item is a single point, and nothing says how "
-            "codes are distributed: there is no p(z), so no p(x) either.",
+            "Solid arrows decode, the dashed arrow encodes. The code z of an item is a single point, and the model "
+            "does not define a distribution of codes: there is no p(z), and therefore no p(x).",
         )
         p = "no prior"
     else:
         words = (
-            "Solid arrows generate: z from its prior, x from p(x|z). The dashed one infers: q(z|x) stands for the "
-            "posterior that cannot be computed.",
-            "p(x), dotted, is intractable: to have it, p(x|z) p(z) would have to be summed over all z through the "
-            "decoder's net. That is why this report speaks of bounds. h is what the likelihood's net reads of z.",
+            "Solid arrows generate: z is drawn from its prior, x from p(x|z). Dashed arrows infer: q(z|x) approximates "
+            "the posterior p(z|x), which cannot be computed.",
+            "p(x), dotted, is intractable: it is the integral of p(x|z) p(z) over all z, through the decoder net. This "
+            "is why the report gives bounds. h is the input of the decoder net, a function of z.",
         )
         p = name_of(prior) if prior is not None else "a chain of levels"
     names, sizes = zip(*nodes(vae.latents.events), strict=True)
@@ -133,7 +155,7 @@ def graph(subject: Subject) -> Panel:
 
 
 def nodes(events: tuple[Size, ...]) -> list[tuple[str, str]]:
-    """The name and the size of every circle that stands for latents, from the top: of many levels, those of one size
+    """The name and the size of every circle of latents, from the top. If there are many levels, those of equal size
     share one.
 
     >>> nodes(((5,),)), nodes(((5,), (4, 2, 2)))
@@ -158,15 +180,15 @@ def _below(i: int) -> str:
 
 
 def drawing(names: list[str], sizes: list[str], prior: str, posterior: str, likelihood: str, plain: bool) -> Markup:
-    """The levels from the top, then h, then x, then p(x), as SVG that :data:`ladle.html.style.CSS` colours.
+    """The graph as SVG: the levels from the top, then h, x and p(x). :data:`ladle.html.style.CSS` gives the colours.
 
     Args:
-        names: of the levels, from the top.
-        sizes: of each level.
+        names: the names of the levels, from the top.
+        sizes: the size of each level.
         prior: the family of p(z).
         posterior: the family of q(z|x).
         likelihood: the family of p(x|z).
-        plain: whether it is a plain autoencoder, without p(z).
+        plain: whether the model is a plain autoencoder, without p(z).
     """
     top = 40
     z = [top + STEP * i for i in range(len(names))]
@@ -197,21 +219,21 @@ def drawing(names: list[str], sizes: list[str], prior: str, posterior: str, like
         inside += [_text("p(z | levels above)", right, at - 4, None), _text(size, right, at + 14, "faint")]
     middle = (z[-1] + x) / 2
     inside += [_text("q(z|x)", 0, middle - 4, None), _text(posterior, 0, middle + 14, "faint")]
-    inside += [_text("h", right, h - 4, None), _text("what the decoder's net reads", right, h + 14, "faint")]
+    inside += [_text("h", right, h - 4, None), _text("the input of the decoder net", right, h + 14, "faint")]
     inside += [_text("p(x|z)", right, x - 4, None), _text(likelihood, right, x + 14, "faint")]
     if not plain:
         px = x + 72
         inside.append(element("path", d=f"M{LEFT} {x + RADIUS + 4}V{px - 21}", class_="dotted"))
         inside.append(element("ellipse", cx=LEFT, cy=px, rx=36, ry=19, class_="dotted"))
         inside.append(_text("p(x)", LEFT, px + 5, "name"))
-        inside.append(_text("intractable, so bounded", LEFT + 50, px + 4, "faint"))
+        inside.append(_text("intractable: bounded", LEFT + 50, px + 4, "faint"))
     alt = (f"Graph: {' to '.join(names)} to h to x, generative; x to {' and '.join(names)}, inference. p(z): {prior}; "
            f"q(z|x): {posterior}; p(x|z): {likelihood}; {'no p(x)' if plain else 'p(x) is intractable'}")  # fmt: skip
     return element("svg", joined(inside), viewBox=f"0 0 {WIDTH} {height}", role="img", aria_label=alt, class_="graph")
 
 
 def _edge(at: float, start: float, end: float) -> Markup:
-    """A generative arrow downwards."""
+    """A downward arrow."""
     tip = element("path", d=f"M{at} {end}l-5 -10h10z", class_="tip")
     return joined([element("path", d=f"M{at} {start}V{end - 9}", class_="edge"), tip])
 

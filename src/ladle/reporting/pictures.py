@@ -1,51 +1,46 @@
-"""The pictures that stand in a model folder: training curves, reconstructions and samples."""
+"""The picture files in a model folder: the training curve, reconstructions and samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ladle.data import Dataset, Schema, atomic_file, grey_levels, sheet
+from ladle.data import Dataset, Schema, atomic_file
 from ladle.families import NotAvailable
-from ladle.html.items import enlarged
+from ladle.html.items import view
 from ladle.store.folder import Model
 from ladle.tasks.common import items
 from ladle.tasks.reconstruct import reconstruct
 from ladle.tasks.sample import sample
 from ladle.training.records import read_log
 
-PAIRS, COLUMNS, SAMPLES = 32, 8, 64
-GAP, MARGIN = 2, 8
+MARGIN = 8  # pixels around a picture
 PAPER, ACCENT, SOFT = "#ffffff", "#c2410c", "#2563eb"
 
 
 def draw(model: Model, data: Dataset, folder: Path) -> list[Path]:
-    """Draw what can be drawn of a model, into its folder.
+    """Write the pictures of a model into its folder.
 
     Returns:
-        The files written: ``training.png`` always; for images ``reconstructions.png``, and ``samples.png`` where
-        there is a prior to draw from.
+        The files written: ``training.png`` always; for images also ``reconstructions.png``, and ``samples.png`` if the
+        model has a prior.
     """
-    schema = model.schema
+    items_view = view(model.schema)
     written = []
-    if schema.kind == "image":
+    if items_view.files_drawn:
         split = items(model, data, "test" if "test" in data.names else "all")
-        some = split.take(np.linspace(0, len(split) - 1, min(PAIRS, len(split))).astype(int))
-        # Grey values stay grey although a model reads them binarised: what it gives back are probabilities.
-        again = reconstruct(model, some) * (255 if schema.binarize else 1)
-        shown = replace(schema, support="bytes", binarize=None) if schema.binarize else schema
-        levels = grey_levels(np.concatenate([some.x, again]), shown)
-        written.append(_write(sheet(pairs(*np.split(levels, 2)), COLUMNS), folder / "reconstructions.png"))
+        shown = split.take(np.linspace(0, len(split) - 1, min(items_view.files_drawn, len(split))).astype(int))
+        page = items_view.sheets(shown.x, reconstruct(model, shown))
+        written.append(_write(page, folder / "reconstructions.png"))
         with suppress(NotAvailable):
-            drawn = enlarged(grey_levels(sample(model, SAMPLES), schema))
-            written.append(_write(sheet(drawn), folder / "samples.png"))
-    return [*written, training_curve(folder / "log.jsonl", schema, folder / "training.png")]
+            page = items_view.sheet_of_samples(sample(model, items_view.samples_drawn))
+            written.append(_write(page, folder / "samples.png"))
+    return [*written, training_curve(folder / "log.jsonl", model.schema, folder / "training.png")]
 
 
 def curve(records: list[dict[str, Any]], kind: str) -> list[tuple[float, float]]:
@@ -54,18 +49,12 @@ def curve(records: list[dict[str, Any]], kind: str) -> list[tuple[float, float]]
 
 
 def visible(nats: Iterable[float]) -> tuple[float, float]:
-    """The range to draw: the first batches would flatten all that follows, so the highest tenth may leave it."""
+    """The range of the vertical axis. The highest tenth of the values may lie outside it: the values of the first
+    batches are so high that they would flatten the rest of the curve."""
     values = sorted(nats)
     low, high = values[0], values[min(int(0.9 * len(values)), len(values) - 1)]
     room = max(high - low, 1e-3 * abs(low), 1e-6)
     return low - 0.08 * room, high + 0.25 * room
-
-
-def pairs(x: np.ndarray, again: np.ndarray) -> np.ndarray:
-    """Images with their reconstructions below them, as one image each, a wider gap between the pairs."""
-    x, again = enlarged(x), enlarged(again)
-    gap = np.full_like(x[:, :1], 255)
-    return np.concatenate([x, gap.repeat(GAP, 1), again, gap.repeat(3 * GAP, 1)], axis=1)
 
 
 def _write(page: np.ndarray, path: Path) -> Path:
@@ -76,8 +65,8 @@ def _write(page: np.ndarray, path: Path) -> Path:
 
 
 def training_curve(log: Path, schema: Schema, path: Path) -> Path:
-    """Draw the bound over the run, in nats, in training and on the validation split."""
-    from matplotlib.figure import Figure  # slow to import, and needed here alone
+    """Draw the bound during training, in nats, on the training batches and on the validation split."""
+    from matplotlib.figure import Figure  # imported here because it is slow to import
 
     records = read_log(log)
     figure = Figure(figsize=(7, 3.6), dpi=110, facecolor=PAPER, layout="constrained")

@@ -1,4 +1,4 @@
-"""The report: one page that shows what a model has learned, and how well."""
+"""The report: an HTML page that shows what a model has learned, and how well."""
 
 from __future__ import annotations
 
@@ -36,7 +36,13 @@ PANELS: dict[str, Callable[[Subject], Panel | None]] = {
 
 
 class Report(NamedTuple):
-    """A report that was written: where, the numbers that its panels show, and what was told of the data."""
+    """A written report.
+
+    Attributes:
+        path: the file.
+        numbers: the numbers in its panels.
+        notes: remarks on how the data were read.
+    """
 
     path: Path
     numbers: dict[str, Any]
@@ -52,23 +58,23 @@ def report(
     quick: bool = False,
     progress: Telling = silent,
 ) -> Report:
-    """Write ``report.html`` into a model folder: one file that needs no network.
+    """Write ``report.html`` into a model folder: a single file that works offline.
 
     Args:
-        folder: of a run, finished or not.
-        data: what it was fitted to; left out, the named set it was fitted to. What needs data and has none is left out
-            of the report, in words.
-        labels: as for :func:`ladle.read`, to colour the map.
+        folder: the folder of a run, finished or not.
+        data: the data that the model was fitted to, by default the named data set. If it is not available, panels that
+            need data say so.
+        labels: the labels that colour the map, as for :func:`ladle.read`.
         device: ``auto``, ``cpu`` or ``cuda``.
-        quick: take a few seconds only: train no autoencoder to compare with.
-        progress: given the name of a piece of work, gives a function called with (done, total).
+        quick: take only a few seconds, and do not train an autoencoder for comparison.
+        progress: called with the name of a piece of work; returns a function that is called with (done, total).
 
     Raises:
-        ModelError: for a folder that holds no model, nor a checkpoint of one.
-        DataError: for data that is not what the model was fitted to.
+        ModelError: if the folder contains neither a model nor a checkpoint.
+        DataError: if the data is not of the shape or type that the model was fitted to.
     """
     if is_hub(folder):
-        raise ModelError(f"a report is written into a folder of this machine, got '{folder}'")
+        raise ModelError(f"a report must be written into a folder of this machine, got '{folder}', a model on the Hub")
     folder = Path(folder)
     model, step = _model(folder, device)
     found, why = _data(model, data, labels)
@@ -90,12 +96,12 @@ def report(
 
 
 def _drawn(title: str, draw: Callable[[Subject], Panel | None], subject: Subject) -> Panel | None:
-    """A panel, or in its place the words that say why it cannot be drawn; nothing where it is not called for."""
+    """A panel, or in its place the reason why it cannot be drawn; ``None`` if the panel does not apply."""
     try:
         return draw(subject)
     except (Absent, NotAvailable, DataError) as error:
-        told = str(error)
-        return Panel(title, (), element("p", prose(told[:1].upper() + told[1:]), class_="empty"))
+        reason = str(error)
+        return Panel(title, (), element("p", prose(reason[:1].upper() + reason[1:]), class_="empty"))
 
 
 def _model(folder: Path, device: str) -> tuple[Model, int | None]:
@@ -103,23 +109,23 @@ def _model(folder: Path, device: str) -> tuple[Model, int | None]:
         try:
             return load_unfinished(folder, device)
         except ModelError:
-            if not (folder / "model.safetensors").exists():  # else training has ended just now
+            if not (folder / "model.safetensors").exists():  # otherwise training has just ended
                 raise
     return load(folder, device), None
 
 
 def _data(model: Model, data: str | Path | np.ndarray | Dataset | None, labels: str | None
           ) -> tuple[Dataset | None, str]:  # fmt: skip
-    """The data set; or ``None`` and why it cannot be had."""
+    """The data set, or ``None`` and the reason why it is not available."""
     if isinstance(data, Dataset):
         return data, ""
     if data is not None:
         return read(data, labels=labels, like=model.schema), ""
     source = fitted_to(model)
     if source is None:
-        return None, ("The data is needed for this. It was a file or folder, of which only the name is kept: "
-                      "`ladle report RUN DATA` draws it.")  # fmt: skip
+        return None, ("This panel needs the data. The model was fitted to a file or folder, whose path is not stored: "
+                      "`ladle report RUN DATA` adds the panel.")  # fmt: skip
     try:
         return read(source, like=model.schema), ""
     except (DataError, OSError) as error:
-        return None, f"The data is needed for this, and cannot be had: {error}"
+        return None, f"This panel needs the data, which cannot be read: {error}"

@@ -1,4 +1,4 @@
-"""What a report is about: the model, its data where it can be had, its log."""
+"""The subject of a report: the model, its data if available, and its log."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ import numpy as np
 from ladle.data import Dataset, Split
 from ladle.health.measures import Units, units
 from ladle.html.elements import Absent
+from ladle.html.items import Originals, View, view
 from ladle.store.folder import Model
-from ladle.tasks.common import Telling, items, silent
+from ladle.tasks.common import Telling, explained, items, silent
 from ladle.tasks.encode import encode
 from ladle.training.records import read_log
 
-ITEMS, QUICK, UNITS = 3000, 1000, 1000  # looked at, at most
-LARGE = 1 << 21  # numbers in those items together, at most (but 500 items in any case)
+ITEMS, QUICK, UNITS = 3000, 1000, 1000  # the largest numbers of items
+LARGE = 1 << 21  # the largest number of values in these items together (but 500 items in any case)
 
 
 @dataclass
 class Subject:
-    """What the panels draw.
+    """The input of every panel.
 
     Attributes:
-        folder: of the run.
-        model: finished, or that of a checkpoint.
-        data: what it was fitted to, if it can be had.
-        why: if not, why.
-        step: of the checkpoint, for a run that has not ended.
-        quick: nothing is trained, and little time taken.
-        progress: gives the progress function of a piece of work, by its name.
+        folder: the folder of the run.
+        model: the trained model, or the model in the last checkpoint.
+        data: the data that the model was fitted to, if available.
+        why: why the data is not available.
+        step: the step of the checkpoint, if the run has not ended.
+        quick: take little time, and train nothing.
+        progress: returns the progress function of a piece of work, given its name.
     """
 
     folder: Path
@@ -51,51 +52,57 @@ class Subject:
 
     @property
     def plain(self) -> bool:
-        """Whether it is a plain autoencoder, which has no prior."""
+        """Whether the model is a plain autoencoder, which has no prior."""
         return not self.model.vae.latents.has_prior
 
+    @cached_property
+    def view(self) -> View:
+        """How the items are drawn."""
+        return view(self.model.schema)
+
     def some(self, split: str) -> Split:
-        """Items of a split as the model wants them, in a random order that is always the same."""
+        """Items of a split in the model's form, in a random order that is always the same."""
         if self.data is None:
             raise Absent(self.why)
-        given = items(self.model, self.data, split if split in self.data.names else "all")
+        found = items(self.model, self.data, split if split in self.data.names else "all")
         most = max(500, min(QUICK if self.quick else ITEMS, LARGE // self.model.schema.size))
-        return given.take(np.random.default_rng(0).permutation(len(given))[:most])
+        return found.take(np.random.default_rng(0).permutation(len(found))[:most])
 
     @cached_property
     def held(self) -> Split:
-        """Items that nothing was chosen by (all, where there is no test split)."""
+        """Items of the test split, which no decision in training depended on; all items if there is no test split."""
         return self.some("test")
 
     @cached_property
+    def originals(self) -> Originals:
+        """The held-out items as the data set holds them and as the likelihood models them."""
+        held = self.held
+        x = explained(self.model, held)
+        return Originals(held.x, x if held.observed is None else np.where(held.observed, x, np.nan))
+
+    @cached_property
     def codes(self) -> np.ndarray:
-        """The centres of q(z|x) of the held items, ``(N, D)``."""
+        """The centres of q(z|x) of the held-out items, ``(N, D)``."""
         return encode(self.model, self.held, progress=self.progress("encode"))
 
     @cached_property
     def units(self) -> Units:
-        """What each latent carries, over at most 1,000 of the held items."""
+        """The information in each latent, over at most 1,000 of the held-out items."""
         return units(self.model, self.held.take(np.arange(min(UNITS, len(self.held)))))
 
     def setting(self, *path: str) -> Any:
-        """What ``config.json`` says at a path, ``None`` where it says nothing."""
+        """The value at a path of ``config.json``, or ``None`` if there is none."""
         here: Any = self.model.config
         for name in path:
             here = here.get(name) if isinstance(here, Mapping) else None
         return here
 
     def figure(self, *path: str) -> float | None:
-        """The number that ``config.json`` holds at a path, if it is one."""
+        """The value at a path of ``config.json`` if it is a number, otherwise ``None``."""
         value = self.setting(*path)
         return float(value) if type(value) in (int, float) and abs(value) < 1e300 else None
 
     def name_of(self, label: int) -> str:
-        """A class's name, or its number."""
+        """The name of a class, or its number if it has no name."""
         names = self.model.schema.label_names
         return names[label] if 0 <= label < len(names) else str(label)
-
-    @property
-    def columns(self) -> list[str]:
-        """The names of a table's columns."""
-        schema = self.model.schema
-        return list(schema.names) or [f"column {i}" for i in range(schema.size)]

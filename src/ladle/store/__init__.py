@@ -1,1 +1,1 @@
-"""Files of a model: tensors and JSON written whole or not at all, checkpoints, the model folder, the Hub."""
+"""Files of a model: atomic writing of tensors and JSON, checkpoints, the model folder and the Hugging Face Hub."""

@@ -1,4 +1,4 @@
-"""Publish a model."""
+"""Upload a model to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from ladle.store.hub import checked, is_hub, upload
 
 
 def push(run: str | Path, name: str, *, private: bool = False) -> str:
-    """Upload a model folder to the Hugging Face Hub, where ``ladle.load("hub:user/name")`` finds it.
+    """Upload a model folder to the Hugging Face Hub, from which ``ladle.load("hub:user/name")`` loads it.
 
     Args:
-        run: what ``fit`` wrote; it is opened first, so that only a whole model is published.
-        name: ``user/name``; the repository is made if it is not there.
-        private: of a repository that is made; one that is there stays as it is.
+        run: a local folder written by ``fit``. It is loaded first, so that only a complete model is uploaded.
+        name: ``user/name``. The repository is created if it does not exist.
+        private: create the repository as private. The visibility of an existing repository is not changed.
 
     Returns:
         The address of the commit.
 
     Raises:
-        ModelError: for a folder that is no model, a bad name, and where the Hub refuses or is out of reach.
-        MissingPackage: without ``huggingface_hub``: ``pip install 'ladle[hub]'``.
+        ModelError: if the folder is not a model, the name is not valid, or the Hub refuses or cannot be reached.
+        MissingPackage: if ``huggingface_hub`` is not installed: ``pip install 'ladle[hub]'``.
     """
     checked(name)
     if is_hub(run):
-        raise ModelError(f"what is pushed must be a folder of this machine, got '{run}'")
+        raise ModelError(f"the model to push must be a local folder, got '{run}'")
     load(Path(run), "cpu")
     return upload(Path(run), name, private)

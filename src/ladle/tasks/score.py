@@ -4,67 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 
-from ladle.data import Batch, DataError, order
-from ladle.inference.annealed import CHAINS, TEMPERATURES, Sandwich, annealed, unconstrained
-from ladle.inference.annealed import rows as annealed_rows
+from ladle.data import DataError, order
+from ladle.inference.annealed import CHAINS, TEMPERATURES, Sandwich
 from ladle.inference.annealed import sandwich as annealed_sandwich
-from ladle.inference.evidence import Evidence, Items, joined, summary
-from ladle.inference.importance import importance, rows
-from ladle.inference.quadrature import exact, solvable
-from ladle.inference.quadrature import rows as exact_rows
-from ladle.model.vae import VAE
+from ladle.inference.evidence import Evidence, Items, subset, summary
+from ladle.inference.methods import prepare
 from ladle.store.folder import Model
-from ladle.tasks.common import Progress, Source, each_batch, items, side_by_side
-
-
-class Settings(NamedTuple):
-    """What a method may be told: see :func:`measure`."""
-
-    samples: int
-    temperatures: int
-    seed: int
-    proposal: str
-
-
-class Method(NamedTuple):
-    """A way to log p(x).
-
-    Attributes:
-        run: from a model and batches to what is found of each.
-        samples: as many by default.
-        rows: how many items to take at a time, from the model and the samples.
-        serves: whether the model is one for it.
-        instead: what is used where it is not.
-    """
-
-    run: Callable[[VAE, Iterable[Batch], Settings], Iterator[Items]]
-    samples: int
-    rows: Callable[[VAE, int], int]
-    serves: Callable[[VAE], bool]
-    instead: tuple[str, ...] = ()
-
-
-METHODS = {
-    "iwae": Method(
-        lambda vae, batches, s: importance(vae, batches, samples=s.samples, seed=s.seed, proposal=s.proposal),
-        500,
-        rows,
-        lambda vae: True,
-    ),
-    "ais": Method(
-        lambda vae, batches, s: annealed(vae, batches, **s._asdict()),
-        CHAINS,
-        annealed_rows,
-        unconstrained,
-        ("exact", "iwae"),
-    ),
-    "exact": Method(lambda vae, batches, s: exact(vae, batches), 1, exact_rows, solvable),
-}
+from ladle.tasks.common import Progress, Source, gather, items, map_batches
 
 
 def score(
@@ -77,19 +27,19 @@ def score(
     batch: int | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """How unlikely the model finds each item: the importance-weighted bound on -log p(x).
+    """Score each item: the importance-weighted upper bound on -log p(x), in nats.
 
     Args:
         model: from :func:`ladle.load`; a plain autoencoder has no density.
-        data: what to score; see :func:`ladle.tasks.common.items`.
+        data: the items to score; see :func:`ladle.tasks.common.items`.
         samples: importance samples per item.
-        split: of a data set that has splits.
-        seed: of the noise, keyed by item: an item's score does not depend on its neighbours.
-        batch: items at a time.
-        progress: called with (items done, items in all).
+        split: the split of a data set that has splits.
+        seed: of the noise, keyed by item: an item's score does not depend on the other items.
+        batch: the number of items in a batch.
+        progress: called with (items done, items in total).
 
     Returns:
-        ``(N,)`` nats, lower is likelier.
+        ``(N,)`` nats; lower is likelier.
     """
     return measure(model, data, samples=samples, split=split, seed=seed, batch=batch, progress=progress).nats
 
@@ -111,14 +61,14 @@ def evidence(
 ) -> Evidence:
     """The evidence of a data set: -log p(x) or a bound on it, the mean over items.
 
-    Arguments as for :func:`measure`.
+    The arguments are those of :func:`measure`.
     """
     chosen = items(model, data, split)
     found = measure(
         model, chosen, method=method, samples=samples, temperatures=temperatures, proposal=proposal, at_most=at_most,
         seed=seed, batch=batch, progress=progress, minutes=minutes,
     )  # fmt: skip
-    return summary(found, model.schema.size, len(chosen))
+    return summary(found, len(chosen))
 
 
 def measure(
@@ -136,63 +86,60 @@ def measure(
     progress: Progress | None = None,
     minutes: float | None = None,
 ) -> Items:
-    """The evidence of every item, and how good its importance weights are.
+    """The evidence of every item, with diagnostics of the importance weights.
 
     Args:
         model: from :func:`ladle.load`; a plain autoencoder has no density.
-        data: what to look at; see :func:`ladle.tasks.common.items`.
-        method: ``iwae``, the importance-weighted bound; ``ais``, annealed importance sampling, a tighter and slower
-            one; or ``exact``, where the latents are at most two or have few configurations. Where latents are not on
-            the real line, ``ais`` is exact if it can be, else ``iwae``: the result says which.
-        samples: importance samples per item, by default 500; of ``ais`` chains, by default 16.
+        data: the items to measure; see :func:`ladle.tasks.common.items`.
+        method: ``iwae``, the importance-weighted bound; ``ais``, annealed importance sampling, which is tighter and
+            slower; or ``exact``, for linear models, at most two real latents, or discrete latents with few
+            configurations. Where the latents are not on the real line, ``exact`` or else ``iwae`` replaces ``ais``; the
+            result names the method.
+        samples: importance samples per item, by default 500; for ``ais`` the number of chains, by default 16.
         temperatures: of ``ais``.
-        proposal: what they are drawn from: ``q``; ``inflated``, q at temperature 1.2; or ``defensive``, 95 % q and 5 %
-            the prior.
-        at_most: so many items, drawn at random, stand for all.
-        split: of a data set that has splits.
-        seed: of the noise, keyed by item, and of which items are taken where not all are.
-        batch: items at a time.
-        progress: called with (items done, items in all).
-        minutes: stop after so many. Items are then taken in random order, so that those that were reached stand for
-            all; ``index`` says which they are.
+        proposal: the distribution that samples are drawn from: ``q``; ``inflated``, q at temperature 1.2; or
+            ``defensive``, 95 % q and 5 % the prior.
+        at_most: measure at most this many items, drawn at random.
+        split: the split of a data set that has splits.
+        seed: of the noise, keyed by item, and of the random choice of items.
+        batch: the number of items in a batch.
+        progress: called with (items done, items in total).
+        minutes: stop after this time. Items are then measured in random order, so that those measured by then are a
+            random sample; ``index`` lists them.
 
     Returns:
-        What was found of each item, in the order of the data.
+        The evidence of each item, in the order of the data.
 
     Raises:
-        DataError: for fewer than 1 sample, temperature or item, an unknown method, or no time.
+        DataError: for fewer than 1 sample, temperature or item, an unknown method, or a time limit that is not above 0.
+        NotAvailable: for a model without a density, or latents that the method does not serve.
+        SpecError: for an unknown proposal.
     """
-    if method not in METHODS:
-        raise DataError(f"unknown method '{method}'; known: {', '.join(METHODS)}")
-    ways = (method, *METHODS[method].instead)
-    way = METHODS[next((name for name in ways if METHODS[name].serves(model.vae)), method)]
-    samples = way.samples if samples is None else samples
-    for name, number in (("samples", samples), ("temperatures", temperatures), ("items", at_most)):
-        if number is not None and number < 1:
-            raise DataError(f"the number of {name} must be at least 1, got {number}")
+    if at_most is not None and at_most < 1:
+        raise DataError(f"the number of items must be at least 1, got {at_most}")
     if minutes is not None and not 0 < minutes < math.inf:
         raise DataError(f"minutes must be above 0, got {minutes}")
     started = time.monotonic()
+    ready = prepare(model.vae, method, samples=samples, temperatures=temperatures, seed=seed, proposal=proposal)
     chosen = items(model, data, split)
+    total = min(len(chosen), at_most or len(chosen))
     if progress:
-        progress(0, min(len(chosen), at_most or len(chosen)))
-    size = batch or way.rows(model.vae, samples)
+        progress(0, total)
     turn = None if minutes is None and at_most is None else order(len(chosen), seed, 0)[:at_most]
-    settings = Settings(samples, temperatures, seed, proposal)
-    found: list[Items] = []
-    batches, done = each_batch(model, chosen, size, turn=turn), 0
-    for some in side_by_side(lambda batch: next(way.run(model.vae, [batch], settings)), batches, model.device):
-        found.append(some)
-        done += len(some.nats)
-        if progress:
-            progress(done, len(chosen) if turn is None else len(turn))
-        if minutes is not None and time.monotonic() - started > 60 * minutes:
+    parts = map_batches(
+        lambda model, batch: ready.measure(batch), model, chosen, size=batch or ready.batch_size, turn=turn,
+        progress=progress, parallel=True,
+    )  # fmt: skip
+    found = gather(parts if minutes is None else until(parts, started + 60 * minutes), total)
+    return found if turn is None else subset(found, np.argsort(found.index))
+
+
+def until(parts: Iterator[Items], deadline: float) -> Iterator[Items]:
+    """The first part, and those that follow until the deadline has passed."""
+    for part in parts:
+        yield part
+        if time.monotonic() > deadline:
             break
-    whole = joined(found)
-    if turn is None:
-        return whole
-    back = np.argsort(whole.index)
-    return whole._replace(**{name: getattr(whole, name)[back] for name in ("index", "nats", "ess", "k_hat", "curve")})
 
 
 def sandwich(
@@ -205,7 +152,7 @@ def sandwich(
     seed: int = 0,
     progress: Progress = lambda done, total: None,
 ) -> Sandwich:
-    """log p(x) between two bounds, on items simulated from the model: see :func:`ladle.inference.annealed.sandwich`.
+    """Two bounds on log p(x) of items simulated from the model: see :func:`ladle.inference.annealed.sandwich`.
 
     Raises:
         DataError: for fewer than 1 item, sample or temperature.

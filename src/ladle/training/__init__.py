@@ -1,1 +1,1 @@
-"""Training: the loop, its budget and safeguards, several devices, and what it records."""
+"""Training: the training loop, its budget and safeguards, distributed training, and the records it writes."""

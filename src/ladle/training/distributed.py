@@ -1,15 +1,16 @@
-"""Several processes that train one model, each on a device of its own and on an equal part of every batch.
+"""Distributed training: several processes train one model, each on its own device and on an equal part of every batch.
 
-All of them hold the same weights and take the same steps; the first one alone keeps the log, the checkpoints and the
-folder, validates, and looks at the clock. What makes N of them take the steps of one:
+All processes hold the same weights and take the same steps. Only the first process writes the log, the checkpoints and
+the model folder, validates, and reads the clock. Together, N processes take the same steps as one:
 
-* the noise of a batch is drawn for all of it, on every device, and each keeps that of its own items;
-* gradients are averaged over devices, in one flat message that carries the loss too, so every device comes to the same
-  verdict about a step. Parts are equal, so the mean of their means is the mean of the batch;
-* an objective that bends the mean over the batch (free bits, a multiplier) takes it over all devices.
+* the noise of a batch is drawn for the whole batch on every device, and each process keeps the part of its own items;
+* gradients are averaged over the devices, in one flat tensor that also carries the loss, so every process makes the
+  same decision about a step. All parts have the same size, so the mean of their means is the mean of the batch;
+* an objective that applies a nonlinear function to the mean over the batch (free bits, a multiplier) uses the mean over
+  all devices.
 
-Lightning's and torch's wrappers around a model (DDP) would average gradients as well, but only for a loss that is made
-of one call of the wrapped model: here objectives look at the weights themselves and hook into the draws.
+The model wrappers of Lightning and torch (DDP) would average gradients as well, but only for a loss that is computed by
+one call of the wrapped model. Here, objectives access the weights directly and register hooks on the latent samples.
 """
 
 from __future__ import annotations
@@ -33,22 +34,22 @@ from ladle.model.latents import Draw, from_posterior
 from ladle.shapes import Size
 from ladle.training.guard import TrainingError
 
-MEETING = "LADLE_MEETING"  # where processes find each other: a file, when `ladle fit --devices` has started them
-PATIENCE = timedelta(days=1)  # a process that has died is noticed at once; one that validates may take its time
-LOST = "another process of this run"
-LONGEST = 300  # bytes of a word
+RENDEZVOUS = "LADLE_RENDEZVOUS"  # environment variable: the address at which the processes of `ladle fit` connect
+TIMEOUT = timedelta(days=1)  # long enough for any validation; a process that dies is detected immediately
+LOST_PROCESS = "another process of this run"
+MAX_MESSAGE = 300  # bytes
 
 
 class Ranks:
-    """The processes of a run, as one of them sees them; alone, everything it is given is what comes back.
+    """The processes of a run, and the communication between them. With one process, all operations are identities.
 
     Args:
-        size: N, how many there are.
-        rank: the number of this one, from 0.
-        device: where its tensors are.
+        size: the number of processes N.
+        rank: the index of this process, from 0.
+        device: the device of this process.
 
-    >>> alone = Ranks()
-    >>> alone.agree(0.5, 2), alone.shard(np.arange(4)).tolist(), float(alone.mean(torch.tensor([1.0, 2.0])))
+    >>> single = Ranks()
+    >>> single.broadcast(0.5, 2), single.shard(np.arange(4)).tolist(), float(single.mean(torch.tensor([1.0, 2.0])))
     ((0.5, 2), [0, 1, 2, 3], 1.5)
     """
 
@@ -57,15 +58,15 @@ class Ranks:
         self.first = rank == 0
 
     def shard(self, index: np.ndarray) -> np.ndarray:
-        """This process's part of the items of a batch: ``(B,)`` to ``(B / N,)``."""
+        """The part of a batch that this process trains on: indices ``(B,)`` to ``(B / N,)``."""
         part = len(index) // self.size
         return index[self.rank * part : (self.rank + 1) * part]
 
     def draw(self, samples: Size = ()) -> Draw:
-        """Training's draw from q, with the noise that these items have when one process draws for the whole batch.
+        """A function that samples q in training, with the same noise per item as one process with the whole batch.
 
-        Every process is told the q of all items (latents are small) and draws from it under the same seed: some
-        samplers reject, and then the noise of an item depends on the parameters of the items before it.
+        Every process gathers the parameters of q of all items (latents are small) and samples under the same seed. This
+        is needed for rejection samplers, where the noise of an item depends on the parameters of earlier items.
         """
         if self.size == 1:
             return from_posterior
@@ -73,99 +74,101 @@ class Ranks:
 
         def draw(_: int, q: Distribution | None, p: Distribution | None) -> Tensor:
             assert q is not None
-            z = families.draw(families.mapped(q, lambda t: self._batch(t, axis)))
+            z = families.draw(families.mapped(q, lambda t: self._whole_batch(t, axis)))
             part = z.shape[axis] // self.size
             return z.narrow(axis, self.rank * part, part)
 
         return draw
 
-    def _batch(self, part: Tensor, axis: int) -> Tensor:
-        """All parts along ``axis``; gradients pass through this process's own."""
+    def _whole_batch(self, part: Tensor, axis: int) -> Tensor:
+        """The parts of all processes, concatenated along ``axis``; gradients pass through the part of this process."""
         if any(part.stride()) and part.device == self.device:
-            parts = self._all(part)
+            parts = self._gather(part)
             parts[self.rank] = part
-        else:  # one number for all items, such as what stands in for a shape in `mapped`: there is nothing to tell
+        else:  # one value for all items, such as a placeholder for a shape in `mapped`: equal in all processes
             parts = [part] * self.size
         return torch.cat(parts, dim=axis)
 
     def mean(self, per_item: Tensor) -> Tensor:
-        """The mean over the items of the whole batch, of which this process has a part.
+        """The mean over the items of the whole batch, given the items of this process.
 
-        Its gradient is that of the part's mean: gradients are averaged afterwards.
+        Its gradient is the gradient of the mean of this process's items, because gradients are averaged afterwards.
         """
-        here = per_item.mean()
+        local = per_item.mean()
         if self.size == 1:
-            return here
-        everywhere = here.detach().clone()
-        with _connected():
-            dist.all_reduce(everywhere)
-        return everywhere / self.size + (here - here.detach())
+            return local
+        total = local.detach().clone()
+        with _translate_lost_connection():
+            dist.all_reduce(total)
+        return total / self.size + (local - local.detach())
 
     def average(self, gradients: Sequence[Tensor], *numbers: Tensor) -> tuple[float, ...]:
-        """Put the mean over all processes in the place of the gradients; the mean of the numbers is given back."""
+        """Replace the gradients in place by their means over all processes, and return the means of the numbers."""
         if self.size > 1:
-            every = [t.detach() for t in (*gradients, *numbers)]
-            flat = torch.cat([t.flatten().float() for t in every])
-            with _connected():
+            tensors = [t.detach() for t in (*gradients, *numbers)]
+            flat = torch.cat([t.flatten().float() for t in tensors])
+            with _translate_lost_connection():
                 dist.all_reduce(flat)
-            parts = flat.div_(self.size).split([t.numel() for t in every])
-            means = [part.view(t.shape) for part, t in zip(parts, every, strict=True)]
+            parts = flat.div_(self.size).split([t.numel() for t in tensors])
+            means = [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
             torch._foreach_copy_(list(gradients), means[: len(gradients)])
             numbers = tuple(means[len(gradients) :])
         return tuple(float(number.detach()) for number in numbers)
 
-    def agree(self, *numbers: float) -> tuple[float, ...]:
-        """The first process's numbers, at every process: of what depends on the clock, or is known to it alone.
+    def broadcast(self, *numbers: float) -> tuple[float, ...]:
+        """Return the first process's numbers in every process.
 
-        Whoever asks waits until the first one has answered.
+        Used for values that depend on the clock or that only the first process computes. The other processes wait for
+        the first one.
         """
         if self.size == 1:
             return numbers
-        told = torch.tensor([*numbers, 0.0], dtype=torch.float64, device=self.device)
-        with _connected():
-            dist.broadcast(told, src=0)
-        return tuple(told.tolist()[:-1])
+        values = torch.tensor([*numbers, 0.0], dtype=torch.float64, device=self.device)
+        with _translate_lost_connection():
+            dist.broadcast(values, src=0)
+        return tuple(values.tolist()[:-1])
 
-    def words(self, word: str) -> str:
-        """What the processes have to say, each thing once."""
+    def join_messages(self, message: str) -> str:
+        """The distinct messages of all processes, separated by semicolons."""
         if self.size == 1:
-            return word
-        padded = bytearray(word.encode()[:LONGEST].ljust(LONGEST))
-        rows = self._all(torch.frombuffer(padded, dtype=torch.uint8).to(self.device))
+            return message
+        padded = bytearray(message.encode()[:MAX_MESSAGE].ljust(MAX_MESSAGE))
+        rows = self._gather(torch.frombuffer(padded, dtype=torch.uint8).to(self.device))
         return "; ".join(dict.fromkeys(bytes(row.tolist()).decode(errors="ignore").strip() for row in rows))
 
     def check(self, step: int, weights: Iterable[Tensor]) -> None:
-        """All must start from the same step and the same weights.
+        """Check that all processes start from the same step and the same weights.
 
         Raises:
-            TrainingError: in the process whose own are others than the first one's.
+            TrainingError: in a process whose step or weights differ from those of the first process.
         """
-        own = (float(step), sum(float(w.detach().double().sum()) for w in weights))
-        first = self.agree(*own)
-        if not all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9) or a != a for a, b in zip(own, first, strict=True)):
+        local = (float(step), sum(float(w.detach().double().sum()) for w in weights))
+        first = self.broadcast(*local)
+        if not all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9) or a != a for a, b in zip(local, first, strict=True)):
             raise TrainingError(
-                f"process {self.rank} starts at step {step} with other weights than the first one, at step "
-                f"{first[0]:.0f}: assemble the model with the same seed in all, and keep the run where all can read it"
+                f"all processes must start at the same step with the same weights, but process {self.rank} starts at "
+                f"step {step} and the first process at step {first[0]:.0f}, or their weights differ: assemble the "
+                "model with the same seed in every process, and use a run folder that all of them can read"
             )
 
-    def _all(self, own: Tensor) -> list[Tensor]:
-        """This tensor of every process."""
-        own = own.detach().contiguous()
-        parts = [torch.empty_like(own) for _ in range(self.size)]
-        with _connected():
-            dist.all_gather(parts, own)
+    def _gather(self, local: Tensor) -> list[Tensor]:
+        """The tensors of all processes, in the order of their ranks."""
+        local = local.detach().contiguous()
+        parts = [torch.empty_like(local) for _ in range(self.size)]
+        with _translate_lost_connection():
+            dist.all_gather(parts, local)
         return parts
 
 
 def join(devices: int, device: str) -> tuple[Ranks, Machine]:
-    """Become one of the processes of a run, on a device of its own.
+    """Join the processes of a run, on this process's own device.
 
     Args:
-        devices: how many there must be; 1 is this process alone, whatever others there are.
+        devices: the required number of processes; 1 trains in this process alone, even if others were started.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        MachineError: where there are not so many processes, or GPUs.
+        MachineError: if the number of processes differs from ``devices``, or there are too few GPUs.
     """
     size, rank, local = (int(os.environ.get(name, 0)) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
     if devices == 1:
@@ -173,46 +176,46 @@ def join(devices: int, device: str) -> tuple[Ranks, Machine]:
     machine = choose(device, min(devices, int(os.environ.get("LOCAL_WORLD_SIZE", devices))))
     if size != devices:
         raise MachineError(
-            f"devices={devices} wants as many processes, but {size or 1} {'were' if size > 1 else 'was'} started; "
-            f"`torchrun --nproc-per-node {devices}` starts them for a script, `ladle fit --devices {devices}` by itself"
+            f"devices={devices} needs {devices} processes, but {size or 1} {'were' if size > 1 else 'was'} started; "
+            f"start a script with `torchrun --nproc-per-node {devices}`, or use `ladle fit --devices {devices}`"
         )
-    where = torch.device("cuda", local) if machine.device == "cuda" else torch.device("cpu")
+    own_device = torch.device("cuda", local) if machine.device == "cuda" else torch.device("cpu")
     if size > 1 and not dist.is_initialized():
-        if where.type == "cuda":
-            torch.cuda.set_device(where)
-        with _connected():
+        if own_device.type == "cuda":
+            torch.cuda.set_device(own_device)
+        with _translate_lost_connection():
             dist.init_process_group(
-                "nccl" if where.type == "cuda" else "gloo",
-                init_method=os.environ.get(MEETING, "env://"), timeout=PATIENCE, world_size=size, rank=rank,
+                "nccl" if own_device.type == "cuda" else "gloo",
+                init_method=os.environ.get(RENDEZVOUS, "env://"), timeout=TIMEOUT, world_size=size, rank=rank,
             )  # fmt: skip
         atexit.register(dist.destroy_process_group)
-    return Ranks(size, rank, where), machine
+    return Ranks(size, rank, own_device), machine
 
 
-def check_parts(devices: int, batch: int, items: int) -> None:
-    """Refuse a number of devices that cannot share a batch equally.
+def check_devices(devices: int, batch: int, items: int) -> None:
+    """Check that the number of devices divides the batch size.
 
     Raises:
-        MachineError: naming numbers that can.
+        MachineError: if it does not; the message names the nearest numbers that do.
     """
     if devices >= 1 and batch % devices == 0:
         return
-    fitting = [n for n in range(1, batch + 1) if batch % n == 0]
-    near = [max((n for n in fitting if n < devices), default=0), min((n for n in fitting if n > devices), default=0)]
-    told = f"{batch} training items, all there are," if batch == items else f"a batch of {batch} items"
+    divisors = [n for n in range(1, batch + 1) if batch % n == 0]
+    near = [max((n for n in divisors if n < devices), default=0), min((n for n in divisors if n > devices), default=0)]
+    what = f"all {batch} training items" if batch == items else f"{batch} items"
     raise MachineError(
-        f"devices must share a batch equally, and {devices} cannot share {told} so; "
-        f"{' or '.join(str(n) for n in near if n)} can"
+        f"devices must divide the batch of {what} into equal parts, got {devices}; "
+        f"use {' or '.join(str(n) for n in near if n)}"
     )
 
 
 @contextmanager
-def _connected() -> Iterator[None]:
-    """Say in words that another process has gone."""
+def _translate_lost_connection() -> Iterator[None]:
+    """Turn communication errors into a message that says that another process has ended."""
     try:
         yield
     except RuntimeError as error:
         raise TrainingError(
-            f"{LOST} has ended or cannot be reached, so this one stops; --resume goes on from the last checkpoint "
-            f"({str(error).strip().splitlines()[0].rpartition('] ')[2].split('. ')[0]})"
+            f"{LOST_PROCESS} has ended or cannot be reached, so this one stops; --resume continues from the last "
+            f"checkpoint ({str(error).strip().splitlines()[0].rpartition('] ')[2].split('. ')[0]})"
         ) from error

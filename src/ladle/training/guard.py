@@ -1,4 +1,4 @@
-"""What keeps a run healthy: the average of the weights, and the guard over the gradient."""
+"""Safeguards of training: the average of the weights, gradient clipping and the detection of non-finite values."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from ladle.model.vae import Terms
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what was kept."""
+    """Training cannot continue. The message gives the reason and what was saved."""
 
 
 class Average:
-    """An exponential moving average of the weights, its half-life a fraction of the run.
+    """An exponential moving average of the weights, whose half-life is a fraction of the run.
 
-    An average that reaches far back costs nats in a short run, so the half-life is given as a part of the
-    budget and not in steps.
+    In a short run a long average costs nats, so the half-life is given as a fraction of the budget and not in steps.
 
     Args:
-        parameters: what is averaged.
-        half_life: as a fraction of the run.
+        parameters: the weights to average.
+        half_life: the half-life as a fraction of the run.
     """
 
     def __init__(self, parameters: Iterable[Tensor], half_life: float = 0.02) -> None:
@@ -36,7 +35,10 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int, fraction: float) -> None:
-        """Take in the weights of this step, at this fraction of the run; a few times per half-life will do."""
+        """Update the average with the weights at this step and this fraction of the run.
+
+        The update happens only a few times per half-life, which is often enough.
+        """
         if fraction - self.last < self.half_life / 16 and fraction < 1.0:
             return
         decay = 0.5 ** ((fraction - self.last) / self.half_life)
@@ -46,24 +48,25 @@ class Average:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange the weights and their average; a second call undoes it."""
+        """Exchange the weights and their average; a second call undoes the exchange."""
         for parameter, value in zip(self.parameters, self.values, strict=True):
-            kept = parameter.detach().clone()
+            saved = parameter.detach().clone()
             parameter.copy_(value)
-            value.copy_(kept)
+            value.copy_(saved)
 
 
 class Guard:
-    """Looks at the loss and the gradient before every step, and says whether to take it.
+    """Checks the loss and the gradient norm before every step, and clips or rejects the gradient.
 
-    * A gradient whose norm is more than ``limit`` times the median of the last ``memory`` ones is shortened to that,
-      and counted. (To skip it, as very deep VAEs often do, would keep just the items that cause it from ever being
-      learned: their posteriors then drift away, unseen, and a few such items cost more nats than all others together.)
-    * A loss or gradient that is not finite is never applied: see ``ladle.training.fit`` for what follows.
+    * A gradient whose norm exceeds ``limit`` times the median of the last ``memory`` norms is clipped to that norm, and
+      counted. (Skipping such a step, as is common for very deep VAEs, would prevent exactly the items that cause it
+      from ever being learned: their posteriors then drift away unnoticed, and a few such items cost more nats than all
+      others together.)
+    * A loss or gradient that is not finite is never applied; ``ladle.training.fit`` then rolls back.
 
     Args:
-        limit: times the median.
-        memory: how many norms are remembered.
+        limit: the largest permitted norm as a multiple of the median.
+        memory: the number of past norms in the median.
     """
 
     def __init__(self, limit: float = 1.5, memory: int = 100) -> None:
@@ -71,20 +74,20 @@ class Guard:
         self.norms: deque[float] = deque(maxlen=memory)
         self.clipped = 0
 
-    def judge(self, loss: float, norm: float) -> float:
-        """What the gradient is to be multiplied by: at most 1, and 0 where it or the loss is not finite."""
+    def factor(self, loss: float, norm: float) -> float:
+        """The factor by which to multiply the gradient: at most 1, and 0 if the loss or the norm is not finite."""
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return 0.0
-        most = self.limit * statistics.median(self.norms) if len(self.norms) >= 20 else math.inf
+        largest = self.limit * statistics.median(self.norms) if len(self.norms) >= 20 else math.inf
         self.norms.append(norm)
-        if norm <= most:
+        if norm <= largest:
             return 1.0
         self.clipped += 1
-        return most / norm
+        return largest / norm
 
 
 def total_norm(gradients: Sequence[Tensor]) -> float:
-    """The norm of all gradients together, by one product each: several times faster than a norm of each.
+    """The norm of all gradients together, from one dot product per tensor: several times faster than a norm of each.
 
     >>> total_norm([torch.tensor([3.0]), torch.tensor([[0.0, 4.0]])])
     5.0
@@ -93,15 +96,15 @@ def total_norm(gradients: Sequence[Tensor]) -> float:
     return float(torch.stack([torch.dot(g, g) for g in flat]).sum().sqrt())
 
 
-def blame(terms: Terms, model: nn.Module) -> str:
-    """Which number is not finite, in words."""
+def describe_nonfinite(terms: Terms, model: nn.Module) -> str:
+    """Describe the first quantity that is not finite, for an error message."""
     named: list[tuple[str, Tensor]] = [("log p(x|z)", terms.log_px)]
     for i, level in enumerate(terms.levels):
         named += [(f"z of level {i}", level.z), (f"the KL of level {i}", level.kl)]
     for name, value in named:
-        bad = int((~torch.isfinite(value.detach())).sum())
-        if bad:
-            return f"{name} is NaN or infinite in {bad} of {value.numel()} places"
+        count = int((~torch.isfinite(value.detach())).sum())
+        if count:
+            return f"{name} is NaN or infinite in {count} of {value.numel()} elements"
     for name, parameter in model.named_parameters():
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
             return f"the gradient of {name} is NaN or infinite"
@@ -109,7 +112,7 @@ def blame(terms: Terms, model: nn.Module) -> str:
 
 
 def reset_moments(state: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
-    """Forget an optimiser's running moments."""
+    """Set an optimiser's running moments to zero."""
     for moments in state.values():
         for name, value in moments.items():
             if name != "step":

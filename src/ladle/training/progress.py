@@ -1,4 +1,4 @@
-"""Progress on stderr: one line that is rewritten on a terminal, and a few lines elsewhere."""
+"""Progress on stderr: one line that is updated in place on a terminal, and a few lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ def duration(seconds: float) -> str:
     """
     if seconds != seconds:
         return "?"
-    whole = round(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+    rounded = round(seconds)
+    hours, minutes = divmod(rounded // 60, 60)
+    return f"{hours}:{minutes:02d}:{rounded % 60:02d}" if hours else f"{minutes}:{rounded % 60:02d}"
 
 
 def line(step: Step) -> str:
-    """A record in words."""
+    """A record as one line of text."""
     bound = f"{step.nats:9.2f} nats {step.bits_per_dim:7.4f} bits/dim"
     text = f"{step.fraction:4.0%} step {step.step:>7} epoch {step.epoch:6.1f} {bound}"
     if step.kl == step.kl:
         text += f"  KL {step.kl:6.2f}"
     if step.items_per_s:
         text += f"  {step.items_per_s:>8,.0f} items/s"
-    return text + f"  left {duration(step.left_s)}"
+    return text + f"  {duration(step.left_s)} left"
 
 
 def note(message: str) -> None:
-    """Something that people should know."""
+    """Print a note for the user."""
     err.print(f"note: {message}", style="yellow")
 
 
 class Show:
-    """Shows the records of a run as they come."""
+    """Prints the records of a run as they arrive."""
 
     def __init__(self) -> None:
         self.live = sys.stderr.isatty()
@@ -50,7 +50,7 @@ class Show:
         self.first = True
 
     def __call__(self, step: Step) -> None:
-        """Show a record: the notable ones always, a training step now and then."""
+        """Print a record: notes and validations always, training steps only now and then."""
         now = time.monotonic()
         if step.kind == "train":
             due = now - self.last > (0.2 if self.live else 60.0)
@@ -72,7 +72,7 @@ class Show:
 
 
 def counter(what: str) -> Callable[[int, int], None]:
-    """A progress function for tasks: on a terminal one line that is rewritten, elsewhere a line per minute."""
+    """A progress function for tasks: one line that is updated in place on a terminal, one line per minute elsewhere."""
     live, last = sys.stderr.isatty(), [time.monotonic() if not sys.stderr.isatty() else 0.0]
 
     def show(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""The records of a run, and the log that keeps them."""
+"""The records of a training run, and the log file that stores them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ LARGEST_LOG = 64 << 20  # bytes
 
 
 class Step(NamedTuple):
-    """One record of a run.
+    """One record of a training run.
 
     Attributes:
         kind: ``train``, ``valid``, ``note`` or ``done``.
-        step: optimiser steps so far.
-        epoch: passes over the data, with a fraction.
-        fraction: of the budget.
+        step: the number of optimiser steps so far.
+        epoch: the number of passes over the data so far, including a fraction.
+        fraction: the fraction of the budget that is used.
         nats: the negative bound per item (of the batch, or of the validation split).
-        bits_per_dim: the same per number of the data.
-        kl: nats per item.
+        bits_per_dim: the same in bits per dimension of the data.
+        kl: the KL divergence in nats per item.
         rate: the learning rate.
-        items_per_s: in training, since the last record.
-        seconds: of training and validation so far.
-        left_s: until the budget is spent.
-        clipped: gradients shortened so far, because they were outliers.
-        message: for people.
+        items_per_s: training items per second since the last record.
+        seconds: the time spent on training and validation so far.
+        left_s: the estimated number of seconds until the budget is used.
+        clipped: the number of outlier gradients clipped so far.
+        message: a note for the user.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Step(NamedTuple):
 
 
 class Log:
-    """``log.jsonl``: one record a line. A line that could not be written whole is taken back."""
+    """The file ``log.jsonl``, with one record per line. A line that could not be written completely is removed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -66,24 +66,24 @@ class Log:
                 raise
 
     def sync(self) -> int:
-        """Make sure that what was written is on the disk; its length in bytes."""
+        """Flush the log to the disk, and return its length in bytes."""
         if not self.path.exists():
             return 0
         with open(self.path, "rb+") as file:
             os.fsync(file.fileno())
             return file.seek(0, os.SEEK_END)
 
-    def cut(self, length: int) -> None:
-        """Forget what was written after the checkpoint."""
+    def truncate(self, length: int) -> None:
+        """Remove the records that were written after a checkpoint."""
         if self.path.exists():
             os.truncate(self.path, length)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a run, in their order; none where there is no log.
+    """The records of a run in order; an empty list if there is no log.
 
-    A log may come from a stranger, or be written at this moment: a line that is no record, such as one without its
-    end, is left out, and so is everything beyond 64 MiB.
+    The log may come from an untrusted source, or be written at this moment. Lines that are not valid records, such as
+    an incomplete last line, are skipped, and so is everything beyond 64 MiB.
     """
     if not path.is_file():
         return []
@@ -100,5 +100,5 @@ def _record(line: bytes) -> dict[str, Any] | None:
     if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in ("kind", "message")):
         return None
     numbers = {name: record.get(name) for name in Step._fields if name not in ("kind", "message")}
-    sound = all(v is None or (type(v) in (int, float) and abs(v) < 1e300) for v in numbers.values())
-    return {**record, **numbers} if sound and numbers["seconds"] is not None else None
+    valid = all(v is None or (type(v) in (int, float) and abs(v) < 1e300) for v in numbers.values())
+    return {**record, **numbers} if valid and numbers["seconds"] is not None else None

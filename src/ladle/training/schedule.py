@@ -1,4 +1,4 @@
-"""How long a run is, the learning rate over it, and what takes its steps."""
+"""The length of a run, the learning rate schedule and the optimiser."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from ladle.recipes.assemble import Training
 
 
 class Budget(NamedTuple):
-    """How long a run is: by the clock or by passes over the data; schedules are stretched to it."""
+    """The length of a run, in minutes or in passes over the data. Schedules are stretched to it."""
 
     minutes: float | None
     epochs: float | None
     steps_per_epoch: int
 
     def fraction(self, step: int, seconds: float) -> float:
-        """The part of the budget that is spent."""
+        """The fraction of the budget that is used."""
         if self.minutes is not None:
             return min(1.0, seconds / (60 * self.minutes))
         return min(1.0, step / self.steps)
 
     @property
     def steps(self) -> int:
-        """The number of steps of a run that is counted in epochs."""
+        """The number of steps of a run whose budget is given in epochs."""
         assert self.epochs is not None
         return max(1, math.ceil(self.epochs * self.steps_per_epoch))
 
 
 def learning_rate(training: Training, fraction: float) -> float:
-    """Linear warm-up, then a cosine down to ``training.final`` of the peak."""
+    """Linear warm-up, then cosine decay to ``training.final`` times the peak."""
     warm = min(1.0, fraction / training.warmup) if training.warmup else 1.0
     if warm < 1.0:
         return training.rate * max(warm, 1e-3)
@@ -40,20 +40,20 @@ def learning_rate(training: Training, fraction: float) -> float:
 
 
 def optimizer(training: Training, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that a recipe asks for.
+    """The optimiser that the recipe names.
 
     Raises:
-        ValueError: for an unknown one.
+        ValueError: if the name is unknown.
     """
     settings: dict[str, Any] = {
         "lr": training.rate,
-        "betas": (0.9, 0.99),  # a shorter memory than usual: runs are short
+        "betas": (0.9, 0.99),  # the second is smaller than the usual 0.999, because runs are short
         "weight_decay": training.weight_decay,
     }
-    known = {
+    optimizers = {
         "adamw": lambda p: torch.optim.AdamW(p, **settings, fused=True),
         "adamax": lambda p: torch.optim.Adamax(p, **settings),
     }
-    if training.optimizer not in known:
-        raise ValueError(f"unknown optimizer '{training.optimizer}'; known: {', '.join(known)}")
-    return known[training.optimizer](model.parameters())
+    if training.optimizer not in optimizers:
+        raise ValueError(f"unknown optimizer '{training.optimizer}'; known: {', '.join(optimizers)}")
+    return optimizers[training.optimizer](model.parameters())

@@ -1,1 +1,1 @@
-"""Asymmetric numeral systems: fixed-point numbers, bins, the stack and its loops. Nothing here knows a model."""
+"""Asymmetric numeral systems: fixed-point numbers, bins, the stack and its inner loops, independent of any model."""

@@ -1,11 +1,11 @@
-"""Distributions of whole numbers, in whole numbers: bins of a mixture of curves.
+"""Distributions over whole numbers, computed in whole numbers: bins of a mixture of curves.
 
-The bins ``0 .. n-1`` are cut by ``n - 1`` edges. How many of the ``2 ** PRECISION`` slots lie below bin k is::
+The bins ``0 .. n-1`` are separated by ``n - 1`` edges. The number of the ``2 ** PRECISION`` slots below bin k is::
 
     F(0) = 0      F(k) = k + (sum_c weight_c S((edge_k - loc_c) rate_c) >> PRECISION)      F(n) = 2 ** PRECISION
 
-with a curve S that rises from 0 to ``2 ** PRECISION``. The weights sum to ``2 ** PRECISION - n``, so every bin has at
-least one slot, and F rises whatever the parameters are.
+where the curve S rises from 0 to ``2 ** PRECISION``. The weights sum to ``2 ** PRECISION - n``, so every bin has at
+least one slot, and F increases for all parameters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ladle.coding.ans.fixed_point import Curve
 
 
 def loops() -> Any:
-    """The inner loops: in machine code where numba is there, else in NumPy; the bits are the same."""
+    """The inner loops: in machine code if numba is installed, else in NumPy, with the same results."""
     try:
         from ladle.coding.ans import loops_numba
     except ImportError:
@@ -32,14 +32,14 @@ class Bins(NamedTuple):
     """Distributions over bins, one for each element.
 
     Args:
-        edges: (n - 1,) int64, rising; the same for all elements.
-        loc: ``(*shape, K)`` int64, in the edges' units.
-        rate: ``(*shape, K)`` int64, the places of the curve that one unit makes, in ``2 ** -curve.shift``.
-        weight: ``(*shape, K)`` int64, not negative; each K of them sum to ``2 ** PRECISION - n``.
-        curve: S.
+        edges: (n - 1,) int64, increasing; the same for all elements.
+        loc: ``(*shape, K)`` int64, in the units of the edges.
+        rate: ``(*shape, K)`` int64, positions of the curve per unit, in ``2 ** -curve.shift``.
+        weight: ``(*shape, K)`` int64, not negative; the K weights of an element sum to ``2 ** PRECISION - n``.
+        curve: the curve S.
 
-    >>> from ladle.coding.ans.fixed_point import PRECISION, logistic, rising
-    >>> curve, one = Curve(rising(logistic, 16, 2048), shift=0), np.ones((3, 1), np.int64)
+    >>> from ladle.coding.ans.fixed_point import PRECISION, curve_values, logistic
+    >>> curve, one = Curve(curve_values(logistic, 16, 2048), shift=0), np.ones((3, 1), np.int64)
     >>> Bins(np.array([0]), 0 * one, one, ((1 << PRECISION) - 2) * one, curve).counts().tolist()
     [[8388608, 8388608], [8388608, 8388608], [8388608, 8388608]]
     """
@@ -52,52 +52,52 @@ class Bins(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the elements."""
+        """The shape of the elements."""
         return self.loc.shape[:-1]
 
     @property
     def flat(self) -> tuple[Any, ...]:
-        """What the inner loops take: the elements in one row."""
+        """The arguments of the inner loops: the elements in one row."""
         k = self.loc.shape[-1]
         return (self.edges, *(np.ascontiguousarray(a).reshape(-1, k) for a in self[1:4]), self.curve)
 
-    def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> Bins:
-        """The same with every parameter changed."""
+    def mapped(self, change: Callable[[np.ndarray], np.ndarray]) -> Bins:
+        """The distributions with a function applied to every parameter."""
         return self._replace(loc=change(self.loc), rate=change(self.rate), weight=change(self.weight))
 
     def component(self, c: int) -> Bins:
-        """One of the K curves."""
-        return self.changed(lambda a: a[..., c : c + 1])
+        """The distributions of one of the K curves alone."""
+        return self.mapped(lambda a: a[..., c : c + 1])
 
     def dimension(self, i: int) -> Bins:
-        """One of the D columns of elements ``(N, D)``."""
-        return self.changed(lambda a: a[:, i])
+        """One of D columns of elements ``(N, D)``."""
+        return self.mapped(lambda a: a[:, i])
 
-    def gathered(self, step: int) -> Bins:
-        """Every ``step`` bins as one."""
+    def merged(self, step: int) -> Bins:
+        """The distributions with every ``step`` neighbouring bins merged into one."""
         edges = self.edges[step - 1 :: step]
         weight = self.weight.copy()
         weight[..., 0] += len(self.edges) - len(edges)
         return self._replace(edges=edges, weight=weight)
 
-    def blunted(self, sharpest: int) -> Bins:
-        """The same with wider curves: the scale whose rate is ``sharpest`` is added to every scale; with 0 none is."""
+    def widened(self, sharpest: int) -> Bins:
+        """The distributions with the scale of rate ``sharpest`` added to every scale; with 0, the same ones."""
         if not sharpest:
             return self
         rate = self.rate.astype(np.int64)
         return self._replace(rate=(rate * sharpest // (rate + sharpest)).astype(self.rate.dtype))
 
-    def middle(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """The median of the bins from ``low`` to before ``high``."""
-        at = loops()
+    def median(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """The median among the bins from ``low`` to before ``high``."""
+        inner = loops()
         edges, *parameters = self.flat
         high = np.minimum(high, len(edges) + 1).reshape(-1)
-        first, _ = at.masses(low.reshape(-1), edges, *parameters)
-        start, count = at.masses(high - 1, edges, *parameters)
-        return at.find((first + start + count) >> 1, edges, *parameters).reshape(self.shape)
+        first, _ = inner.masses(low.reshape(-1), edges, *parameters)
+        start, count = inner.masses(high - 1, edges, *parameters)
+        return inner.find((first + start + count) >> 1, edges, *parameters).reshape(self.shape)
 
     def counts(self) -> np.ndarray:
-        """The slots of every bin, ``(*shape, n)``: for tests and for estimates of a rate."""
+        """The slots of every bin, ``(*shape, n)``, for tests."""
         n = len(self.edges) + 1
         edges, *parameters = self.flat
         rows = [loops_numpy.masses(np.full(parameters[0].shape[0], s), edges, *parameters)[1] for s in range(n)]

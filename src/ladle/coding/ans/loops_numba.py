@@ -1,6 +1,6 @@
 """The inner loops of the coder in machine code: the functions of :mod:`ladle.coding.ans.loops_numpy`, symbol by symbol.
 
-Importing it needs numba, an extra. Only whole numbers decide what is found, so the bits are the same.
+This module needs numba, an optional dependency. Results depend on whole-number arithmetic only, so they are the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def push(heads, words, top, start, count):  # type: ignore[no-untyped-def]
         lane = i % lanes
         x = np.int64(heads[lane])
         c = np.int64(count[i])
-        if np.uint64(x) >= np.uint64(c) << FULL:  # which all slots make 2 ** 63
+        if np.uint64(x) >= np.uint64(c) << FULL:  # 2 ** 63 for a symbol with all slots
             words[n] = np.uint32(x & WORD)
             n += 1
             x >>= 32
@@ -35,15 +35,15 @@ def push(heads, words, top, start, count):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _filled(x, words, n):  # type: ignore[no-untyped-def]
-    """A head that a pop has made small, with a word from below; n, the number of them, is -1 where none is left."""
+def _refilled(x, words, n):  # type: ignore[no-untyped-def]
+    """Refill a head that became too small from the n words; returns the head and the new n, -1 if there was none."""
     if x >= LOW:
         return x, n
     return ((x << 32) | np.int64(words[n - 1]) if n > 0 else x), n - 1
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _below(k, i, edges, loc, rate, weight, values, shift, middle, last):  # type: ignore[no-untyped-def]
+def _slots_below(k, i, edges, loc, rate, weight, values, shift, middle, last):  # type: ignore[no-untyped-def]
     edge, total = edges[k - 1], np.int64(0)
     for c in range(loc.shape[1]):
         t = ((edge - np.int64(loc[i, c])) * np.int64(rate[i, c]) >> shift) + middle
@@ -61,24 +61,26 @@ def _masses(symbols, edges, loc, rate, weight, values, shift, middle, last, star
         s = symbols[i]
         low, high = np.int64(0), np.int64(1 << PRECISION)
         if s > 0:
-            low = _below(s, i, edges, loc, rate, weight, values, shift, middle, last)
+            low = _slots_below(s, i, edges, loc, rate, weight, values, shift, middle, last)
         if s + 1 < bins:
-            high = _below(s + 1, i, edges, loc, rate, weight, values, shift, middle, last)
+            high = _slots_below(s + 1, i, edges, loc, rate, weight, values, shift, middle, last)
         start[i], count[i] = low, high - low
 
 
 def masses(symbols, edges, loc, rate, weight, curve: Curve) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
     """See :func:`ladle.coding.ans.loops_numpy.masses`."""
     start, count = np.empty(len(symbols), np.int64), np.empty(len(symbols), np.int64)
-    of = curve.values, curve.shift, curve.middle, curve.last
-    _masses(symbols, edges, loc, rate, weight, *of, start, count)
+    table = curve.values, curve.shift, curve.middle, curve.last
+    _masses(symbols, edges, loc, rate, weight, *table, start, count)
     return start, count
 
 
 @njit(cache=True, nogil=True, inline="always")
 def _guess(slot, i, edges, loc, rate, weight, inverse, shift, middle):  # type: ignore[no-untyped-def]
-    """A bin near the one that a slot lies in: where the likeliest component would have it, if edges were even. A guess
-    decides how long the search takes, not what it finds."""
+    """A bin near the one that contains a slot, by the most probable component and even edges.
+
+    The guess affects the duration of the search, not its result.
+    """
     best, n = 0, len(edges)
     for c in range(1, loc.shape[1]):
         if weight[i, c] > weight[i, best]:
@@ -91,13 +93,13 @@ def _guess(slot, i, edges, loc, rate, weight, inverse, shift, middle):  # type: 
 
 @njit(cache=True, nogil=True, inline="always")
 def _found(slot, i, edges, loc, rate, weight, values, inverse, shift, middle, last):  # type: ignore[no-untyped-def]
-    """The last bin that does not begin above a slot, where it begins and where it ends: in steps that double away from
-    a guess, then by halves."""
+    """The last bin that does not start above a slot, its start and its end: a search in doubling steps from a guess,
+    then by bisection."""
     low, high, start, end = np.int64(0), np.int64(len(edges) + 1), np.int64(0), np.int64(1 << PRECISION)
     k, step = _guess(slot, i, edges, loc, rate, weight, inverse, shift, middle), np.int64(1)
     way = np.int64(0)
     while high - low > 1:
-        at = _below(k, i, edges, loc, rate, weight, values, shift, middle, last)
+        at = _slots_below(k, i, edges, loc, rate, weight, values, shift, middle, last)
         if at <= slot:
             low, start, here = k, at, np.int64(1)
         else:
@@ -125,8 +127,8 @@ def find(slots, edges, loc, rate, weight, curve: Curve) -> np.ndarray:  # type: 
     symbols = np.zeros(len(slots), np.int64)
     if not len(edges):  # a single bin
         return symbols
-    of = curve.values, curve.inverse, curve.shift, curve.middle, curve.last
-    _find(slots, symbols, edges, loc, rate, weight, *of)
+    table = curve.values, curve.inverse, curve.shift, curve.middle, curve.last
+    _find(slots, symbols, edges, loc, rate, weight, *table)
     return symbols
 
 
@@ -140,7 +142,7 @@ def _pop_bins(heads, words, top, symbols, edges, loc, rate, weight, values, inve
         low, start, end = _found(slot, i, edges, loc, rate, weight, values, inverse, shift, middle, last)
         symbols[i] = low
         x = (end - start) * (x >> PRECISION) + slot - start
-        x, n = _filled(x, words, n)
+        x, n = _refilled(x, words, n)
         if n < 0:
             return False
         heads[lane] = np.uint64(x)
@@ -150,11 +152,11 @@ def _pop_bins(heads, words, top, symbols, edges, loc, rate, weight, values, inve
 
 def pop_bins(heads, words, top, symbols, edges, loc, rate, weight, curve: Curve) -> bool:  # type: ignore[no-untyped-def]
     """See :func:`ladle.coding.ans.loops_numpy.pop_bins`."""
-    if not len(edges):  # a single bin has all slots: nothing is taken off
+    if not len(edges):  # a single bin has all slots, so nothing is popped
         symbols[:] = 0
         return True
-    of = curve.values, curve.inverse, curve.shift, curve.middle, curve.last
-    return bool(_pop_bins(heads, words, top, symbols, edges, loc, rate, weight, *of))
+    table = curve.values, curve.inverse, curve.shift, curve.middle, curve.last
+    return bool(_pop_bins(heads, words, top, symbols, edges, loc, rate, weight, *table))
 
 
 @njit(cache=True, nogil=True)
@@ -169,7 +171,7 @@ def _pop_rows(heads, words, top, symbols, rows):  # type: ignore[no-untyped-def]
             s += 1
         symbols[i] = s
         x = (rows[i, s + 1] - rows[i, s]) * (x >> PRECISION) + slot - rows[i, s]
-        x, n = _filled(x, words, n)
+        x, n = _refilled(x, words, n)
         if n < 0:
             return False
         heads[lane] = np.uint64(x)
@@ -191,7 +193,7 @@ def _pop_uniform(heads, words, top, symbols, size):  # type: ignore[no-untyped-d
         slot = x & SLOTS
         symbols[i] = slot >> size
         x = (x >> PRECISION << size) + (slot & ((1 << size) - 1))
-        x, n = _filled(x, words, n)
+        x, n = _refilled(x, words, n)
         if n < 0:
             return False
         heads[lane] = np.uint64(x)
@@ -228,6 +230,6 @@ def _mixture(logits, loc, scale, offset, gain, exponentials, rates, room, to_loc
 
 def mixture(logits, loc, scale, offset, gain: int, exponentials, rates, room: int):  # type: ignore[no-untyped-def]
     """See :func:`ladle.coding.ans.loops_numpy.mixture`."""
-    made = tuple(np.empty(loc.shape, np.int32) for _ in range(3))
-    _mixture(logits, loc, scale, offset, gain, exponentials, rates, room, *made)
-    return made
+    parameters = tuple(np.empty(loc.shape, np.int32) for _ in range(3))
+    _mixture(logits, loc, scale, offset, gain, exponentials, rates, room, *parameters)
+    return parameters

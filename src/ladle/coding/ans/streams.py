@@ -1,8 +1,8 @@
-"""Many small stacks side by side, one for each item: what random access needs.
+"""Many small stacks, one for each item, for random access.
 
-Each is a stack with one head and no known words below, so an item's stream is a few bytes longer than its information:
-the head begins at its smallest, and of its bytes only those that are not zero are written, four to seven. Where there
-are no words below it, a pop leaves a head that is smaller still: it is the whole number then, and pushing the same back
+Each stack has one head and no initial words, so an item's stream is a few bytes longer than its information: the head
+starts at its smallest value, and its trailing zero bytes are not written, which leaves four to seven bytes. If there
+are no words below the head, a pop leaves a smaller head. The head is then the whole number, and pushing the same symbol
 restores it.
 """
 
@@ -19,10 +19,10 @@ from ladle.coding.errors import Desynchronised
 
 
 class Streams:
-    """N stacks. Symbols are arrays whose first dimension is N: a call pushes a row of them on every stack.
+    """N stacks. Symbols are arrays whose first dimension is N: a call pushes one row on every stack.
 
     Args:
-        n: N.
+        n: the number N of stacks.
 
     >>> streams, coin = Streams(2), np.array([[0, 1 << 23, 1 << 24]] * 2)
     >>> streams.push(coin[:, :1], coin[:, 1:2])
@@ -36,7 +36,7 @@ class Streams:
         self.tops = np.zeros(n, np.int64)
 
     def push(self, start: np.ndarray, count: np.ndarray) -> None:
-        """Push rows of symbols by their slots, ``(N, M)``, the last one first."""
+        """Push rows of symbols, given the start and the number of their slots, ``(N, M)``, the last symbol first."""
         wide = int(self.tops.max(initial=0)) + start.shape[1]
         if wide > self.words.shape[1]:
             self.words = np.pad(self.words, ((0, 0), (0, wide)))
@@ -50,7 +50,7 @@ class Streams:
             x[:] = ((x // c) << np.uint64(PRECISION)) + x % c + start[:, i]
 
     def _pop(self, slot: np.ndarray, start: np.ndarray, count: np.ndarray) -> None:
-        """Take a symbol of every stack off, by its slots."""
+        """Pop a symbol from every stack, given its slots."""
         x = self.heads
         x[:] = count.astype(np.uint64) * (x >> np.uint64(PRECISION)) + slot - start.astype(np.uint64)
         short = np.flatnonzero((x < LOW) & (self.tops > 0))
@@ -105,50 +105,50 @@ class Streams:
         return symbols
 
     def to_bytes(self) -> list[bytes]:
-        """The stream of every item: its head without the zeros at its end, and its words, the last one first."""
+        """The stream of every item: its head without trailing zero bytes, and its words, the last one first."""
         found = []
         for head, words, top in zip(self.heads.tolist(), self.words, self.tops.tolist(), strict=True):
-            below = words[:top][::-1].astype("<u4").tobytes()
-            if head >= 1 << 56:  # of 8 bytes, which would be taken for 4: the lower half becomes a word
-                head, below = head >> 32, (head & (1 << 32) - 1).to_bytes(4, "little") + below
-            found.append(head.to_bytes(max(4, -(-head.bit_length() // 8)), "little") + below)
+            tail = words[:top][::-1].astype("<u4").tobytes()
+            if head >= 1 << 56:  # 8 bytes would be read as 4, so the lower half becomes a word
+                head, tail = head >> 32, (head & (1 << 32) - 1).to_bytes(4, "little") + tail
+            found.append(head.to_bytes(max(4, -(-head.bit_length() // 8)), "little") + tail)
         return found
 
     @classmethod
     def from_bytes(cls, streams: Sequence[bytes], symbols: int) -> Streams:
-        """The stacks that were written.
+        """Read stacks from the bytes of :meth:`to_bytes`.
 
         Args:
-            streams: of the items.
-            symbols: how many were pushed on each, at most: none is longer than so many can make it.
+            streams: the streams of the items.
+            symbols: the most symbols of an item, which limit the length of a stream.
 
         Raises:
-            Desynchronised: for bytes that cannot be one.
+            Desynchronised: for bytes that are not valid.
         """
         longest, most = max(map(len, streams), default=0), 12 + -(-symbols * PRECISION // 8)
         if longest > most:
-            raise Desynchronised(f"the stream of {symbols} symbols has at most {most} bytes, this one has {longest}")
-        made = cls(len(streams))
-        made.words = np.zeros((len(streams), longest // 4 + 1), np.uint32)
+            raise Desynchronised(f"the stream of {symbols} symbols has at most {most} bytes, got {longest}")
+        result = cls(len(streams))
+        result.words = np.zeros((len(streams), longest // 4 + 1), np.uint32)
         for i, data in enumerate(streams):
             size = 4 + len(data) % 4
             if len(data) < size:
-                raise Desynchronised(f"an item's stream has at least 4 bytes, this one has {len(data)}")
+                raise Desynchronised(f"an item's stream must have at least {size} bytes, got {len(data)}")
             head = int.from_bytes(data[:size], "little")
             words = np.frombuffer(data, "<u4", (len(data) - size) // 4, size)
             if head < 1 << 31 and len(words):
                 head, words = head << 32 | int(words[0]), words[1:]
             if head >= 1 << 63 or (head < 1 << 31 and len(data) > 4):
-                raise Desynchronised("the head of an item's stream is out of its range")
-            made.heads[i], made.tops[i] = head, len(words)
-            made.words[i, : len(words)] = words[::-1]
-        return made
+                raise Desynchronised("the head of an item's stream is out of range")
+            result.heads[i], result.tops[i] = head, len(words)
+            result.words[i, : len(words)] = words[::-1]
+        return result
 
     def finish(self) -> None:
-        """Check that everything was popped.
+        """Check that every stack is in its initial state, as it must be after everything has been popped.
 
         Raises:
-            Desynchronised: when something is left.
+            Desynchronised: when one is not.
         """
         if (self.heads != LOW).any() or self.tops.any():
-            raise Desynchronised("what is left of an item's stream is not what the coder began with")
+            raise Desynchronised("an item's stream does not end in its initial state after everything has been popped")

@@ -1,1 +1,1 @@
-"""Coders of distributions: what pushes a value under p onto the stack, and pops it again."""
+"""Coders of distributions, which push values on the stack and pop them."""

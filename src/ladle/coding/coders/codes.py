@@ -1,4 +1,4 @@
-"""Coders of latents that are codes: levels, or choices among classes. Their places are the codes themselves."""
+"""Coders of discrete latents: levels, or classes. Their places are the codes themselves."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ladle.coding.ans import loops_numpy
 from ladle.coding.ans.fixed_point import RAW
 from ladle.coding.ans.stack import Stack
 from ladle.coding.ans.streams import Streams
-from ladle.coding.coders.coder import Coded, LatentCoder, exponentials, kind, whole
+from ladle.coding.coders.coder import CodedDistribution, LatentCoder, exponential_table, kind, to_int64
 from ladle.coding.coders.likelihoods import Grey
 from ladle.coding.integer.program import Range
 
 
 @kind("levels")
 class LevelCodes(LatentCoder):
-    """Levels of a discretised logistic, or of a mixture of them, coded as those of pixels are."""
+    """Levels of a discretised logistic distribution or a mixture of them, coded like pixels."""
 
     exponent = 0
 
@@ -29,7 +29,7 @@ class LevelCodes(LatentCoder):
 
     @classmethod
     def of(cls, family: Any, latents: int) -> LevelCodes:
-        """The coder of a family: ``fsq``, whose location has passed a tanh, or those of pixels."""
+        """The coder of a family: ``fsq``, after the tanh of its location, or a family of pixels."""
         grey = Grey.of(family)
         return cls({**grey.about, "latents": latents}, grey.tables)
 
@@ -38,7 +38,7 @@ class LevelCodes(LatentCoder):
         """See :attr:`LatentCoder.latents`."""
         return int(self.about["latents"])
 
-    def read(self, raw: Sequence[np.ndarray]) -> Coded:
+    def read(self, raw: Sequence[np.ndarray]) -> CodedDistribution:
         """See :meth:`Grey.read`."""
         return self.grey.read(raw)
 
@@ -47,47 +47,49 @@ class LevelCodes(LatentCoder):
         return k
 
 
-class Choices(Coded):
-    """Choices among classes, ``(N, G)``, by their starts ``(N, G, K + 1)``."""
+class Categorical(CodedDistribution):
+    """Categorical distributions of G classes of an item, ``(N, G)``, given their starts ``(N, G, K + 1)``."""
 
     def __init__(self, rows: np.ndarray) -> None:
         self.rows = rows
 
     def push(self, stack: Stack | Streams, symbols: np.ndarray) -> None:
-        """See :meth:`Coded.push`."""
+        """See :meth:`CodedDistribution.push`."""
         for g in reversed(range(symbols.shape[1])):
             stack.push_rows(symbols[:, g], self.rows[:, g])
 
     def pop(self, stack: Stack | Streams) -> np.ndarray:
-        """See :meth:`Coded.pop`."""
+        """See :meth:`CodedDistribution.pop`."""
         return np.stack([stack.pop_rows(self.rows[:, g]) for g in range(self.rows.shape[1])], 1)
 
     def nearest(self) -> np.ndarray:
-        """The most probable choices."""
+        """The most probable classes."""
         return np.diff(self.rows, axis=-1).argmax(-1)
 
 
 @kind("classes")
 class ClassCodes(LatentCoder):
-    """Choices among K classes, by logits; their values are indicators side by side."""
+    """Latents of K classes, given logits. Their values are indicators, concatenated over the latents."""
 
     exponents, exponent, most = (RAW,), 0, 1
 
     @classmethod
     def of(cls, family: Any, latents: int) -> ClassCodes:
-        """The coder of a family: ``one_hot``, or ``vq``, whose logits are the likenesses to its codes."""
-        return cls({"classes": family.classes, "latents": latents // family.classes}, {"exponentials": exponentials()})
+        """The coder of a family: ``one_hot``, or ``vq``, whose logits are the similarities to its codes."""
+        about = {"classes": family.classes, "latents": latents // family.classes}
+        return cls(about, {"exponentials": exponential_table()})
 
     @property
     def latents(self) -> int:
         """See :attr:`LatentCoder.latents`."""
         return int(self.about["latents"])
 
-    def read(self, raw: Sequence[np.ndarray]) -> Choices:
-        """From logits, ``(N, G K)``."""
+    def read(self, raw: Sequence[np.ndarray]) -> Categorical:
+        """The distribution for logits, ``(N, G K)``."""
         classes = self.about["classes"]
-        logits = whole(raw[0]).reshape(-1, classes)
-        return Choices(loops_numpy.starts(logits, self.tables["exponentials"]).reshape(len(raw[0]), -1, classes + 1))
+        logits = to_int64(raw[0]).reshape(-1, classes)
+        rows = loops_numpy.starts(logits, self.tables["exponentials"])
+        return Categorical(rows.reshape(len(raw[0]), -1, classes + 1))
 
     @property
     def values_range(self) -> Range:

@@ -1,7 +1,7 @@
-"""The coder of images whose pixels follow their neighbours, see :mod:`ladle.families.local`.
+"""The coder of images whose pixels depend on their neighbours, see :mod:`ladle.families.local`.
 
-Waves of pixels are visited as a sampler visits them. What the kernel makes of neighbours is a product of matrices of
-whole numbers, in float64, whose every partial sum is far below 2 ** 53: exact, in whatever order it is taken.
+Waves of pixels are visited in the order of a sampler. The kernel is applied to neighbours by products of matrices of
+whole numbers in float64. All partial sums are far below 2 ** 53, so they are exact in any order.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from torch import Tensor
 
 from ladle.coding.ans.bins import Bins
 from ladle.coding.ans.fixed_point import FINE, REACH
-from ladle.coding.coders.coder import Coder, Visited, kind, whole
-from ladle.coding.coders.likelihoods import ALONE, Bits, Grey, rate_of
+from ladle.coding.coders.coder import Coder, DependentElements, kind, to_int64
+from ladle.coding.coders.likelihoods import PIXEL_LIKELIHOODS, Bits, Grey, rate_of
 from ladle.families import Family
 from ladle.families.discrete import BernoulliFamily
 from ladle.families.local import LocalFamily, waves
 from ladle.families.pixels import DiscretisedLogisticMixtureFamily
 
-KERNEL = 16  # bits after the point of the kernel
+KERNEL = 16  # fractional bits of the kernel
 BASES: Mapping[str, type[Coder]] = {Bits.name: Bits, Grey.name: Grey}
 MOST_NEIGHBOURS = 512  # a location has at most 24 bits and a weight 20, so that 2 ** 9 products stay below 2 ** 53
 
 
 @kind("local")
 class Local(Coder):
-    """Pixels that follow their neighbours, over the coder of a base."""
+    """Pixels that depend on their neighbours, over the coder of a base family."""
 
     def __init__(self, about: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> None:
         super().__init__(about, tables)
@@ -36,19 +36,19 @@ class Local(Coder):
         self.exponents = self.base.exponents
         kernel, levels = tables["kernel"], tables["places"]
         if kernel.ndim != 4 or kernel.shape[3] != 2 * kernel.shape[2] - 1:
-            raise ValueError(f"the kernel of a local model cannot be of shape {kernel.shape}")
+            raise ValueError(f"the kernel must have the shape (rows, C, R + 1, 2 R + 1), got {kernel.shape}")
         if kernel[0].size > MOST_NEIGHBOURS or np.abs(kernel).max() > REACH << KERNEL:
-            raise ValueError("the kernel of a local model is too large")
+            raise ValueError(f"the kernel must have at most {MOST_NEIGHBOURS} weights for an output, all bounded")
         if len(levels) != self.levels or np.abs(levels).max() > 1 << FINE:
-            raise ValueError(f"a local model of {self.levels} levels must have their places, within {1 << FINE}")
+            raise ValueError(f"a local model of {self.levels} levels must have as many places, within {1 << FINE}")
 
     @classmethod
     def of(cls, family: LocalFamily) -> Local:
         """The coder of a family."""
-        base = ALONE[type(family.base)].of(family.base)
+        base = PIXEL_LIKELIHOODS[type(family.base)].of(family.base)
         kernel = family.masked().detach().double().numpy()
         bits = isinstance(family.base, BernoulliFamily)
-        levels, end = (2, 0.5) if bits else (int(base.about["levels"]), 1.0)  # places are from -end to end
+        levels, end = (2, 0.5) if bits else (int(base.about["levels"]), 1.0)  # places lie in -end .. end
         tables = {
             "kernel": np.round(kernel.clip(-REACH, REACH) * (1 << KERNEL)).astype(np.int64),
             "places": np.round(np.linspace(-end, end, levels) * (1 << FINE)).astype(np.int64),
@@ -56,17 +56,17 @@ class Local(Coder):
         located = {} if bits else {"loc": int(isinstance(family.base, DiscretisedLogisticMixtureFamily))}
         return cls({"base": base.name, **base.about, **located}, {**base.tables, **tables})
 
-    def read(self, raw: Sequence[np.ndarray]) -> _Images:
-        """From the base's raw whole numbers, ``(N, C, H, W, *extra)``."""
-        return _Images(self, [whole(r) for r in raw])
+    def read(self, raw: Sequence[np.ndarray]) -> _LocalImages:
+        """The distribution for the base's raw whole numbers, ``(N, C, H, W, *extra)``."""
+        return _LocalImages(self, [to_int64(r) for r in raw])
 
     def sharpest(self, step: int) -> int:
-        """The rate of a scale of an eighth of a step: what is lost of pixels misleads those that follow them."""
+        """The rate of a scale of an eighth of a step, as loss in pixels makes the predictions of later pixels worse."""
         return 0 if step == 1 else round(rate_of(step / 8))
 
     def neighbours(self, extras: Sequence[int], channels: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Of every channel: which neighbours its pixels follow, by channel and by place in a window, and the weights
-        ``(outputs, T)``, for raw numbers of so many extra ones."""
+        """For every channel the T neighbours that its pixels depend on, by channel and by place in a window, and their
+        weights ``(outputs, T)``; ``extras`` are the numbers of values of each raw number at a pixel."""
         kernel = self.tables["kernel"]
         parts = np.split(kernel, np.cumsum([channels * extra for extra in extras])[:-1])
         for c in range(channels):
@@ -75,8 +75,8 @@ class Local(Coder):
             yield other, place, weights[:, other, place].astype(np.float64)
 
     def members(self, raw: Sequence[np.ndarray], moved: np.ndarray) -> Bins:
-        """The distributions of P pixels of N images, from raw numbers ``(N, P, *extra)`` and what neighbours add to
-        them, ``(N, outputs, P)``."""
+        """The distributions of P pixels of N images, given raw numbers ``(N, P, *extra)`` and the contributions of
+        neighbours, ``(N, outputs, P)``."""
         found, first = [], 0
         for r, exponent in zip(raw, self.exponents, strict=True):
             more = moved[:, first] if r.ndim == 2 else moved[:, first : first + r.shape[2]].swapaxes(1, 2)
@@ -86,7 +86,7 @@ class Local(Coder):
         return self.base.read(found).bins  # type: ignore[attr-defined]
 
     def apart(self, levels: np.ndarray, raw: Sequence[np.ndarray]) -> np.ndarray:
-        """How far levels are from where raw numbers put them, of ``FINE`` bits: ``(N, P)``."""
+        """The distances of levels from their raw locations, ``(N, P)``, with ``FINE`` fractional bits."""
         place = self.tables["places"][levels]
         if "loc" not in self.about:
             return place
@@ -94,15 +94,15 @@ class Local(Coder):
         return place - (loc if loc.ndim == 2 else loc.sum(2) // loc.shape[2])
 
 
-class _Images(Visited):
-    """N images, one wave of pixels after the other."""
+class _LocalImages(DependentElements):
+    """The distribution of N images, coded wave by wave."""
 
     def __init__(self, coder: Local, raw: Sequence[np.ndarray]) -> None:
         super().__init__(raw[0].shape[:4])
         self.coder, self.raw = coder, raw
 
     def walk(self, choose: Callable[[Any, Bins], np.ndarray]) -> np.ndarray:
-        """See :meth:`Visited.walk`."""
+        """See :meth:`DependentElements.walk`."""
         n, channels, height, width = self.shape
         side = self.coder.tables["kernel"].shape[-1]
         reach, wide = side // 2, width + side - 1
@@ -118,9 +118,9 @@ class _Images(Visited):
                 here = [r[where] for r in self.raw]
                 window = corner + (place // side * wide + place % side)[:, None]
                 moved = np.matmul(weights, apart[:, other[:, None], window]).astype(np.int64)
-                levels[where] = found = self.chosen(choose, where, self.coder.members(here, moved))
+                levels[where] = found = self.choose_levels(choose, where, self.coder.members(here, moved))
                 apart[:, c, corner + reach * wide + reach] = self.coder.apart(found, here)
         return levels
 
 
-LIKELIHOODS: Mapping[type[Family], Any] = {**ALONE, LocalFamily: Local}
+LIKELIHOODS: Mapping[type[Family], Any] = {**PIXEL_LIKELIHOODS, LocalFamily: Local}

@@ -1,1 +1,1 @@
-"""Nets in whole numbers: programs whose results are exact, and their derivation from trained nets."""
+"""Networks in whole numbers: programs without rounding, and their derivation from trained networks."""

@@ -1,9 +1,9 @@
-"""Writes the programs of :mod:`ladle.coding.integer.program` from trained nets.
+"""Derives programs of :mod:`ladle.coding.integer.program` from trained networks.
 
-A net is traced to the few operations that it is made of, whatever its class, and each becomes a step on whole numbers:
-a value ``v`` of the net is carried as ``round(v 2 ** e)``, with one exponent ``e`` for the whole tensor, chosen by what
-some items make of it. What a layer multiplies is first *narrowed* to a few bits; its weights are then as fine as the
-proof allows, row by row: ``max |x| sum |W| + |b| < 2 ** 24``.
+A network of any class is traced to its elementary operations, and each becomes a step on whole numbers. A value ``v``
+of the network is represented by ``round(v 2 ** e)``, with one exponent ``e`` for the whole tensor, which is chosen by
+the values for calibration items. The input of a layer is first *narrowed* to a few bits. The weights are then as
+precise as the proof allows for every row: ``max |x| sum |W| + |b| < 2 ** 24``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch.nn import functional as F
 
 from ladle.coding.ans.fixed_point import RAW
 from ladle.coding.errors import InexactError
-from ladle.coding.integer.program import LIMIT, Program, Range, ranged
+from ladle.coding.integer.program import LIMIT, Program, Range, step_range
 
-WIDE = 16  # bits of a value that is not multiplied next
-MARGIN = 1.25  # what other items may exceed the largest value by, before it is clamped
-INDEX = 7  # bits after the point of what an activation is looked up at
+WIDE = 16  # bits of a value that no layer multiplies
+MARGIN = 1.25  # values of other items are clamped at this multiple of the largest value for calibration items
+INDEX = 7  # fractional bits of the input of an activation's table
 LOOKED_UP: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "softplus": F.softplus, "elu": F.elu, "gelu": F.gelu,
     "leaky_relu": F.leaky_relu,
@@ -32,7 +32,7 @@ LOOKED_UP: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Value(NamedTuple):
-    """A value of a net: its number in the program, what it is for the items of calibration, and how it is carried."""
+    """A value of a network: its number in the program, its real value for calibration items, its exponent and range."""
 
     number: int
     real: Tensor
@@ -41,23 +41,26 @@ class Value(NamedTuple):
 
     @property
     def reach(self) -> float:
-        """The largest magnitude that it is expected to have."""
-        return reached(self.real)
+        """The largest expected magnitude."""
+        return expected_magnitude(self.real)
 
 
-def reached(real: Tensor) -> float:
-    """The largest magnitude that a value is expected to have, from what it is for some items."""
+def expected_magnitude(real: Tensor) -> float:
+    """The largest expected magnitude of a value, from its values for calibration items."""
     return max(float(real.abs().max()) * MARGIN, 1e-6)
 
 
 def finest(reach: float, bits: int) -> int:
-    """The exponent at which a magnitude still fits into so many bits."""
+    """The largest exponent at which a magnitude fits into ``bits`` bits."""
     return math.floor(math.log2(((1 << bits) - 1) / reach))
 
 
 def narrow_bits(inputs: int) -> int:
-    """How many bits what is multiplied should have, where so many are summed: about as many as the weights will have,
-    of which a sum of magnitudes takes a bit or two less than if all were as large as the largest."""
+    """The number of bits for the input of a layer that sums ``inputs`` products.
+
+    It is about the number of bits of the weights, whose sum of magnitudes takes one or two bits less than if all were
+    as large as the largest.
+    """
     return min(12, max(8, 2 + round((24 - math.log2(inputs)) / 2)))
 
 
@@ -67,7 +70,7 @@ class Rewriter:
     >>> torch.manual_seed(0); layer = torch.nn.Linear(3, 2); items = torch.randint(0, 9, (50, 3)).float()
     <torch._C.Generator object at ...>
     >>> new = Rewriter()
-    >>> x = new.put_in(items, exponent=0, low=0, high=8)
+    >>> x = new.add_input(items, exponent=0, low=0, high=8)
     >>> program = new.program([new.finish(v) for v in new.trace(lambda x: [layer(x).relu()], x)])
     >>> (y,) = program(items)
     >>> bool(((y / 256 - layer(items).relu()).abs() < 0.01).all())
@@ -79,19 +82,19 @@ class Rewriter:
         self.steps: list[dict[str, Any]] = []
         self.tensors: dict[str, Tensor] = {}
 
-    def put_in(self, real: Tensor, exponent: int, low: int, high: int) -> Value:
-        """Another input; before any step."""
+    def add_input(self, real: Tensor, exponent: int, low: int, high: int) -> Value:
+        """Add an input; all inputs come before the first step."""
         assert not self.steps, "inputs come first"
         self.inputs.append(Range(low, high, tuple(real.shape[1:])))
         return Value(len(self.inputs) - 1, real, exponent, self.inputs[-1])
 
     def program(self, outputs: Sequence[Value]) -> Program:
-        """What was written, its bounds proved."""
+        """The program, with proved bounds."""
         return Program(self.inputs, self.steps, [v.number for v in outputs], self.tensors)
 
     def finish(self, x: Value, exponent: int = RAW, bits: int = WIDE) -> Value:
-        """A value at this exponent, within so many bits: what families read."""
-        return self._settled(x, exponent, (1 << bits) - 1)
+        """An output: a value at an exponent, clamped to ``bits`` bits."""
+        return self._rescaled(x, exponent, (1 << bits) - 1)
 
     # ----------------------------------------------------------------------------------------------- steps
 
@@ -104,14 +107,14 @@ class Rewriter:
                 parameter = name
             step[key] = parameter
         self.steps.append(step)
-        spread, _ = ranged(step, self.tensors, [v.range for v in of], [v.real.to("meta") for v in of])
+        spread, _ = step_range(step, self.tensors, [v.range for v in of], [v.real.to("meta") for v in of])
         return Value(len(self.inputs) + len(self.steps) - 1, real, exponent, spread)
 
-    def _settled(self, x: Value, exponent: int, most: int) -> Value:
-        """``x`` at another exponent, clamped."""
+    def _rescaled(self, x: Value, exponent: int, most: int) -> Value:
+        """``x`` at another exponent, clamped to -most .. most."""
         if exponent > x.exponent:
             gain = torch.tensor(2.0 ** (exponent - x.exponent))
-            x = self._settled(x, x.exponent, (LIMIT - 1) >> (exponent - x.exponent))
+            x = self._rescaled(x, x.exponent, (LIMIT - 1) >> (exponent - x.exponent))
             limits = {"low": -most, "high": most}
             return self._step("affine", [x], x.real, exponent, weight=gain, bias=0 * gain, shift=0, **limits)
         if exponent == x.exponent and x.range.most <= most:
@@ -119,11 +122,11 @@ class Rewriter:
         return self._step("clamp", [x], x.real, exponent, shift=x.exponent - exponent, low=-most, high=most)
 
     def narrow(self, x: Value, bits: int) -> Value:
-        """``x`` in so many bits, as a layer takes it."""
-        return self._settled(x, min(x.exponent, finest(x.reach, bits)), (1 << bits) - 1)
+        """``x`` in at most ``bits`` bits, as the input of a layer."""
+        return self._rescaled(x, min(x.exponent, finest(x.reach, bits)), (1 << bits) - 1)
 
     def layer(self, op: str, x: Value, weight: Tensor, bias: Tensor | None, real: Tensor, **parameters: Any) -> Value:
-        """A linear map: ``linear``, ``conv`` or ``up``; the weight as torch has it."""
+        """A linear map, ``linear``, ``conv`` or ``up``, with a weight in the layout of torch."""
         rows = weight.transpose(0, 1) if op == "up" else weight
         inputs = rows[0].numel() // (4 if op == "up" else 1)
         x = self.narrow(x, narrow_bits(inputs))
@@ -132,84 +135,84 @@ class Rewriter:
         offset = bias.double() * 2.0**x.exponent
         room = LIMIT * 0.98 - flat.shape[1] * most / 2
         if room < LIMIT / 4:
-            raise InexactError(f"a sum over {flat.shape[1]} inputs has too many terms for 24 bits")
+            raise InexactError(f"a layer must sum few enough products for 24 bits, got {flat.shape[1]}")
         by_sum = torch.log2(room / (flat.abs().sum(1) * most + offset.abs()).clamp(min=1e-9))
         by_weight = torch.log2(32767 / flat.abs().amax(1).clamp(min=1e-9))
         finer = torch.minimum(by_sum, by_weight).floor().clamp(max=30)
-        exponent = finest(reached(real), WIDE)
+        exponent = finest(expected_magnitude(real), WIDE)
         shift = x.exponent + finer - exponent
         offset = offset * 2**finer + torch.where(shift > 0, 2.0 ** (shift - 1), 0.0)
-        whole = (flat * 2 ** finer[:, None]).round().reshape(rows.shape)
+        rounded = (flat * 2 ** finer[:, None]).round().reshape(rows.shape)
         return self._step(
-            op, [x], real, exponent, weight=whole.transpose(0, 1) if op == "up" else whole, bias=offset.round(),
+            op, [x], real, exponent, weight=rounded.transpose(0, 1) if op == "up" else rounded, bias=offset.round(),
             scale=2.0**-shift, low=-(1 << WIDE), high=1 << WIDE, **parameters,
         )  # fmt: skip
 
     def add(self, x: Value, y: Value, real: Tensor) -> Value:
-        """Two values."""
-        exponent = finest(reached(real), WIDE)
-        x, y = (self._settled(v, min(v.exponent, exponent + 3), LIMIT - 1) for v in (x, y))
+        """The sum of two values."""
+        exponent = finest(expected_magnitude(real), WIDE)
+        x, y = (self._rescaled(v, min(v.exponent, exponent + 3), LIMIT - 1) for v in (x, y))
         common = max(x.exponent, y.exponent)
         i, j = common - x.exponent, common - y.exponent
-        x, y = (self._settled(v, v.exponent, (LIMIT // 4) >> by) for v, by in ((x, i), (y, j)))
+        x, y = (self._rescaled(v, v.exponent, (LIMIT // 4) >> by) for v, by in ((x, i), (y, j)))
         shift = max(0, common - exponent)
         limits = {"low": -(1 << WIDE), "high": 1 << WIDE}
         return self._step("sum", [x, y], real, common - shift, i=i, j=j, shift=shift, **limits)
 
     def affine(self, x: Value, weight: Tensor, bias: Tensor, real: Tensor) -> Value:
-        """``x weight + bias``, with constants that broadcast against x."""
+        """``x weight + bias`` with constants that broadcast against x."""
         x = self.narrow(x, 10)
-        exponent = finest(reached(real), WIDE)
+        exponent = finest(expected_magnitude(real), WIDE)
         reach = weight.abs().max() * x.range.most + bias.abs().max() * 2.0**x.exponent
         finer = math.floor(math.log2((LIMIT / 2) / float(reach.clamp(min=1e-9))))
         exponent = min(exponent, x.exponent + finer)
         shift = x.exponent + finer - exponent
         offset = (bias * 2.0 ** (x.exponent + finer)).round() + (2 ** (shift - 1) if shift else 0)
         limits = {"low": -(1 << WIDE), "high": 1 << WIDE}
-        whole = (weight * 2.0**finer).round()
-        return self._step("affine", [x], real, exponent, weight=whole, bias=offset, shift=shift, **limits)
+        rounded = (weight * 2.0**finer).round()
+        return self._step("affine", [x], real, exponent, weight=rounded, bias=offset, shift=shift, **limits)
 
-    def looked_up(self, x: Value, function: Callable[[Tensor], Tensor], real: Tensor) -> Value:
-        """A function of one number, by a table."""
+    def lookup(self, x: Value, function: Callable[[Tensor], Tensor], real: Tensor) -> Value:
+        """An elementwise function, by a table."""
         reach = min(math.ceil(x.reach * (1 << INDEX)), 1 << 14)
-        x = self._settled(x, INDEX, reach)
+        x = self._rescaled(x, INDEX, reach)
         places = torch.arange(x.range.low, x.range.high + 1, dtype=torch.float64) / (1 << INDEX)
         values = function(places)
         exponent = finest(float(values.abs().max()), WIDE)
         return self._step("table", [x], real, exponent, table=(values * 2.0**exponent).round(), low=x.range.low)
 
     def shaped(self, op: str, x: Value, real: Tensor, **parameters: Any) -> Value:
-        """The same numbers, elsewhere."""
+        """The same numbers in another arrangement."""
         return self._step(op, [x], real, x.exponent, **parameters)
 
     # ----------------------------------------------------------------------------------------------- traces
 
     def trace(self, function: Callable[..., Sequence[Tensor]], *inputs: Value) -> list[Value]:
-        """A function of tensors as steps.
+        """Trace a function of tensors, and write its operations as steps.
 
         Raises:
-            InexactError: for an operation that there is no step for.
+            InexactError: for an operation without a step.
         """
         with torch.no_grad():
             graph = make_fx(lambda *tensors: list(function(*tensors)))(*(v.real for v in inputs))
-        known: dict[Any, Any] = {}
-        given = iter(inputs)
+        results: dict[Any, Any] = {}
+        arguments = iter(inputs)
         for node in graph.graph.nodes:
             if node.op == "placeholder":
-                known[node] = next(given)
+                results[node] = next(arguments)
             elif node.op == "get_attr":
-                known[node] = getattr(graph, node.target).detach()
+                results[node] = getattr(graph, node.target).detach()
             elif node.op == "output":
-                return [known[n] for n in node.args[0]]
+                return [results[n] for n in node.args[0]]
             else:
-                known[node] = self._traced(node, known)
+                results[node] = self._traced(node, results)
         raise AssertionError("a graph ends with its output")
 
-    def _traced(self, node: Any, known: dict[Any, Any]) -> Any:
+    def _traced(self, node: Any, results: dict[Any, Any]) -> Any:
         def of(thing: Any) -> Any:
             if isinstance(thing, (list, tuple)):
                 return [of(t) for t in thing]
-            return known[thing] if isinstance(thing, torch.fx.Node) else thing
+            return results[thing] if isinstance(thing, torch.fx.Node) else thing
 
         arguments, named = of(node.args), {k: of(v) for k, v in node.kwargs.items()}
         values = [a for a in arguments if isinstance(a, Value)]
@@ -217,13 +220,13 @@ class Rewriter:
             return arguments[0][arguments[1]]
         name = node.target.overloadpacket.__name__.rstrip("_")
         if not values:
-            return node.target(*arguments, **named)  # of constants alone
+            return node.target(*arguments, **named)  # constants only
         real = node.target(*(a.real if isinstance(a, Value) else a for a in arguments), **named)
         handle = getattr(self, f"_on_{name}", None)
         if handle is not None:
             return handle(real, *arguments, **named)
         if name in LOOKED_UP and len(values) == 1:
-            return self.looked_up(values[0], LOOKED_UP[name], real)
+            return self.lookup(values[0], LOOKED_UP[name], real)
         if name in ("alias", "clone", "detach", "to_copy", "_to_copy", "contiguous"):
             return values[0]._replace(real=real)
         raise InexactError(f"the operation '{name}' has no form in whole numbers")

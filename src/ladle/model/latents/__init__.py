@@ -1,4 +1,4 @@
-"""Latents: everything between the data and what the likelihood reads."""
+"""Latents: everything between the data and the input of the likelihood."""
 
 from ladle.model.latents.latents import (
     Draw,

@@ -1,18 +1,14 @@
-"""One level of latents: the plain VAE, and the plain autoencoder."""
+"""One level of latents, for the plain VAE and the plain autoencoder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 from ladle.data import Batch
-from ladle.model.conditional import Conditional
+from ladle.model.conditional import Conditional, joint_context
 from ladle.model.latents.latents import Draw, Latents, Trace, level
 from ladle.model.priors import Prior
 from ladle.nets import Standardise
 from ladle.shapes import Size
-from ladle.spec import part
+from ladle.spec import part, to_spec
 
 
 @part("latents", "flat")
@@ -25,8 +21,8 @@ class Flat(Latents):
                            prior --> p(z)
 
     Args:
-        reads: what the encoder sees of x.
-        posterior: q(z|x), read from the data.
+        reads: computes the encoder's input from x.
+        posterior: q(z|x).
         prior: p(z); ``None`` makes a plain autoencoder.
     """
 
@@ -34,29 +30,24 @@ class Flat(Latents):
         super().__init__()
         self.reads, self.posterior, self.prior = reads, posterior, prior
         self.events = (posterior.event,)
+        self.context = joint_context(posterior, prior)
 
     @property
     def has_prior(self) -> bool:
         """See :attr:`Latents.has_prior`."""
         return self.prior is not None
 
-    def walk(
-        self,
-        draw: Draw,
-        batch: Batch | None = None,
-        n: int | None = None,
-        context: Mapping[str, Tensor] | None = None,
-        samples: Size = (),
-    ) -> Trace:
+    def describe(self) -> str:
+        """See :meth:`Latents.describe`."""
+        return f"{to_spec(self.posterior.family)['part']} over {list(self.posterior.event)}"
+
+    def walk(self, draw: Draw, batch: Batch, samples: Size = ()) -> Trace:
         """See :meth:`Latents.walk`."""
-        context = context or {}
         q = None
-        if batch is not None:
-            n = len(batch.x)
-            q = self.posterior(self.reads(batch.x, batch.observed), context)
+        if not batch.blank:
+            q = self.posterior(self.reads(batch.x, batch.observed), batch.context)
             q = q.expand(samples + tuple(q.batch_shape)) if samples else q
-        assert n is not None, "a walk needs a batch or a number of items"
-        p = self.prior(n, context, self.posterior) if self.prior is not None else None
+        p = self.prior(len(batch.x), batch.context, self.posterior) if self.prior is not None else None
         z = draw(0, q, p)
         top = level(z, q, p, self.posterior.event)
         return Trace((top,), self.posterior.family.read(z))

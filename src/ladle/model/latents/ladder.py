@@ -1,4 +1,4 @@
-"""Several levels of latents, inferred from the top down: the ladder VAE and its deep, spatial kin."""
+"""Several levels of latents, inferred from the top down, for the ladder VAE and deep spatial hierarchies."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from torch.nn import functional as F
 from ladle.data import Batch
 from ladle.families import Family
 from ladle.families.real import LocationScale
-from ladle.model.conditional import Conditional
+from ladle.model.conditional import Conditional, joint_context
 from ladle.model.latents.latents import Draw, Latents, Trace, level
 from ladle.model.latents.levels import Rung, maps, parse
 from ladle.model.priors import Prior
 from ladle.nets import Standardise
 from ladle.nets.residual import Pointwise, Pyramid, Residual, mixing
 from ladle.shapes import Size, fold, numel, unfold, wide
-from ladle.spec import SpecError, part
+from ladle.spec import SpecError, part, to_spec
 
-NARROW = -2.0  # the raw scale at which a posterior starts
+NARROW = -2.0  # the initial raw scale of a posterior
 
 
 def halves(head: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The two raw inputs that a head says, at least float32: ``(N, C, H, W) -> 2 x (N, size, H, W)``."""
+    """The two raw parameters that a head computes, at least float32: ``(N, C, H, W) -> 2 x (N, size, H, W)``."""
     first, second = wide(head(F.relu(x))).chunk(2, 1)
     return first, second
 
 
 def telling(width: int, size: int) -> Pointwise:
-    """The head of a posterior, from ``width`` channels to the raw inputs of ``size`` latents. It starts with locations
-    that differ between items, by about one standard deviation of the prior, and with a third of its scale. A posterior
-    that starts as its prior tells the rest of the ladder nothing, which then learns to ignore it: such a ladder needs
-    about twice as long."""
+    """The head of a posterior, from ``width`` channels to the raw parameters of ``size`` latents. Initially, locations
+    vary between items by about one standard deviation of the prior, and the scale is a third of the prior's. If a
+    posterior started as its prior, z would carry no information and the later levels would learn to ignore it: such a
+    ladder needs about twice as long to train."""
     head = Pointwise(width, 2 * size, gain=0.0)
     nn.init.normal_(head.weight[:size], std=math.sqrt(2 / width))  # the features have passed a ReLU
     nn.init.constant_(head.bias[size:], NARROW)
@@ -44,24 +44,24 @@ def telling(width: int, size: int) -> Pointwise:
 
 
 def unreduced(x: Tensor) -> contextlib.AbstractContextManager[None]:
-    """Where distributions are computed: not in a half precision. The meta device has no autocast."""
+    """Disable autocast, because distributions are not computed in half precision. The meta device has no autocast."""
     return torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False)
 
 
 class Top(Conditional):
-    """q(z_1|x), and the features of x that all levels read.
+    """q(z_1|x), and the features of x that are shared by all levels.
 
     ::
 
         x --pyramid--> features, one map for every side --head of the smallest--> q(z_1|x)
 
     Args:
-        pyramid: the features.
-        family: of z.
-        rung: the top level. Its z is one vector, of all its pixels.
-        inputs: the shape of what is read.
-        seen: the shape that the pyramid sees it in: a map, perhaps of one pixel.
-        width: channels of the features.
+        pyramid: the network that computes the features.
+        family: the family of z.
+        rung: the top level. Its z is one vector over all its pixels.
+        inputs: the shape of the input.
+        seen: the shape of the input as the pyramid reads it: a map, which may be a single pixel.
+        width: the number of channels of the features.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Top(Conditional):
 
 
 class Below(nn.Module):
-    """One level below the top: what it adds to the state, which tells the rest of the ladder what has been drawn.
+    """One level below the top. It adds its z to the state, which passes the drawn latents on to the next levels.
 
     ::
 
@@ -99,14 +99,15 @@ class Below(nn.Module):
                                           +<------- project <------ z <----+
                                           +--residual--> state
 
-    The prior's head starts at zero: then p is the standard member. The posterior's does not, see :func:`telling`.
+    The head of the prior is initialised with zeros, so that p is the standard member. For the posterior, see
+    :func:`telling`.
 
     Args:
-        rung: the map, and the latents at each of its pixels.
-        doublings: how many times the state of the level above is doubled to reach this map.
-        width: channels of the state and of the features.
-        family: of z.
-        depth: how many levels the ladder has.
+        rung: the size of the map, and the number of latents per pixel.
+        doublings: the number of doublings from the state of the level above to this map.
+        width: the number of channels of the state and of the features.
+        family: the family of z.
+        depth: the number of levels of the ladder.
     """
 
     def __init__(self, rung: Rung, doublings: int, width: int, family: LocationScale, depth: int) -> None:
@@ -123,7 +124,7 @@ class Below(nn.Module):
         self.residual = Residual(width, rung.side, depth)
 
     def grow(self, state: Tensor) -> Tensor:
-        """The state on this level's map, its nearest neighbours doubled: ``(N, width, h, w) -> (N, width, H, W)``."""
+        """The state upsampled to this level's map (nearest neighbour): ``(N, width, h, w) -> (N, width, H, W)``."""
         if not self.doublings:
             return state
         grown = F.interpolate(state, scale_factor=float(2**self.doublings), mode="nearest")
@@ -136,7 +137,7 @@ class Below(nn.Module):
             return self.family(*(unfold(r, lead) for r in raw))
 
     def q(self, p: Distribution, state: Tensor, features: Tensor, lead: Size) -> Distribution:
-        """q(z|above, x), a step from p; ``features``, ``(B, width, H, W)``, are the same for all samples of an item."""
+        """q(z|above, x), relative to p; ``features``, ``(B, width, H, W)``, are shared by all samples of an item."""
         read = self.of_features(F.relu(features))
         known = self.of_state(F.relu(state)).unflatten(0, (-1, len(read)))
         loc, scale = halves(self.step, (known + read).flatten(0, 1))
@@ -148,13 +149,13 @@ class Below(nn.Module):
             )
 
     def add(self, state: Tensor, z: Tensor) -> Tensor:
-        """The state that also knows z, ``(N, size, H, W)``."""
+        """The state after adding z, ``(N, size, H, W)``."""
         return self.residual(state + self.project(z))
 
 
 @part("latents", "ladder")
 class Ladder(Latents):
-    """Levels of latents from the smallest map, or one pixel, to the largest, each given the ones above.
+    """Levels of latents on maps from the smallest, or one pixel, to the largest, each conditioned on the ones above.
 
     ::
 
@@ -164,26 +165,26 @@ class Ladder(Latents):
                                       v              v                 v
                                      z_1 --state--> z_2 --state-----> z_3 --state--> h
 
-    ``log p(z) = sum_l log p(z_l | z_1 .. z_(l-1))``, and q likewise: inference follows the order of generation, and
-    below the top every posterior is a step from its prior, see :class:`Below`. A walk is the same whether z is
-    inferred, generated or given. ``h`` is the state after the last level, a map of ``width`` channels.
+    ``log p(z) = sum_l log p(z_l | z_1 .. z_(l-1))``, and q likewise: inference has the same order as generation, and
+    below the top every posterior is parameterised relative to its prior, see :class:`Below`. The walk is the same
+    whether z is inferred, generated or given. ``h`` is the state after the last level, a map of ``width`` channels.
 
-    Where all levels are at side 1, everything is dense: an item is read as one vector, whatever its shape.
+    If all levels are at side 1, all layers are dense, and an item of any shape is read as one vector.
 
     Args:
-        reads: what the encoder sees of x.
-        inputs: the shape of that.
+        reads: computes the encoder's input from x.
+        inputs: the shape of the encoder's input.
         blocks: the levels from the top down, such as ``1:16, 4x2, 7x3``; see :mod:`ladle.model.latents.levels`.
-        width: channels of features and of the state.
-        size: latents at each pixel, where ``blocks`` does not say.
-        posterior: the family of every z: of a location and a scale.
+        width: the number of channels of the features and of the state.
+        size: the number of latents per pixel for levels without a size in ``blocks``.
+        posterior: the family of every z, which must be a location-scale family.
         prior: p(z_1), over the top level as one vector.
 
     Attributes:
         features: the shape of ``h``.
 
     Raises:
-        SpecError: for blocks that do not parse, and a family that is not of a location and a scale.
+        SpecError: for blocks that are not valid, or a family that is not a location-scale family.
 
     Reference:
         Sønderby, Raiko, Maaløe, Sønderby, Winther: "Ladder Variational Autoencoders", 2016.
@@ -205,7 +206,7 @@ class Ladder(Latents):
         if not isinstance(posterior, LocationScale) or posterior.shared_scale:
             fitting = "normal, laplace, logistic, student_t, without a shared scale"
             raise SpecError(
-                f"a ladder's posteriors are steps from their priors, which need a family of a location and a scale, "
+                f"the posteriors of a ladder are relative to their priors, which needs a location-scale family, "
                 f"got {type(posterior).__name__}; families that fit: {fitting}"
             )
         if width < 1:
@@ -214,6 +215,7 @@ class Ladder(Latents):
         top, *below = rungs
         self.events = ((numel(top),), *(tuple(rung) for rung in below))
         self.rung, self.reads, self.prior = top, reads, prior
+        self.context = joint_context(prior)
         self.features = (width, rungs[-1].height, rungs[-1].width)
 
         sizes, seen = maps(inputs), tuple(inputs)
@@ -233,25 +235,19 @@ class Ladder(Latents):
             for rung, above, here in zip(below, levels, levels[1:], strict=False)
         )
 
-    def walk(
-        self,
-        draw: Draw,
-        batch: Batch | None = None,
-        n: int | None = None,
-        context: Mapping[str, Tensor] | None = None,
-        samples: Size = (),
-    ) -> Trace:
+    def describe(self) -> str:
+        """See :meth:`Latents.describe`."""
+        return f"{to_spec(self.posterior.family)['part']} on the levels {to_spec(self)['blocks']}"
+
+    def walk(self, draw: Draw, batch: Batch, samples: Size = ()) -> Trace:
         """See :meth:`Latents.walk`."""
-        context = context or {}
         q: Distribution | None = None
         features: list[Tensor] = []
-        if batch is not None:
-            n = len(batch.x)
+        if not batch.blank:
             features = self.posterior.features(self.reads(batch.x, batch.observed))
             q = self.posterior.read(features[0])
             q = q.expand(samples + tuple(q.batch_shape)) if samples else q
-        assert n is not None, "a walk needs a batch or a number of items"
-        p = self.prior(n, context, self.posterior)
+        p = self.prior(len(batch.x), batch.context, self.posterior)
         z = draw(0, q, p)
         levels = [level(z, q, p, self.events[0])]
 

@@ -1,7 +1,7 @@
-"""Everything between the data and what the likelihood reads: the walk through the latents.
+"""Latents, and the *walk*: the visit of all levels of latents from the top.
 
-Every task is a walk with a different way of drawing z. A *draw* is a function
-``(level, q, p) -> z``; the ones that tasks use are below.
+Every task is a walk with a different *draw*, a function ``(level, q, p) -> z`` that chooses z at each level. The draws
+that the tasks use are at the end of this module.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.distributions import Distribution, kl_divergence
 
 from ladle import families
 from ladle.data import Batch
+from ladle.model.conditional import NO_CONTEXT
 from ladle.seeds import key, seeded
 from ladle.shapes import Size, sum_event
 
@@ -26,7 +27,7 @@ Draw = Callable[[int, Distribution | None, Distribution | None], Tensor]
 class Level(NamedTuple):
     """One stochastic level of a walk.
 
-    ``z`` is ``(*S, B, *event)``; ``log_q``, ``log_p`` and ``kl`` are ``(*S, B)`` in nats, zero where there is
+    ``z`` is ``(*S, B, *event)``; ``log_q``, ``log_p`` and ``kl`` are ``(*S, B)`` in nats, and zero if there is
     no posterior or no prior.
     """
 
@@ -39,45 +40,46 @@ class Level(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """A finished walk: its levels, and ``h``, what the likelihood reads, ``(*S, B, *read)``."""
+    """The result of a walk: its levels, and ``h``, the input of the likelihood, ``(*S, B, *read)``."""
 
     levels: tuple[Level, ...]
     h: Tensor
 
 
 class Latents(nn.Module, ABC):
-    """One or more levels of latent variables with their posteriors and priors."""
+    """One or more levels of latent variables with their posteriors and priors.
+
+    Attributes:
+        events: the shape of z at each level, from the top.
+        context: the context that the posteriors and priors read, see :class:`ladle.model.conditional.Conditional`.
+    """
 
     events: tuple[Size, ...]
+    context: Mapping[str, int] = NO_CONTEXT
 
     @property
     def has_prior(self) -> bool:
-        """Whether there is a p(z): a plain autoencoder has none, and so no p(x)."""
+        """Whether there is a prior p(z). A plain autoencoder has none, and therefore no p(x)."""
         return True
 
+    def describe(self) -> str:
+        """A short description of the posterior."""
+        return f"latents of {', '.join(' x '.join(map(str, event)) for event in self.events)}"
+
     @abstractmethod
-    def walk(
-        self,
-        draw: Draw,
-        batch: Batch | None = None,
-        n: int | None = None,
-        context: Mapping[str, Tensor] | None = None,
-        samples: Size = (),
-    ) -> Trace:
+    def walk(self, draw: Draw, batch: Batch, samples: Size = ()) -> Trace:
         """Visit the levels from the top, drawing z at each one.
 
         Args:
             draw: how to choose z.
-            batch: the data; without it only the prior is there, and ``n`` says how many to draw.
-            n: the number of items when there is no batch.
-            context: what the model is conditioned on.
-            samples: ``S``; expanded once, at entry.
+            batch: the data and their context. For a blank batch there is no posterior, only the prior.
+            samples: ``S``; q(z|x) of the top level is expanded to it once.
         """
 
 
 def kl(q: Distribution, p: Distribution, log_q: Tensor, log_p: Tensor) -> Tensor:
-    """KL(q || p) per item: in closed form where one is registered for this pair of types (a joint and an element-wise
-    one may be a pair), else the one-sample estimate ``log q(z) - log p(z)``, each side summed by its own event."""
+    """KL(q || p) per item: in closed form if one is registered for this pair of types (which may be a joint and an
+    element-wise distribution), otherwise the one-sample estimate ``log q(z) - log p(z)``, summed over events."""
     try:
         return sum_event(kl_divergence(q, p), log_q.dim())
     except NotImplementedError:
@@ -85,10 +87,10 @@ def kl(q: Distribution, p: Distribution, log_q: Tensor, log_p: Tensor) -> Tensor
 
 
 def level(z: Tensor, q: Distribution | None, p: Distribution | None, event: Size) -> Level:
-    """The numbers of one level, computed where autocast, compilation and data parallelism see them."""
+    """The terms of one level, computed inside the walk so that autocast, compilation and data parallelism apply."""
     lead = z.dim() - len(event)
     nothing = z.new_zeros(z.shape[:lead], dtype=torch.float32)
-    if p is None:  # a plain autoencoder: its pools are unknown
+    if p is None:  # a plain autoencoder
         return Level(z, q, p, nothing, nothing, nothing)
     log_p = sum_event(p.log_prob(z), lead)
     if q is None:
@@ -101,24 +103,24 @@ def level(z: Tensor, q: Distribution | None, p: Distribution | None, event: Size
 
 
 def from_posterior(_: int, q: Distribution | None, p: Distribution | None) -> Tensor:
-    """Training: a draw from q that gradients pass through."""
+    """For training: a reparameterised draw from q."""
     assert q is not None
     return families.draw(q)
 
 
 def centres(_: int, q: Distribution | None, p: Distribution | None) -> Tensor:
-    """Encoding: the deterministic representative of q."""
+    """For encoding: the centre of q, which is deterministic."""
     assert q is not None
     return families.centre(q)
 
 
 def from_prior(temperature: float = 1.0) -> Draw:
-    """Generation: a draw from the prior, at a temperature; at 0 its centre."""
+    """For generation: a draw from the prior at a temperature. Temperature 0 gives its centre."""
 
     def draw(_: int, q: Distribution | None, p: Distribution | None) -> Tensor:
         if p is None:
             raise families.NotAvailable(
-                "a plain autoencoder has no prior p(z), so there is no pool to draw from; "
+                "a plain autoencoder has no prior p(z), so it cannot generate; "
                 "fit one of the VAE recipes, or encode data and decode those latents"
             )
         if temperature == 0.0:
@@ -129,8 +131,8 @@ def from_prior(temperature: float = 1.0) -> Draw:
 
 
 def replay(zs: Sequence[Tensor], then: Draw | None = None) -> Draw:
-    """Decoding: the given latents, one tensor per level, from the top. With some levels only, the ones below them are
-    drawn as ``then`` says: keep the gist, vary the detail."""
+    """For decoding: the given latents, one tensor per level, from the top. If only upper levels are given, the lower
+    ones are drawn by ``then``, which varies the details of an item."""
     return lambda i, q, p: zs[i] if then is None or i < len(zs) else then(i, q, p)
 
 
@@ -141,15 +143,15 @@ def keyed(
     block: int = 0,
     take: Callable[[Distribution], Tensor] = operator.methodcaller("sample"),
 ) -> Draw:
-    """Evaluation: a draw from q whose noise depends on (seed, item, block, level) and on nothing else, so
-    that an item's numbers are the same in every batch. Drawn on the CPU, so the same on every device.
+    """For evaluation: a draw from q whose noise depends only on (seed, item, block, level), so that the results of an
+    item are the same in every batch. The noise is generated on the CPU, so it is the same on every device.
 
     Args:
         seed: the seed of the evaluation.
         items: the key of each item in the batch.
-        samples: the walk's ``S``.
-        block: which block of samples this is.
-        take: how to draw from one item's q; ``families.draw`` lets gradients pass.
+        samples: ``S`` of the walk.
+        block: the index of the block of samples.
+        take: the function that draws from the q of one item; ``families.draw`` is reparameterised.
     """
 
     def draw(i: int, q: Distribution | None, p: Distribution | None) -> Tensor:

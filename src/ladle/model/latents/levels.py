@@ -1,4 +1,4 @@
-"""The short string that says which levels a ladder has, from the top down.
+"""Parser for the short string that describes the levels of a ladder, from the top down.
 
 ::
 
@@ -6,9 +6,9 @@
 
     blocks = rung {"," rung}        rung = SIDE ["x" COUNT] [":" SIZE]
 
-``SIDE`` is the longer side of an image that has been halved, rounding up, some number of times: 28 x 28 has the sides
-28, 14, 7, 4, 2 and 1. ``COUNT`` says how many levels there are at this side (1), ``SIZE`` how many latents each has at
-every pixel (the ladder's own ``size``). A table is one pixel: its only side is 1.
+``SIDE`` is the longer side of the image after repeated halving, rounded up: 28 x 28 has the sides 28, 14, 7, 4, 2 and
+1. ``COUNT`` is the number of levels at this side (default: 1), and ``SIZE`` the number of latents that each has per
+pixel (default: the ``size`` of the ladder). A table is one pixel: its only side is 1.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ def maps(inputs: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def parse(text: str, inputs: Size, size: int) -> list[Rung]:
-    """The levels that a string names, the top first.
+    """Parse a string into levels, the top first.
 
     Args:
-        text: see the head of this file.
+        text: the string, see the docstring of this module.
         inputs: the shape of an item: ``(C, H, W)`` of an image, ``(D,)`` of a table.
-        size: latents at every pixel where the string does not say.
+        size: the number of latents per pixel for levels without ``SIZE``.
 
     Raises:
-        SpecError: for a string that does not parse, showing where, and what would fit.
+        SpecError: if the string is not valid; the message shows the position and what would fit.
 
     >>> parse("1:8, 2x2", (1, 4, 3), size=2)
     [Rung(size=8, height=1, width=1), Rung(size=2, height=2, width=2), Rung(size=2, height=2, width=2)]
@@ -71,18 +71,18 @@ def parse(text: str, inputs: Size, size: int) -> list[Rung]:
     while True:
         match = _RUNG.match(text, at)
         if match is None:
-            _refuse(text, at, "a level is SIDE, SIDExCOUNT or SIDExCOUNT:SIZE, such as 4x2:8")
+            _refuse(text, at, "a level must be SIDE, SIDExCOUNT or SIDExCOUNT:SIZE, such as 4x2:8")
         side, count, each = (int(v) if v else d for v, d in zip(match.groups(), (0, 1, size), strict=True))
         if side not in known:
             sides = ", ".join(map(str, known))
             near = min(known, key=lambda k: abs(k - side))
             _refuse(text, match.start(1), f"a side must be one of {sides}, got {side}; {near} would fit")
         if found and side < found[-1].side:
-            _refuse(text, match.start(1), f"sides grow from the top down, but {side} is below {found[-1].side}")
+            _refuse(text, match.start(1), f"sides must not decrease, but {side} is below {found[-1].side}")
         if count < 1 or each < 1:
             _refuse(text, match.start(2 if count < 1 else 3), "there must be at least 1 level, and 1 latent in each")
         if len(found) + count > MOST:
-            _refuse(text, match.start(1), f"a ladder has at most {MOST} levels, and these would be more")
+            _refuse(text, match.start(1), f"a ladder must have at most {MOST} levels, got more")
         found += [Rung(each, *known[side])] * count
         at = match.end()
         if at == len(text):
@@ -91,7 +91,7 @@ def parse(text: str, inputs: Size, size: int) -> list[Rung]:
             _refuse(text, at, "after a level there must be a comma or the end")
         at += 1
     if len(found) < 2:
-        _refuse(text, 0, f"a ladder has at least 2 levels, got 1; {text.strip()},{text.strip()} would fit, or 'flat'")
+        _refuse(text, 0, f"a ladder needs at least 2 levels, got 1; {text.strip()},{text.strip()} would fit, or 'flat'")
     return found
 
 

@@ -22,7 +22,7 @@ FLOOR = 1e-2  # the smallest scale of a component
 
 
 class MaskedLinear(nn.Linear):
-    """A linear layer some of whose weights are held at zero by a mask."""
+    """A linear layer in which a mask sets some weights to zero."""
 
     mask: Tensor
 
@@ -38,18 +38,18 @@ class MaskedLinear(nn.Linear):
 
 @part("prior", "autoregressive")
 class Autoregressive(Prior):
-    """A mixture of normal or logistic distributions for every latent given the ones before it, by one masked net.
+    """A mixture of normal or logistic distributions for every latent given the previous ones, by one masked network.
 
-    Far from its middle a logistic falls like e^-|z|, a normal like e^-z^2: under the former, an item whose posterior
-    lies far out costs nats in proportion to how far, and its gradient does not drown those of all other items.
-    Evaluating a density takes one pass; sampling takes one pass per dimension. Every conditional is a
-    one-dimensional mixture, so the prior can also be coded with.
+    The tails of a logistic fall like e^-|z|, those of a normal like e^-z^2. With logistic members, the cost of an item
+    whose posterior is far from the centre is only proportional to its distance, so its gradient does not dominate those
+    of all other items. Evaluating a density takes one pass; sampling takes one pass per dimension. Every conditional is
+    a one-dimensional mixture, so the prior can be used for compression.
 
     Args:
         event: ``(D,)``.
         width: hidden units in each of the two hidden layers.
-        components: members of the mixture of each dimension.
-        members: what they are: ``normal`` or ``logistic``.
+        components: the number of mixture components of each dimension.
+        members: the type of the components, ``normal`` or ``logistic``.
 
     Reference:
         Germain, Gregor, Murray, Larochelle: "MADE: Masked Autoencoder for Distribution Estimation", 2015.
@@ -79,7 +79,7 @@ class Autoregressive(Prior):
 
     def conditionals(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of the weights, locations and scales of each dimension given the earlier ones,
-        ``(*lead, D) -> (components, *lead, D)`` each: sums over so few are fast along the first dimension."""
+        ``(*lead, D) -> (components, *lead, D)`` each: sums over few components are fast along the first dimension."""
         hidden = F.relu(self.first(z))
         hidden = F.relu(hidden + self.second(hidden))
         raw = wide(self.last(hidden)).unflatten(-1, (*self.event, 3, self.components))

@@ -1,4 +1,4 @@
-"""A learned prior by a change of variables: a standard normal, bent by nets in a way that can be undone."""
+"""A learned prior by a change of variables: a standard normal, transformed by invertible networks."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from ladle.model.priors.prior import Prior
 from ladle.shapes import Size, wide
 from ladle.spec import part
 
-MOST = 2.0  # the limit of a coupling's log scale, either way
+MOST = 2.0  # the largest absolute value of a coupling's log scale
 
 
 class Coupling(nn.Module):
-    """Moves and stretches the second half of a vector as the first half says, and reverses the order.
+    """An affine coupling: shift and scale the second half of a vector, given the first half, and reverse the order.
 
     ::
 
-        (a, b) <--> reversed(a, b * exp(s(a)) + m(a))        |s| < MOST, so that no scale runs away
+        (a, b) <--> reversed(a, b * exp(s(a)) + m(a))        |s| < MOST, to limit the scales
 
-    It starts as the reversal alone.
+    Initially it only reverses the order.
 
     Args:
-        size: D; the first ``D // 2`` numbers stay as they are.
+        size: D; the first ``D // 2`` numbers are not changed.
         width: hidden units in each of the two hidden layers.
     """
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
         self.sizes = [size // 2, size - size // 2]
-        # The net also reads a 1, in place of a bias: all there is to read where nothing stays, in one dimension.
+        # The network also reads a constant 1 instead of a bias, which is its only input in one dimension.
         self.first = nn.Linear(self.sizes[0] + 1, width, bias=False)
         self.second = nn.Linear(width, width)
         self.last = nn.Linear(width, 2 * self.sizes[1])
@@ -68,17 +68,17 @@ class Coupling(nn.Module):
 class Flow(Prior):
     """``z = f(u)`` with u standard normal: ``log p(z) = log N(f^-1(z); 0, I) + log |det df^-1/dz|``.
 
-    f is a stack of affine couplings, each of which keeps one half of the vector; they start as the identity, so the
-    prior starts as the standard normal. Density and sampling both take one pass. It has no one-dimensional
-    conditionals, so it cannot be coded with, and its KL cannot be told apart by latent.
+    f is a stack of affine couplings, each of which keeps one half of the vector; they are initialised as the identity,
+    so the prior is initially the standard normal. Density and sampling both take one pass. There are no one-dimensional
+    conditionals, so the prior cannot be used for compression, and its KL cannot be split by latent.
 
     Args:
         event: ``(D,)``.
-        couplings: how many, even, so that both halves are moved equally often and in the end are in order again.
+        couplings: the number of couplings; even, so that both halves are changed equally often and the order is kept.
         width: hidden units in each of the two hidden layers of a coupling.
 
     Raises:
-        ValueError: for a number of couplings that is odd or below 2.
+        ValueError: if the number of couplings is odd or below 2.
 
     Reference:
         Dinh, Sohl-Dickstein, Bengio: "Density Estimation Using Real NVP", 2017.
@@ -116,7 +116,7 @@ class Flow(Prior):
 
 
 class Flowed(Distribution):
-    """The distribution of a :class:`Flow`, its base at temperature ``t``: ``u ~ N(0, t^2 I)``."""
+    """The distribution of a :class:`Flow` whose base has temperature ``t``: ``u ~ N(0, t^2 I)``."""
 
     arg_constraints: dict = {}
     support = constraints.real_vector
@@ -148,7 +148,7 @@ class Flowed(Distribution):
 
 @centre.register
 def _(d: Flowed) -> Tensor:
-    """Where the base's centre goes."""
+    """The image of the centre of the base."""
     with torch.no_grad():
         return d.net.outwards(d._origin())
 

@@ -1,4 +1,4 @@
-"""A learned prior of several pools: a mixture of members of a family."""
+"""A learned mixture of members of a family as prior."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from ladle.model.conditional import Conditional
 from ladle.model.priors.prior import Prior
 from ladle.spec import part
 
-SPREAD = 0.5  # of the components' locations at the start, in the standard member's units
+SPREAD = 0.5  # initial spread of the components' locations, in units of the standard member
 
 
 @part("prior", "mixture")
 class Mixture(Prior):
     """``p(z) = sum_k w_k p_k(z)``: learned weights, and K learned members of a family over the whole z.
 
-    Components that start alike would stay alike. So the first raw input of each, its location where the family has
-    one, starts with a little noise that sums to zero over the components; with K = 1 there is none, and the prior is
-    ``prior/learned``. Mixtures of element-wise members have exact one-dimensional conditionals, so they can be coded
-    with.
+    Components with equal initial values would stay equal. Therefore the first raw parameter of each (its location if
+    the family has one) is initialised with noise that sums to zero over the components. With K = 1 there is no noise,
+    and the prior is ``prior/learned``. Mixtures of element-wise members have exact one-dimensional conditionals, so
+    they can be used for compression.
 
     Args:
-        family: what each component is a member of.
+        family: the family of the components.
         event: the shape of one z.
-        components: K.
+        components: the number of components, K.
 
     Raises:
-        ValueError: for fewer than 1 component.
+        ValueError: if there are fewer than 1 component.
 
     Reference:
         Dilokthanakul et al.: "Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders", 2016.

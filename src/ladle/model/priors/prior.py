@@ -1,4 +1,4 @@
-"""The protocol of a prior p(z), and the two simplest ones."""
+"""The protocol of a prior p(z), and the two simplest priors."""
 
 from __future__ import annotations
 
@@ -11,25 +11,38 @@ from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
 from ladle.families import Family
-from ladle.model.conditional import Conditional
+from ladle.model.conditional import NO_CONTEXT, Conditional
 from ladle.shapes import Size
 from ladle.spec import part
 
 
 class Prior(nn.Module, ABC):
-    """p(z)."""
+    """p(z | context).
+
+    Attributes:
+        event: the shape of one z.
+        support: the support of z.
+        context: the context that it reads, see :class:`ladle.model.conditional.Conditional`.
+    """
 
     event: Size
     support: Constraint
+    context: Mapping[str, int] = NO_CONTEXT
 
     @abstractmethod
     def forward(self, n: int, context: Mapping[str, Tensor], posterior: Conditional | None = None) -> Distribution:
-        """The prior of ``n`` latents. One that is made of posteriors receives the posterior when called."""
+        """The prior of ``n`` latents.
+
+        Args:
+            n: the number of latents.
+            context: one tensor ``(n, ...)`` for each known name of :attr:`context`.
+            posterior: the posterior of the model, for priors that are mixtures of posteriors.
+        """
 
 
 @part("prior", "standard")
 class Standard(Prior):
-    """The standard member of a family, fixed: what its raw zeros give. For the normal, N(0, I).
+    """The standard member of a family (raw parameters of zero), without learned parameters. For the normal, N(0, I).
 
     Args:
         family: the family.
@@ -54,7 +67,7 @@ class Standard(Prior):
 
 @part("prior", "learned")
 class Learned(Prior):
-    """One member of a family with learned parameters, starting at the standard one.
+    """One member of a family with learned parameters, initialised as the standard member.
 
     Args:
         family: the family.

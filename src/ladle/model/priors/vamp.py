@@ -1,4 +1,4 @@
-"""A prior made of posteriors: what the encoder says of a few learned inputs."""
+"""A prior that is a mixture of posteriors, at a few learned inputs of the encoder."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Vamp(Prior):
 
         u (K, *inputs) --posterior--> q(z|u_1) .. q(z|u_K) --w--> p(z)
 
-    The prior that is best for the bound is the mean of the posteriors of all training items; this one makes do with
-    K of them. Pseudo-inputs live in what the encoder reads, near whose mean they start, as standard normal noise;
-    they and the weights (equal at the start) are learned. They are encoded once in a walk. The mixture of an
-    element-wise posterior has exact one-dimensional conditionals, so it can be coded with.
+    The optimal prior for the bound is the mean of the posteriors of all training items; this prior approximates it with
+    K posteriors. Pseudo-inputs have the form of the standardised encoder input and are initialised with standard normal
+    noise; they and the weights (initially equal) are learned. They are encoded once per walk. The mixture of an
+    element-wise posterior has exact one-dimensional conditionals, so it can be used for compression.
 
     Args:
-        family: that of the posterior; the prior lives where it lives.
+        family: the family of the posterior, which determines the support of the prior.
         event: the shape of one z.
-        inputs: the shape of what the encoder reads.
-        components: K.
+        inputs: the shape of the encoder's input.
+        components: the number of components, K.
 
     Raises:
-        ValueError: for fewer than 1 component, and when called without a posterior.
+        ValueError: if there are fewer than 1 component, or it is called without a posterior.
 
     Reference:
         Tomczak, Welling: "VAE with a VampPrior", 2018.
@@ -52,13 +52,13 @@ class Vamp(Prior):
         super().__init__()
         if components < 1:
             raise ValueError(f"components must be at least 1, got {components}; 50 is usual")
-        self.event, self.support = tuple(event), family.support  # not the family: its parameters are the posterior's
+        self.event, self.support = tuple(event), family.support  # the parameters of the family belong to the posterior
         self.inputs = nn.Parameter(torch.randn(components, *inputs))
         self.logits = nn.Parameter(torch.zeros(components))
 
     def forward(self, n: int, context: Mapping[str, Tensor], posterior: Conditional | None = None) -> Distribution:
-        """A joint distribution: batch ``(n,)``, event ``(*event,)``. Context is the items', not the pseudo-inputs'."""
+        """A joint distribution: batch ``(n,)``, event ``(*event,)``. The context of the items is not used."""
         if posterior is None:
-            raise ValueError("prior/vamp is a mixture of posteriors: call it with the model's posterior")
+            raise ValueError("prior/vamp is a mixture of posteriors and must be called with the posterior, got None")
         q = posterior(self.inputs, {})
         return Mixture(self.logits.expand(n, *self.logits.shape), q.expand(torch.Size((n, *q.batch_shape))))
