@@ -12,7 +12,7 @@ demo: $(VENV)/.run  ## Fit a VAE to the bundled images and draw what it learned,
 	@echo "Look at $(DEMO)/report.html"
 
 test: $(VENV)/.dev  ## Run the tests.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.dev  ## Run the linter and the type checker.
 	$(BIN)/ruff check .

@@ -2,9 +2,9 @@
 
     python docs/rooms.py [--source src/ladle] [--out docs/rooms.png]
 
-The picture is drawn from the ``import`` statements of the source. Each box is a package or a loose file, with its number
-of files and lines. A box stands one level above the highest box that it imports from. Lines show the imports; those that
-follow from others (a imports b, b imports c, so a may import c) are left out. Imports that run in a circle are red.
+The picture is drawn from the ``import`` statements of the source. Each box is a package or a loose file, with its
+number of files and lines. A box stands one level above the highest box that it imports from. Lines show the imports;
+those that follow from others (a imports b, b imports c, so a may import c) are left out. Circular imports are red.
 """
 
 from __future__ import annotations

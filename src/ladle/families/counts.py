@@ -19,7 +19,8 @@ class NegativeBinomialFamily(Family):
 
         p(x) = C(x + r - 1, x) (1 - q)^r q^x        mean m = r q / (1 - q), dispersion r
 
-    As r grows, the distribution tends to a Poisson. Raw zeros give mean ``unit`` and dispersion 1. There is no gradient estimator, so the family is for likelihoods
+    As r grows, the distribution tends to a Poisson. Raw zeros give mean ``unit`` and dispersion 1. There is no
+    gradient estimator, so the family is for likelihoods
     only.
 
     Args:
