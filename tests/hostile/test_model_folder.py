@@ -124,7 +124,7 @@ ENCODER, PRIOR = "model.latents.posterior.net", "model.latents.prior"
 FAMILY = "model.likelihood.family"
 WRITER = {"part": "writer/csv", "values": {"a": [1]}, "path": "stolen.csv", "schema": None, "names": None}
 CONFIGS = {
-    "format 3": (put("format", 3), "newer.*update ladle"),
+    "format 3": (put("format", 3), "formats up to.*update ladle"),
     "format 0": (put("format", 0), "must be of format"),
     "format -1": (put("format", -1), "must be of format"),
     "format '1'": (put("format", "1"), "whole-number"),
