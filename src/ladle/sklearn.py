@@ -11,12 +11,11 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from sklearn.utils import Tags, check_array, check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ladle.data import Batch, DataError, Dataset, Schema, read
+from ladle.data import DataError, Dataset, Schema, read
 from ladle.data.arrays import arrange
 from ladle.data.conform import moments
 from ladle.data.content import Content, Request
@@ -26,11 +25,10 @@ from ladle.machine import choose
 from ladle.recipes import recipe as recipe_spec
 from ladle.recipes.assemble import Training, assemble
 from ladle.recipes.plans import has_levels
-from ladle.seeds import key
 from ladle.shapes import numel
 from ladle.spec import SpecError
 from ladle.store.folder import Model, describe
-from ladle.tasks.common import each_batch, gather, items
+from ladle.tasks.common import each_batch, gather, items, keyed_by_content
 from ladle.tasks.encode import decode, encode
 from ladle.tasks.sample import sample
 from ladle.training.fit import fit
@@ -293,16 +291,3 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseE
         if model is not None and model.device != "cpu":
             state["model_"] = Model(deepcopy(model.vae).cpu(), model.schema, model.config, "cpu")
         return state
-
-
-def keyed_by_content(batch: Batch) -> Batch:
-    """The batch with indices derived from the content of its items. Evaluation seeds the noise of each item by them.
-
-    >>> x = torch.tensor([[1.0, 0.0], [2.0, 3.0], [1.0, -0.0]])
-    >>> a, b, c = keyed_by_content(Batch(x, None, {}, torch.arange(3))).index
-    >>> bool(a == c), bool(a == b)
-    (True, False)
-    """
-    x = (batch.x + 0.0).cpu().numpy()  # -0 + 0 is 0: equal rows, equal bytes
-    numbers = torch.tensor([key(row.tobytes().hex()) for row in x], device=batch.index.device)
-    return batch._replace(index=numbers)

@@ -109,7 +109,7 @@ def test_every_net_that_recipes_use_has_a_form():
 
     given = {"inputs": [3, 16, 16], "outputs": [16, 16], "width": 8, "depth": 1, "features": 8, "blocks": 1}
     for name in parts()["net"]:
-        if name == "standardise" or name.startswith("conv1d"):  # signals are not coded
+        if name == "standardise" or name.startswith("conv1d"):  # see the next test
             continue
         import inspect
 
@@ -123,6 +123,20 @@ def test_every_net_that_recipes_use_has_a_form():
         with torch.no_grad():
             new.trace(lambda x, net=net: [net(x / 255)], new.add_input(x, 0, 0, 255))
         assert len(new.steps) > 0, name
+
+
+SIGNALS = [
+    {"part": "net/conv1d_down", "inputs": [2, 64], "width": 4},
+    {"part": "net/conv1d_up", "inputs": [2, 8], "outputs": [64], "width": 4},
+]
+
+
+@pytest.mark.parametrize("spec", SIGNALS)
+def test_a_convolution_of_one_dimension_is_refused(spec):
+    net, new = build(spec), Rewriter()
+    x = torch.randint(0, 256, (5, *spec["inputs"])).float()
+    with torch.no_grad(), pytest.raises(InexactError, match="must be two-dimensional, got one of 1 dimensions"):
+        new.trace(lambda x: [net(x / 255)], new.add_input(x, 0, 0, 255))
 
 
 def test_numpy_agrees_on_powers_of_two():

@@ -1,4 +1,4 @@
-"""Whether densities are normalised: each is summed or integrated over all values of an element.
+"""The check that densities are normalised: each is summed or integrated over all values of an element.
 
 The integral does not need a cumulative distribution function. Around some anchors (draws of the distribution, and the
 ends of a bounded support), points are placed at distances that grow from ``FINEST`` to ``REACH`` times the spread like

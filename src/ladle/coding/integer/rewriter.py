@@ -251,6 +251,10 @@ class Rewriter:
     ) -> Value:  # fmt: skip
         if groups != 1 or set(dilation) != {1} or set(output_padding) != {0}:
             raise InexactError("a grouped or dilated convolution has no form in whole numbers")
+        if weight.dim() != 4:
+            raise InexactError(
+                f"a convolution in whole numbers must be two-dimensional, got one of {weight.dim() - 2} dimensions"
+            )
         op = "up" if transposed else "conv"
         return self.layer(op, x, weight, bias, real, stride=list(stride), padding=list(padding))
 
