@@ -88,7 +88,7 @@ def test_a_resumed_run_keeps_its_recipe_and_size(
     assert json.loads((tmp_path / "run" / "config.json").read_text())["fit"]["recipe"] == "vae"
     told = fit("--resume")
     assert "recipe vae, size xs," in told
-    assert "finished already" in told
+    assert "already finished" in told
 
 
 @pytest.mark.parametrize("recipe", sorted(set(parts()["recipe"]) - {"linear_vae"}))

@@ -184,7 +184,7 @@ REFUSED = {
     "too few items": ("fit two.npy --out r", "at least 3 items"),
     "out is a file": ("fit digits --out a.xyz", "must be a folder"),
     "out is below a file": ("fit digits --out a.xyz/r --epochs 1", "a.xyz"),
-    "out holds other things": ("fit digits --out half", "not empty"),
+    "out holds other things": ("fit digits --out half", "must be empty or contain a run, got other files"),
     "no out": ("fit digits", "--out"),
     "an unknown verb": ("frob", "frob"),
     "an unknown option": ("parts --frob", "--frob"),

@@ -70,8 +70,8 @@ def test_a_saved_model_serves_every_task(fitted: Fitted) -> None:
 def test_the_health_check_finds_nothing_wrong_with_its_densities(fitted: Fitted) -> None:
     name, folder, _ = fitted
     findings = {f.name: f for f in ladle.check(ladle.load(folder), ladle.read("digits")).findings}
-    for name in ("weights", "supports", "neighbours", "normalisation"):
-        assert findings[name].ok, findings[name]
+    for check in ("weights", "supports", "neighbours", "normalisation"):
+        assert findings[check].ok, findings[check]
     assert ("p(z)" in findings["normalisation"].measured) == (name in CODABLE)
 
 

@@ -259,8 +259,8 @@ def test_a_long_string_is_shortened_around_the_error() -> None:
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"posterior": {"part": "family/bernoulli"}}, "location and a scale.*normal, laplace"),
-        ({"posterior": {"part": "family/normal", "shared_scale": True}}, "location and a scale"),
+        ({"posterior": {"part": "family/bernoulli"}}, "location-scale family.*normal, laplace"),
+        ({"posterior": {"part": "family/normal", "shared_scale": True}}, "location-scale family"),
         ({"prior": {"part": "prior/standard", "family": {"part": "family/beta"}}}, "must have the same support"),
         ({"prior": None}, "needs a prior"),
         ({"blocks": "1,3"}, "blocks: a side must be one of 8, 4, 2, 1"),
