@@ -2,17 +2,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint install clean
+.PHONY: demo test test-all lint install clean
 
 demo: $(VENV)/.run  ## Fit a VAE to the bundled images and draw what it learned, in under 8 minutes.
 	$(BIN)/ladle fit fashion-mnist-mini --minutes 3 --out $(DEMO) --resume
 	$(BIN)/ladle evidence $(DEMO) --samples 100
 	@echo "Look at $(DEMO)/report.html"
 
-test: $(VENV)/.dev  ## Run the tests.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+test: $(VENV)/.dev  ## Run the tests, except the slow ones, in under 10 minutes.
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.dev  ## Run all tests.
+	$(PYTEST)
 
 lint: $(VENV)/.dev  ## Run the linter and the type checker.
 	$(BIN)/ruff check .

@@ -38,13 +38,13 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "store.folder": ("Model", "load"),
     "tasks.compress": ("compress", "export_decoder"),
     "tasks.decompress": ("decompress", "info", "verify"),
-    "tasks.encode": ("decode", "encode"),
-    "tasks.interpolate": ("interpolate",),
+    "tasks.encode": ("decode", "decode_batches", "encode", "encode_batches"),
+    "tasks.interpolate": ("interpolate", "interpolate_batches"),
     "tasks.laplace": ("Interval", "Laplace", "laplace", "last_layer", "predictive", "read_laplace", "write_laplace"),
     "tasks.push": ("push",),
-    "tasks.reconstruct": ("reconstruct",),
-    "tasks.sample": ("sample",),
-    "tasks.score": ("evidence", "measure", "sandwich", "score"),
+    "tasks.reconstruct": ("reconstruct", "reconstruct_batches"),
+    "tasks.sample": ("sample", "sample_batches"),
+    "tasks.score": ("evidence", "measure", "sandwich", "score", "score_batches"),
     "training.fit": ("TrainingError", "fit"),
     "training.loggers": ("LoggerError",),
     "training.records": ("Step",),
@@ -93,13 +93,13 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from ladle.store.folder import Model, load
     from ladle.tasks.compress import compress, export_decoder
     from ladle.tasks.decompress import decompress, info, verify
-    from ladle.tasks.encode import decode, encode
-    from ladle.tasks.interpolate import interpolate
+    from ladle.tasks.encode import decode, decode_batches, encode, encode_batches
+    from ladle.tasks.interpolate import interpolate, interpolate_batches
     from ladle.tasks.laplace import Interval, Laplace, laplace, last_layer, predictive, read_laplace, write_laplace
     from ladle.tasks.push import push
-    from ladle.tasks.reconstruct import reconstruct
-    from ladle.tasks.sample import sample
-    from ladle.tasks.score import evidence, measure, sandwich, score
+    from ladle.tasks.reconstruct import reconstruct, reconstruct_batches
+    from ladle.tasks.sample import sample, sample_batches
+    from ladle.tasks.score import evidence, measure, sandwich, score, score_batches
     from ladle.training.fit import TrainingError, fit
     from ladle.training.loggers import LoggerError
     from ladle.training.records import Step

@@ -257,7 +257,7 @@ def test_a_linear_head_of_billions_of_weights_is_refused() -> None:
         ladle.assemble(schema, plan)
 
 
-@pytest.mark.parametrize("shape", [(1, 200), (2, 4001)])
+@pytest.mark.parametrize("shape", [(1, 200), (2, 1001)])
 def test_a_signal_is_a_model_like_any_other(shape: tuple[int, int], tmp_path: Path) -> None:
     noise = np.random.default_rng(1)
     t = np.arange(shape[1]) / 20

@@ -239,11 +239,11 @@ def test_exact_evidence_of_two_latents_agrees_with_the_bound() -> None:
     whole["latents"]["size"] = 2
     vae = stirred(ladle.assemble(data.schema, whole, seed=1).model).eval().requires_grad_(False)
     model = ladle.Model(vae, data.schema, {}, "cpu")
-    some = data.test.take(np.arange(3))
-    exact = ladle.evidence(model, some, method="exact")
-    bound = ladle.evidence(model, some, samples=2000, proposal="defensive")
+    item = data.test.take(np.arange(1))  # quadrature takes ten seconds per item
+    exact = ladle.evidence(model, item, method="exact")
+    bound = ladle.evidence(model, item, samples=2000, proposal="defensive")
     assert exact.kind == "exact"
-    assert bound.nats == pytest.approx(exact.nats, abs=0.3)  # of 2,000 samples for each of 3 items
+    assert bound.nats == pytest.approx(exact.nats, abs=0.3)
 
 
 def test_it_is_checked_reported_and_compared(run: Path, tmp_path: Path) -> None:
@@ -310,4 +310,4 @@ def test_a_blank_batch_has_no_posterior() -> None:
     model.walk(draw, Batch(torch.zeros(2, 1, 8, 8), None, {}, torch.arange(2)))
     assert seen[0] is None
     assert seen[1] is not None
-    assert blank((1, 8, 8), 10**9).x.untyped_storage().nbytes() == 4
+    assert blank((1, 8, 8), 10**6).x.untyped_storage().nbytes() == 4

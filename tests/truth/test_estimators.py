@@ -258,7 +258,7 @@ def test_invalid_estimators_are_refused() -> None:
     for name in ("ml", "map", "em", "laplace"):
         with pytest.raises(ladle.SpecError, match="plain autoencoder"):
             ladle.estimator(ladle.recipe("ae", schema), name, 10)
-    with pytest.raises(ladle.NotAvailable, match="may put out 7 numbers"):
+    with pytest.raises(ladle.NotAvailable, match="may have at most 7 outputs"):
         ladle.last_layer(ladle.assemble(schema, "vae").model)
     with pytest.raises(ladle.SpecError, match="the data is binary"):
         ladle.recipe("linear_vae", schema)

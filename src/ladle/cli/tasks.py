@@ -21,6 +21,7 @@ from ladle.tasks.encode import decode_batches, encode_batches, number_of_levels
 from ladle.tasks.interpolate import interpolate_batches
 from ladle.tasks.reconstruct import reconstruct_batches
 from ladle.tasks.sample import sample_batches
+from ladle.tasks.score import score_batches
 from ladle.training.progress import counter
 
 
@@ -38,19 +39,25 @@ def _rehearse(model: ladle.Model, out: Path, force: bool, *several: int) -> None
 
 def _write(
     rows: Iterator[np.ndarray], out: Path, like: ladle.Schema | list[str], start: float, force: bool, json: bool,
-    **more: Any,
+    mean: str | None = None, **more: Any,
 ) -> None:  # fmt: skip
-    """Write results as they are computed, according to a schema or in named columns, and print a summary."""
+    """Write results as they are computed, according to a schema or in named columns, and print a summary.
+
+    If ``mean`` is given, the summary contains the mean of the values under this name.
+    """
     schema, names = (like, None) if isinstance(like, ladle.Schema) else (None, like)
-    items = 0
+    items, total = 0, 0.0
 
     def counted() -> Iterator[np.ndarray]:
-        nonlocal items
+        nonlocal items, total
         for piece in rows:
             items += len(piece)
+            total += float(piece.sum(dtype=np.float64)) if mean else 0.0
             yield piece
 
     ladle.write(counted(), out, schema=schema, names=names, force=force)
+    if mean:
+        more[mean] = total / items
     seconds = time.perf_counter() - start
     tell({"out": str(out), "items": items, "seconds": round(seconds, 3), **more}, json, f"{out}: {items} items")
 
@@ -177,7 +184,7 @@ def score(
     """Score each item: an upper bound on -log p(x), in nats."""
     start, model = time.perf_counter(), _open(run, device, out, force)
     rehearse(np.zeros((1, 1)), out, names=["nats"], force=force)
-    nats = ladle.score(
+    nats = score_batches(
         model, read(data, like=model.schema), samples=samples, split=split, seed=seed, progress=counter("score")
     )
-    _write(iter([nats[:, None]]), out, ["nats"], start, force, json, mean_nats=float(nats.mean()))
+    _write((batch[:, None] for batch in nats), out, ["nats"], start, force, json, mean="mean_nats")

@@ -64,9 +64,9 @@ def convert(vae: VAE, x: Tensor) -> IntegerModel:
         raise NotCodable(f"a likelihood of {type(family).__name__} has no coder; those that fit are of {known}")
     likelihood = LIKELIHOODS[type(family)].of(family)
     with torch.no_grad(), seeded("exact"):
-        made = convert_latents(latents, vae, likelihood, x.float())
-    made.bits_per_item, made.growth = estimate_rate(made, x.numpy().astype(np.int64))
-    return made
+        model = convert_latents(latents, vae, likelihood, x.float())
+    model.bits_per_item, model.growth = estimate_rate(model, x.numpy().astype(np.int64))
+    return model
 
 
 @singledispatch
@@ -90,13 +90,13 @@ def _pixels(new: Rewriter, x: Tensor) -> Value:
     return new.add_input(x, 0, 0, 255)
 
 
-def _drawn(loc: Tensor, scale: Tensor) -> Tensor:
+def _wider_draw(loc: Tensor, scale: Tensor) -> Tensor:
     return loc + SPREAD * scale * torch.randn_like(loc)
 
 
 @convert_latents.register
 def _(latents: Flat, vae: VAE, likelihood: Coder, x: Tensor) -> IntegerModel:
-    family, says = latents.posterior.family, raws(latents.posterior)
+    family, posterior_raw = latents.posterior.family, raw_parameters(latents.posterior)
     grid: LatentCoder
     encode = Rewriter()
     q: Any = latents.posterior(latents.reads(x, None), {})
@@ -105,14 +105,14 @@ def _(latents: Flat, vae: VAE, likelihood: Coder, x: Tensor) -> IntegerModel:
         z = q.sample()
     else:
         grid = Grid.of(_location_scale(family), q.loc, q.scale)
-        z = _drawn(q.loc, q.scale)
-    raw = encode.trace(lambda x: coder_inputs(family, says(latents.reads(x, None))), _pixels(encode, x))
-    decode, explains = Rewriter(), raws(vae.likelihood)
+        z = _wider_draw(q.loc, q.scale)
+    raw = encode.trace(lambda x: coder_inputs(family, posterior_raw(latents.reads(x, None))), _pixels(encode, x))
+    decode, likelihood_raw = Rewriter(), raw_parameters(vae.likelihood)
     low = -grid.most if isinstance(grid, Grid) else 0
-    said = decode.trace(lambda z: explains(family.read(z)), decode.add_input(z, grid.exponent, low, grid.most))
+    outputs = decode.trace(lambda z: likelihood_raw(family.read(z)), decode.add_input(z, grid.exponent, low, grid.most))
     programs = {
         "encode": encode.program([encode.finish(*pair) for pair in zip(raw, grid.exponents, strict=True)]),
-        "decode": decode.program([decode.finish(*pair) for pair in zip(said, likelihood.exponents, strict=True)]),
+        "decode": decode.program([decode.finish(*pair) for pair in zip(outputs, likelihood.exponents, strict=True)]),
     }
     prior = (
         prior_coder(latents.prior, latents.posterior, z, grid)
@@ -146,12 +146,12 @@ def _code_prior(prior: Prior | None) -> CodedPrior:
     family = prior.family
     raw = list(prior.raw) if isinstance(prior, Learned) else [torch.zeros(size) for size in family.raw(prior.event)]
     coder = {**CODES, **LEVELS}[type(family)].of(family, numel(prior.event))
-    spoken = zip(coder_inputs(family, [r.detach() for r in raw]), coder.exponents, strict=True)
-    numbers = {f"raw {i}": np.round(r.double().numpy() * (1 << e)).astype(np.int64) for i, (r, e) in enumerate(spoken)}
+    pairs = zip(coder_inputs(family, [r.detach() for r in raw]), coder.exponents, strict=True)
+    numbers = {f"raw {i}": np.round(r.double().numpy() * (1 << e)).astype(np.int64) for i, (r, e) in enumerate(pairs)}
     return CodesPrior({**coder.about, "kind": coder.name}, {**coder.tables, **numbers})
 
 
-def raws(conditional: Conditional) -> Callable[[Tensor], Sequence[Tensor]]:
+def raw_parameters(conditional: Conditional) -> Callable[[Tensor], Sequence[Tensor]]:
     """The function from the input of a conditional to the raw parameters of its family."""
     if not isinstance(conditional, Amortised):
         raise NotCodable(f"a conditional of {type(conditional).__name__} has no coder; the one that fits: amortised")
@@ -224,7 +224,7 @@ def _(prior: Mixture, posterior: Conditional, z: Tensor, grid: Grid) -> CodedPri
 
 @prior_coder.register
 def _(prior: Vamp, posterior: Conditional, z: Tensor, grid: Grid) -> CodedPrior:
-    loc, scale = raws(posterior)(prior.inputs)
+    loc, scale = raw_parameters(posterior)(prior.inputs)
     return _mixture_prior(prior.logits, loc, scale)
 
 
@@ -264,7 +264,7 @@ def _(latents: Ladder, vae: VAE, likelihood: Coder, x: Tensor) -> IntegerModel:
     programs["features"] = new.program([new.finish(loc, FINE), new.finish(scale), *maps])
     deviation = family.scale(scale.real)
     grid = Grid.of(family, loc.real, deviation)
-    z = _drawn(loc.real, deviation)
+    z = _wider_draw(loc.real, deviation)
 
     def start(z: Tensor) -> Sequence[Tensor]:
         return [latents.residual(latents.place + latents.enter(z.unflatten(1, tuple(latents.rung))))]
@@ -272,20 +272,20 @@ def _(latents: Ladder, vae: VAE, likelihood: Coder, x: Tensor) -> IntegerModel:
     new = Rewriter()
     (state,) = new.trace(start, new.add_input(z, grid.exponent, -grid.most, grid.most))
     programs["start"] = new.program([state])
-    reads, read = [], 0
+    reads, doublings = [], 0  # the index of the feature map that every level reads
     for i, below in enumerate(latents.below, start=1):
         assert isinstance(below, Below)
-        read += bool(below.doublings)
-        reads.append(read)
-        state = _below(programs, i, below, state, maps[read])
+        doublings += bool(below.doublings)
+        reads.append(doublings)
+        state = _below(programs, i, below, state, maps[doublings])
     new = Rewriter()
-    said = new.trace(raws(vae.likelihood), _again(new, state))
-    programs["decode"] = new.program([new.finish(*pair) for pair in zip(said, likelihood.exponents, strict=True)])
+    outputs = new.trace(raw_parameters(vae.likelihood), _add_result(new, state))
+    programs["decode"] = new.program([new.finish(*pair) for pair in zip(outputs, likelihood.exponents, strict=True)])
     prior = prior_coder(latents.prior, latents.posterior, z, grid)
     return LadderModel(programs, likelihood, tuple(x.shape[1:]), grid, prior, Quantiles.of(family), reads)
 
 
-def _again(new: Rewriter, value: Value) -> Value:
+def _add_result(new: Rewriter, value: Value) -> Value:
     """Add the result of another program as an input."""
     return new.add_input(value.real, value.exponent, value.range.low, value.range.high)
 
@@ -298,21 +298,21 @@ def _below(programs: dict[str, Program], i: int, below: Below, state: Value, fea
         return [*below.prior(F.relu(grown)).chunk(2, 1), grown]
 
     new = Rewriter()
-    loc, scale, grown = new.trace(prior, _again(new, state))
+    loc, scale, grown = new.trace(prior, _add_result(new, state))
     programs[f"{i}.p"] = new.program([new.finish(loc, FINE), new.finish(scale), grown])
 
     def step(state: Tensor, features: Tensor) -> Sequence[Tensor]:
-        known = below.of_state(F.relu(state)) + below.of_features(F.relu(features))
-        return below.step(F.relu(known)).chunk(2, 1)
+        both = below.of_state(F.relu(state)) + below.of_features(F.relu(features))
+        return below.step(F.relu(both)).chunk(2, 1)
 
     new = Rewriter()
-    d, e = new.trace(step, _again(new, grown), _again(new, features))
+    d, e = new.trace(step, _add_result(new, grown), _add_result(new, features))
     programs[f"{i}.q"] = new.program([new.finish(d, FINE), new.finish(e)])
 
-    u = _drawn(d.real, below.family.scale(e.real)).clamp(-4, 4)
+    u = _wider_draw(d.real, below.family.scale(e.real)).clamp(-4, 4)
     z = loc.real + below.family.scale(scale.real) * u
     new = Rewriter()
-    inputs = _again(new, grown), new.add_input(z, FINE, -(1 << 18), 1 << 18)
+    inputs = _add_result(new, grown), new.add_input(z, FINE, -(1 << 18), 1 << 18)
     (state,) = new.trace(lambda state, z: [below.add(state, z)], *inputs)
     programs[f"{i}.add"] = new.program([state])
     return state

@@ -239,14 +239,11 @@ def arrange(array: np.ndarray, what: str, request: Request) -> Content:
     if array.dtype.kind == "f":
         array, observed = real(array, what, request.missing is not None)
         support = "real"
-        if (
-            array.max() <= 1
-            and array.min() >= 0
-            and all(np.isin(array[piece], (0, 1)).all() for piece in pieces(array))
-        ):
+        if all(np.isin(array[piece], (0, 1)).all() for piece in pieces(array)):
             notes = (f"{what}: values read as real numbers although all are 0 or 1; save them as bool for binary data",)
     else:
-        low, high = int(array.min()), int(array.max())
+        ends = [(int(array[piece].min()), int(array[piece].max())) for piece in pieces(array)]
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
         support = _whole(array, low, high)
         if support == "real":
             rounded = ", rounded to 32-bit floating point" if max(abs(low), abs(high)) > 2**24 else ""

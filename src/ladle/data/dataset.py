@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,9 +23,29 @@ _BLOCK = 4 << 20  # bytes of items that are processed at once
 
 
 def pieces(x: np.ndarray, n: int | None = None) -> Iterator[slice]:
-    """Slices that cover ``n`` rows of the size of those of ``x`` (default: ``len(x)``), a few megabytes each."""
+    """Slices that cover ``n`` rows of the size of those of ``x`` (default: ``len(x)``), a few megabytes each.
+
+    After each slice, the pages of a memory-mapped file are released, see :func:`release`.
+    """
     step = max(1, _BLOCK // max(1, x[:1].nbytes))
-    return (slice(start, start + step) for start in range(0, len(x) if n is None else n, step))
+    for start in range(0, len(x) if n is None else n, step):
+        yield slice(start, start + step)
+        release(x)
+
+
+def release(x: np.ndarray) -> None:
+    """Release the pages of a memory-mapped file from the memory of this process, if ``x`` is a read-only view of one.
+
+    Without this, the resident memory of a process grows to the size of the file that it reads. Released pages are read
+    again when they are needed, usually from the cache of the operating system.
+    """
+    base: object = x
+    while base is not None:
+        if isinstance(base, np.memmap) and base.mode != "r":
+            return
+        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            base.madvise(mmap.MADV_DONTNEED)
+        base = getattr(base, "base", None)
 
 
 class Split:
@@ -94,6 +116,14 @@ class Split:
         """The mask of observed values, ``(N, *event)`` bool, or ``None`` if all are observed; gathered like ``x``."""
         return self._observed if self._observed is None or self._index is None else self._observed[self._index]
 
+    @cached_property
+    def values_per_item(self) -> float:
+        """The mean number of observed values of an item; NaN if no value is observed."""
+        if self._observed is None:
+            return float(math.prod(self.shape[1:]))
+        observed = sum(int(mask.sum()) for _, mask in self.blocks() if mask is not None)
+        return observed / len(self) if observed else math.nan
+
     def rows(self, items: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray | None]:
         """``x`` and ``observed`` of the items with these indices."""
         at = items if self._index is None else self._index[items]
@@ -103,6 +133,10 @@ class Split:
         """Iterate over ``x`` and ``observed`` of all items, a few megabytes at a time."""
         for piece in pieces(self._x, self._n):
             yield self.rows(piece)
+
+    def release(self) -> None:
+        """Release the pages of a memory-mapped file, see :func:`release`."""
+        release(self._x)
 
     def take(self, index: np.ndarray) -> Split:
         """The subset of the items at ``index``, in that order; the values are not copied."""

@@ -17,6 +17,7 @@ from PIL import Image
 
 from ladle.coding import CodingError
 from ladle.html.elements import Absent, Markup, Panel, element
+from ladle.inference.evidence import summary
 from ladle.reporting.subject import Subject
 from ladle.tasks.common import explained
 from ladle.tasks.compress import compress
@@ -24,6 +25,7 @@ from ladle.tasks.score import measure
 
 ITEMS = 1000  # the largest number of compressed items
 NUMBERS = 1 << 20  # the largest number of values in these items together
+MODES = ("bitsback", "random-access")
 ALONE = 100  # items that other codecs compress separately
 
 Sizes = Mapping[str, tuple[float, float]]  # bytes of all items together, and of one item compressed separately
@@ -94,21 +96,24 @@ def compression(subject: Subject) -> Panel | None:
     x = explained(subject.model, held).astype(np.uint8)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            sizes_of = {mode: compress(subject.folder, x, Path(folder) / mode, mode=mode, verify=False).bytes
-                    for mode in ("bitsback", "random-access")}  # fmt: skip
+            files = [compress(subject.folder, x, Path(folder) / mode, mode=mode, verify=False) for mode in MODES]
     except CodingError as error:
         raise Absent(str(error)) from None
     numbers = x[0].size
     images = x if x.ndim == 4 else x.reshape(len(x), 1, 1, -1)
-    bound = float(measure(subject.model, held, samples=1).nats.mean()) / numbers / math.log(2)
-    rows = {"Ladle": (sizes_of["bitsback"], sizes_of["random-access"] / len(x)), **rivals(images)}
-    figures = {name: (8 * together / x.size, 8 * alone / numbers) for name, (together, alone) in rows.items()}
-    words = (
+    bound = summary(measure(subject.model, held, samples=1)).bits_per_dim
+    together, separately = files
+    rows = {"Ladle": (together.bytes, separately.bytes / len(x)), **rivals(images)}
+    figures = {name: (8 * all_items / x.size, 8 * one / numbers) for name, (all_items, one) in rows.items()}
+    words: tuple[str, ...] = (
         f"Lossless file sizes of {len(x):,} test items, in bits for each of their {numbers:,} values, headers "
         f"included; lower is better. The bound of the model is {bound:.3f}.",
         "Together: all items in one file; image codecs compress one large image of them. Separately: each item can be "
         "read without the others; for Ladle, this is the mode `random-access`.",
     )
+    chunks, fallback = sum(file.chunks for file in files), sum(file.fallback for file in files)
+    if fallback:
+        words += (f"In {fallback} of {chunks} chunks, xz is smaller than the model and was used in its place.",)
     best = [min(column) for column in zip(*figures.values(), strict=True)]
     head = element("tr", element("th", "bits per value"), element("th", "together", class_="right"),
                    element("th", "separately", class_="right"))  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from datetime import datetime
 from typing import Any
@@ -25,11 +24,12 @@ PATIENCE, QUICK = 30.0, 2.0  # seconds
 def head(subject: Subject) -> tuple[Markup, dict[str, Any]]:
     """The description of the data, the headline numbers, and facts about the run."""
     schema, log = subject.model.schema, subject.log
-    nats = subject.figure("result", "nats")
+    nats, bits = (subject.figure("result", name) for name in ("nats", "bits_per_dim"))
     if nats is None:
-        nats = next((r["nats"] for r in reversed(log) if r["kind"] == "valid"), None)
+        records = ((r["nats"], r.get("bits_per_dim")) for r in reversed(log) if r["kind"] == "valid")
+        nats, bits = next(records, (None, None))
     found = None if subject.plain else tighter(subject)
-    boxes = [_box(nats, schema.size, _meaning(subject), "first")] if nats is not None else []
+    boxes = [_box(nats, bits, _meaning(subject), "first")] if nats is not None else []
     if found is not None:
         (_, one), *_ = found.curve
         meaning = (
@@ -37,7 +37,7 @@ def head(subject: Subject) -> tuple[Markup, dict[str, Any]]:
             f"± {number(found.se, 2)} nats standard error. With one sample, the bound on the same items is "
             f"{_nats(one)} nats. `ladle evidence` evaluates all items."
         )
-        boxes.append(_box(found.nats, schema.size, meaning, ""))
+        boxes.append(_box(found.nats, found.bits_per_dim, meaning, ""))
     seconds = subject.figure("result", "seconds")
     if seconds is None and log:
         seconds = log[-1]["seconds"]
@@ -96,12 +96,11 @@ def _nats(nats: float) -> str:
     return number(nats, 5) if abs(nats) < 1000 else f"{nats:,.1f}"
 
 
-def _box(nats: float, dims: int, meaning: str, look: str) -> Markup:
-    bits = nats / (dims * math.log(2))
+def _box(nats: float, bits: float | None, meaning: str, look: str) -> Markup:
     return element(
         "div",
         element("div", _nats(nats), " ", element("small", "nats"), class_="big"),
-        element("div", f"{number(bits)} bits per dimension"),
+        element("div", f"{number(bits)} bits per dimension") if bits is not None else None,
         element("p", prose(meaning)),
         class_=look or None,
     )

@@ -312,7 +312,7 @@ def card(config: Mapping[str, Any], assembly: Assembly) -> str:
     prior_name = to_spec(prior)["part"] if prior is not None else "none (a plain autoencoder: it cannot generate)"
     bound = "" if result.get("nats") is None else (
         f"- bound on the validation split: {result['nats']:.3f} nats per item, "
-        f"{result['nats'] / (schema.size * 0.6931471805599453):.4f} bits per dimension "
+        f"{result['bits_per_dim']:.4f} bits per dimension "
         "(one sample per item; `ladle evidence` measures the tighter importance-weighted bound)\n"
     )  # fmt: skip
     drawn = schema.kind == "image" and prior is not None

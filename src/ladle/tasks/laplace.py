@@ -1,4 +1,4 @@
-"""Bayesian inference over a decoder's weights: a normal posterior around the mode, and what it says of the evidence."""
+"""The Laplace posterior of a decoder's weights, and the evidence averaged over it."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from ladle.tasks.score import score
 
 FILE = "laplace.safetensors"
 HEAD = "likelihood.head."
-MOST = 4096  # weights: their curvature is a square matrix
+MOST = 4096  # the most weights: their curvature is a square matrix
 PARTICLES = 64
 LEVEL, DRAWS = 0.9, 40
-FLAT = 1e-8  # of the largest curvature: below it there is none but of rounding
-PROBES = 100  # importance samples of an item for each draw of the weights
+FLAT = 1e-8  # curvature below this fraction of the largest is rounding error
+PROBES = 100  # importance samples per item for each draw of the weights
 
 
 class Laplace(NamedTuple):
     """``weights = mode + factor @ e`` with standard normal e: the posterior is N(mode, factor factor').
 
     Attributes:
-        names: of the parameters, one after another, flattened; the rest are held at the mode.
+        names: the names of the parameters, which are flattened and concatenated; the others stay at the mode.
         factor: ``(P, R)``. Directions without curvature, such as rotations of the latents, are left out: R <= P.
         curvature: ``exact`` or ``last layer``; see :func:`laplace`.
     """
@@ -51,24 +51,24 @@ class Laplace(NamedTuple):
     curvature: str
 
     def draws(self, vae: VAE, n: int, seed: int = 0) -> Iterator[VAE]:
-        """n copies of the model, each with weights from the posterior: the same object, changed n times."""
+        """Yield the model n times with weights drawn from the posterior: one copy, which is modified in place."""
         drawn = copy.deepcopy(vae)
         with seeded(seed, "laplace"):
             steps = torch.randn(n, self.factor.shape[1]).double() @ self.factor.double().mT.cpu()
         for step in steps:
-            _move(drawn, vae, self.names, step)
+            _set_weights(drawn, vae, self.names, step)
             yield drawn
 
 
 class Interval(NamedTuple):
-    """What the posterior of the weights says of the evidence of a data set, in nats, the mean over items.
+    """The evidence of a data set under the posterior of the weights, in nats, the mean over items.
 
     Attributes:
-        nats: of the prediction, ``-log E[p(x | weights)]``.
+        nats: the predictive evidence, ``-log E[p(x | weights)]``.
         low: the lower end of the interval of ``-log p(x | weights)``.
-        high: its upper end.
-        level: the posterior probability between them.
-        draws: of the weights.
+        high: the upper end of the interval.
+        level: the posterior probability of the interval.
+        draws: the number of draws of the weights.
     """
 
     nats: float
@@ -78,34 +78,35 @@ class Interval(NamedTuple):
     draws: int
 
     def __str__(self) -> str:
-        """In words."""
+        """The interval as one sentence."""
         return (
-            f"over the decoder's weights, by {self.draws} draws of their Laplace posterior: predictive {self.nats:.3f} "
-            f"nats, {self.level:.0%} of models within {self.low:.3f} and {self.high:.3f}"
+            f"with {self.draws} draws of the decoder's weights from their Laplace posterior: predictive "
+            f"{self.nats:.3f} nats, {self.level:.0%} of the models between {self.low:.3f} and {self.high:.3f}"
         )
 
 
 def laplace(
     model: Model, data: Source, *, split: str | None = "train", seed: int = 0, progress: Progress | None = None
 ) -> Laplace:
-    """The Laplace posterior of a decoder's weights: normal, with the mode as mean and the inverse of the curvature of
-    ``-log p(weights) - sum log p(x)`` there as covariance.
+    """The Laplace posterior of a decoder's weights: a normal distribution whose mean is the mode of the posterior and
+    whose covariance is the inverse of the curvature of ``-log p(weights) - sum log p(x)`` at the mode.
 
-    * A linear-Gaussian model, all of whose data was observed: all weights of the decoder and the noise level, and the
-      curvature is exact. Rotations of the latents, which change nothing, are left out.
-    * Any other: the decoder's last layer, and for the curvature the sum over items of ``g g'`` with g the gradient of
-      their importance-weighted bound with 64 samples (the empirical Fisher information).
+    * For a linear-Gaussian model of data without missing values, it covers all weights of the decoder and the noise
+      level, and the curvature is exact. Rotations of the latents, which do not change p(x), are left out.
+    * For any other model, it covers the decoder's last layer, and the curvature is the sum over items of ``g g'``,
+      where g is the gradient of the item's importance-weighted bound with 64 samples (the empirical Fisher
+      information).
 
     Args:
-        model: at its mode: fitted by the estimator ``laplace`` or ``map``.
-        data: what it was fitted to; see :func:`ladle.tasks.common.items`.
-        split: of it.
-        seed: of the importance samples.
-        progress: called with (items done, items in all).
+        model: a model at its mode: fitted by the estimator ``laplace`` or ``map``.
+        data: the data it was fitted to; see :func:`ladle.tasks.common.items`.
+        split: the split of a data set that has splits.
+        seed: the seed of the importance samples.
+        progress: called with (items done, items in total).
 
     Raises:
-        NotAvailable: for a model that is no maximum a posteriori, has no p(x), has no such last layer, or too many
-            weights for a matrix of their curvature.
+        NotAvailable: if the model is not a maximum a posteriori, has no p(x), has no linear last layer, or has too many
+            weights for the matrix of their curvature.
 
     Reference:
         MacKay: "A Practical Bayesian Framework for Backpropagation Networks", 1992.
@@ -114,7 +115,7 @@ def laplace(
     objective = model.config.get("objective", {})
     precision = objective.get("precision") if isinstance(objective, Mapping) else None
     if not precision:
-        raise NotAvailable("a Laplace posterior stands at the maximum a posteriori; fit with --estimator laplace")
+        raise NotAvailable("a Laplace posterior needs a maximum a posteriori model; fit with --estimator laplace")
     last_layer(model.vae)
     chosen = items(model, data, split)
     batches = each_batch(model, chosen, progress=progress)
@@ -126,39 +127,41 @@ def laplace(
     named = dict(model.vae.named_parameters())
     count = sum(named[name].numel() for name in names)
     if linear:
-        curvature, still = _exact(model.vae, names, batches), _rotations(model.vae, names)
+        curvature, rotations = _curvature_of_evidence(model.vae, names, batches), _rotations(model.vae, names)
     else:
-        curvature, still = _fisher(model.vae, names, batches, seed), torch.zeros(count, 0).double()
-    pulled = torch.cat([torch.full_like(named[n], precision if named[n].dim() > 1 else 0.0).flatten() for n in names])
-    curvature = curvature + pulled.double().cpu().diag()
-    return Laplace(names, _factor(curvature, still), "exact" if linear else "last layer")
+        curvature, rotations = _fisher(model.vae, names, batches, seed), torch.zeros(count, 0).double()
+    prior = torch.cat([torch.full_like(named[n], precision if named[n].dim() > 1 else 0.0).flatten() for n in names])
+    curvature = curvature + prior.double().cpu().diag()
+    return Laplace(names, _factor(curvature, rotations), "exact" if linear else "last layer")
 
 
 def last_layer(vae: VAE) -> nn.Linear:
-    """The layer whose weights get a posterior; for asking before a long training whether they can have one.
+    """The last layer of the decoder, whose weights the posterior covers. Called before a long training, it raises the
+    error that :func:`laplace` would raise after it.
 
     Raises:
-        NotAvailable: when it is not linear, or has too many weights.
+        NotAvailable: if the layer is not linear, or has too many weights.
     """
     head = getattr(vae.likelihood, "head", None)
     if not isinstance(head, nn.Linear):
         raise NotAvailable(
-            f"the decoder's last layer must be linear, got {type(head).__name__}; take fully connected nets"
+            f"the decoder's last layer must be linear, got {type(head).__name__}; use fully connected networks"
         )
     inputs, count = head.in_features, head.in_features * head.out_features + head.out_features
     if count >= MOST:
         raise NotAvailable(
-            f"a posterior of the {count:,} weights of the decoder's last layer needs a matrix of their curvature, and "
-            f"fewer than {MOST:,} fit: with {inputs} features a decoder may put out {(MOST - 1) // (inputs + 1)} "
-            f"numbers, this one puts out {head.out_features}. Take fewer columns or pixels, or linear_vae"
+            f"a posterior of the weights of the decoder's last layer needs fewer than {MOST:,} weights, got {count:,}. "
+            f"With {inputs} features, the last layer may have at most {(MOST - 1) // (inputs + 1)} outputs; it has "
+            f"{head.out_features}. Use fewer columns or pixels, or the recipe linear_vae"
         )
     return head
 
 
-def _factor(curvature: Tensor, still: Tensor) -> Tensor:
-    """``V diag(values)^-1/2`` over the directions that are not still and curve, beyond rounding."""
-    free = torch.eye(len(curvature)).double() - still @ still.mT
-    values, vectors = torch.linalg.eigh(free @ curvature @ free)
+def _factor(curvature: Tensor, excluded: Tensor) -> Tensor:
+    """``V diag(values)^-1/2`` from the eigenvectors of the curvature, without the excluded directions ``(P, R)`` and
+    without those whose curvature is zero up to rounding."""
+    projection = torch.eye(len(curvature)).double() - excluded @ excluded.mT
+    values, vectors = torch.linalg.eigh(projection @ curvature @ projection)
     keep = values > FLAT * values.max()
     return (vectors[:, keep] / values[keep].sqrt()).float()
 
@@ -170,8 +173,8 @@ def _split(vae: VAE, names: tuple[str, ...], flat: Tensor) -> dict[str, Tensor]:
     return {name: part.reshape(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
 
 
-def _move(drawn: VAE, mode: VAE, names: tuple[str, ...], step: Tensor) -> None:
-    """The mode's weights, a step further."""
+def _set_weights(drawn: VAE, mode: VAE, names: tuple[str, ...], step: Tensor) -> None:
+    """Set the weights of ``drawn`` to those of ``mode`` plus a step."""
     with torch.no_grad():
         for name, part in _split(mode, names, step).items():
             drawn.get_parameter(name).copy_(mode.get_parameter(name) + part.to(mode.get_parameter(name)))
@@ -181,19 +184,19 @@ def _move(drawn: VAE, mode: VAE, names: tuple[str, ...], step: Tensor) -> None:
 
 
 class _Evidence(nn.Module):
-    """Minus the log evidence of items, by their number, mean and covariance."""
+    """Minus the log evidence of a set of items, a function of their number, mean and covariance."""
 
     def __init__(self, vae: VAE) -> None:
         super().__init__()
         self.vae = vae
 
     def forward(self, n: int, mean: Tensor, covariance: Tensor) -> Tensor:
-        """In nats, of all items."""
+        """In nats, the sum over items."""
         return -n * gaussian(self.vae).average(mean, covariance)
 
 
-def _exact(vae: VAE, names: tuple[str, ...], batches: Iterator[Any]) -> Tensor:
-    """The second derivatives of minus the log evidence: it depends on the data by mean and covariance alone."""
+def _curvature_of_evidence(vae: VAE, names: tuple[str, ...], batches: Iterator[Any]) -> Tensor:
+    """The second derivatives of minus the log evidence, which depends on the data only through mean and covariance."""
     centre = gaussian(vae).mean.detach()
     n, total, square = 0, torch.zeros_like(centre), torch.zeros(len(centre), len(centre)).to(centre)
     for batch in batches:
@@ -205,14 +208,14 @@ def _exact(vae: VAE, names: tuple[str, ...], batches: Iterator[Any]) -> Tensor:
     evidence = _Evidence(vae)
 
     def loss(flat: Tensor) -> Tensor:
-        inner = {f"vae.{name}": part for name, part in _split(vae, names, flat).items()}
-        return functional_call(evidence, inner, (n, centre + mean, covariance))
+        weights = {f"vae.{name}": part for name, part in _split(vae, names, flat).items()}
+        return functional_call(evidence, weights, (n, centre + mean, covariance))
 
     return jacrev(jacrev(loss))(flat).detach().cpu()
 
 
 def _rotations(vae: VAE, names: tuple[str, ...]) -> Tensor:
-    """An orthonormal basis ``(P, R)`` of how the weights move as the latents turn: ``weight A``, A skew."""
+    """An orthonormal basis ``(P, R)`` of the changes ``weight A``, A skew, of the weights when the latents rotate."""
     weight = vae.get_parameter(HEAD + "weight").detach().double().cpu()
     d, q = weight.shape
     start = 0
@@ -230,34 +233,34 @@ def _rotations(vae: VAE, names: tuple[str, ...]) -> Tensor:
     return basis[sizes > 1e-6 * sizes.max()].mT if len(sizes) else moves.mT
 
 
-# -------------------------------------------------------------------------------------------- any other
+# ------------------------------------------------------------------------------------------ other models
 
 
 def _fisher(vae: VAE, names: tuple[str, ...], batches: Iterator[Any], seed: int) -> Tensor:
-    """The sum over items of ``g g'``: g is the outer product of what the last layer reads and the gradient of what it
-    puts out, summed over the samples."""
+    """The sum over items of ``g g'``, where g is the outer product of the input of the last layer and the gradient of
+    its output, summed over the samples."""
     assert isinstance(vae.likelihood, Amortised)
-    seen: list[tuple[Tensor, Tensor]] = []
+    calls: list[tuple[Tensor, Tensor]] = []
 
-    def look(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def record(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         output = output.detach().requires_grad_()
-        seen.append((inputs[0].detach(), output))
+        calls.append((inputs[0].detach(), output))
         return output
 
     total = torch.zeros((), dtype=torch.float64)
-    handle = vae.likelihood.head.register_forward_hook(look)
+    handle = vae.likelihood.head.register_forward_hook(record)
     try:
         for batch in batches:
-            for start in range(0, len(batch.x), 32):  # a gradient of all weights for each item
-                some = _rows(batch, slice(start, start + 32))
-                seen.clear()
+            for start in range(0, len(batch.x), 32):  # every item has a gradient of the size of the weights
+                part = _rows(batch, slice(start, start + 32))
+                calls.clear()
                 with torch.enable_grad():
-                    nats = bound(log_weights(vae, some, PARTICLES, seed))
-                    (slope,) = torch.autograd.grad(nats.sum(), seen[0][1])
-                shape = (PARTICLES, len(some.x), -1)
-                read, slope = seen[0][0].reshape(shape), slope.reshape(shape)
-                weight = torch.einsum("kbo,kbi->boi", slope, read).flatten(1)
-                by_name = {HEAD + "weight": weight, HEAD + "bias": slope.sum(0)}
+                    nats = bound(log_weights(vae, part, PARTICLES, seed))
+                    (gradient,) = torch.autograd.grad(nats.sum(), calls[0][1])
+                shape = (PARTICLES, len(part.x), -1)
+                inputs, gradient = calls[0][0].reshape(shape), gradient.reshape(shape)
+                weight = torch.einsum("kbo,kbi->boi", gradient, inputs).flatten(1)
+                by_name = {HEAD + "weight": weight, HEAD + "bias": gradient.sum(0)}
                 g = torch.cat([by_name[name] for name in names], dim=1).double().cpu()
                 total = total + g.mT @ g
     finally:
@@ -272,7 +275,7 @@ def _rows(batch: Any, rows: slice) -> Any:
     return batch._replace(x=batch.x[rows], observed=observed, context=context, index=batch.index[rows])
 
 
-# ------------------------------------------------------------------------------------- what it is used for
+# ----------------------------------------------------------------------------------- predictive evidence
 
 
 def predictive(
@@ -287,22 +290,23 @@ def predictive(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Interval:
-    """The evidence of a data set when the decoder's weights are not known, but drawn from their posterior.
+    """The evidence of a data set, averaged over the posterior of the decoder's weights.
 
-    For each draw the evidence of every item is exact where the model is linear and Gaussian, and else the bound with
-    100 importance samples. The interval says how far the weights are known. It is of the models that the posterior
-    holds for possible, and not of the process that made the data, to which a fitted model is never nearer than it.
+    For each draw of the weights, the evidence of every item is exact if the model is linear and Gaussian, and otherwise
+    the bound with 100 importance samples. The interval describes the uncertainty of the weights: it covers the models
+    that are plausible under the posterior. It does not describe the process that generated the data, which may lie
+    outside of it.
 
     Args:
-        model: at the mode.
+        model: a model at its mode.
         posterior: from :func:`laplace`.
         data: the items; see :func:`ladle.tasks.common.items`.
-        draws: of the weights.
-        level: of the interval, between 0 and 1.
-        at_most: so many items, drawn at random, stand for all: those that :func:`ladle.measure` takes for this seed.
-        split: of the data.
-        seed: of the weights and the importance samples.
-        progress: called with (draws done, draws in all).
+        draws: the number of draws of the weights.
+        level: the posterior probability of the interval, between 0 and 1.
+        at_most: measure at most this many items, drawn at random: those that :func:`ladle.measure` draws for this seed.
+        split: the split of a data set that has splits.
+        seed: the seed of the weights and the importance samples.
+        progress: called with (draws done, draws in total).
 
     Raises:
         DataError: for fewer than 2 draws, or a level that is not between 0 and 1.
@@ -322,8 +326,8 @@ def predictive(
         except NotAvailable:
             nats.append(score(drawn, chosen, samples=PROBES, seed=seed))
         else:
-            found = [-linear.log_prob(batch.x, batch.observed).cpu() for batch in each_batch(drawn, chosen)]
-            nats.append(torch.cat(found).numpy())
+            scores = [-linear.log_prob(batch.x, batch.observed).cpu() for batch in each_batch(drawn, chosen)]
+            nats.append(torch.cat(scores).numpy())
     if progress:
         progress(draws, draws)
     each = np.stack(nats).astype(np.float64)
@@ -333,7 +337,7 @@ def predictive(
 
 
 def write_laplace(folder: str | Path, posterior: Laplace) -> None:
-    """Put a posterior of the weights into its model's folder."""
+    """Write the posterior of the weights to the model's folder."""
     folder = Path(folder)
     config = read_json(folder / "config.json")
     about = {
@@ -346,10 +350,10 @@ def write_laplace(folder: str | Path, posterior: Laplace) -> None:
 
 
 def read_laplace(folder: str | Path, model: Model) -> Laplace | None:
-    """The posterior of the weights that a model's folder holds; ``None`` where there is none.
+    """Read the posterior of the weights from a model's folder, or return ``None`` if it has none.
 
     Raises:
-        ModelError: for one that does not fit the model.
+        ModelError: if the posterior does not fit the model.
     """
     path, about = Path(folder) / FILE, model.config.get("result", {}).get("laplace")
     if about is None or not path.exists():
@@ -361,7 +365,9 @@ def read_laplace(folder: str | Path, model: Model) -> Laplace | None:
         raise ModelError(f"'{folder}/config.json': 'laplace' must name parameters of the model")
     count, directions = sum(named[n].numel() for n in names), about["directions"]
     if count > MOST or type(directions) is not int or not 0 <= directions <= count:
-        raise ModelError(f"'{folder}/config.json': 'laplace' must have at most {MOST} weights and as many directions")
+        raise ModelError(
+            f"'{folder}/config.json': 'laplace' must have at most {MOST} weights and no more directions than weights"
+        )
     factor = read_tensors(path, {"factor": (torch.Size([count, directions]), torch.float32)})["factor"]
     if not factor.isfinite().all():
         raise ModelError(f"'{path}' holds NaN or infinity")

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ladle.data import DataError, order
+from ladle.data import DataError, Split, order
 from ladle.inference.annealed import CHAINS, TEMPERATURES, Sandwich
 from ladle.inference.annealed import sandwich as annealed_sandwich
 from ladle.inference.evidence import Evidence, Items, subset, summary
-from ladle.inference.methods import prepare
+from ladle.inference.methods import Prepared, prepare
 from ladle.store.folder import Model
 from ladle.tasks.common import Progress, Source, gather, items, map_batches
 
@@ -42,6 +42,24 @@ def score(
         ``(N,)`` nats; lower is likelier.
     """
     return measure(model, data, samples=samples, split=split, seed=seed, batch=batch, progress=progress).nats
+
+
+def score_batches(
+    model: Model,
+    data: Source,
+    *,
+    samples: int = 100,
+    split: str | None = None,
+    seed: int = 0,
+    batch: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[np.ndarray]:
+    """The values of :func:`score`, batch by batch as they are computed: for :func:`ladle.write`.
+
+    The arguments are those of :func:`score`.
+    """
+    ready = prepare(model.vae, samples=samples, seed=seed)
+    return (found.nats for found in _measured(ready, model, items(model, data, split), batch, None, progress))
 
 
 def evidence(
@@ -126,12 +144,19 @@ def measure(
     if progress:
         progress(0, total)
     turn = None if minutes is None and at_most is None else order(len(chosen), seed, 0)[:at_most]
-    parts = map_batches(
+    parts = _measured(ready, model, chosen, batch, turn, progress)
+    found = gather(parts if minutes is None else until(parts, started + 60 * minutes), total)
+    return found if turn is None else subset(found, np.argsort(found.index))
+
+
+def _measured(
+    ready: Prepared, model: Model, chosen: Split, batch: int | None, turn: np.ndarray | None, progress: Progress | None
+) -> Iterator[Items]:
+    """The results of a prepared method, batch by batch."""
+    return map_batches(
         lambda model, batch: ready.measure(batch), model, chosen, size=batch or ready.batch_size, turn=turn,
         progress=progress, parallel=True,
     )  # fmt: skip
-    found = gather(parts if minutes is None else until(parts, started + 60 * minutes), total)
-    return found if turn is None else subset(found, np.argsort(found.index))
 
 
 def until(parts: Iterator[Items], deadline: float) -> Iterator[Items]:

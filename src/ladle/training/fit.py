@@ -116,8 +116,8 @@ def _with_folder(folder: Path, config: Mapping[str, Any], run: _Run, loggers: li
         last = yield from run.steps()
         if last is None:
             return
-        result = {"steps": last.step, "seconds": last.seconds, "nats": last.nats, "clipped": last.clipped,
-                  "rollbacks": run.state["rollbacks"], "devices": run.ranks.size,
+        result = {"steps": last.step, "seconds": last.seconds, "nats": last.nats, "bits_per_dim": last.bits_per_dim,
+                  "clipped": last.clipped, "rollbacks": run.state["rollbacks"], "devices": run.ranks.size,
                   "machine": run.machine._asdict()}  # fmt: skip
         if run.ranks.first:
             save(folder, run.assembly, config, {k: None if v != v else v for k, v in result.items()})
@@ -272,7 +272,7 @@ class _Run:
     def _record(self, kind: str, nats: float, kl: float, speed: float, message: str = "") -> Step:
         state = self.state
         fraction = self.budget.fraction(state["step"], state["seconds"])
-        bits = nats / math.log(2) / self.assembly.schema.size  # per dimension
+        bits = nats / math.log(2) / (self.data.train if kind == "train" else self.data.valid).values_per_item
         left = state["seconds"] * (1 / fraction - 1) if fraction > 0 else math.nan
         return Step(
             kind, state["step"], state["step"] / self.budget.steps_per_epoch, fraction, nats, bits, kl,

@@ -21,7 +21,7 @@ class Step(NamedTuple):
         epoch: the number of passes over the data so far, including a fraction.
         fraction: the fraction of the budget that is used.
         nats: the negative bound per item (of the batch, or of the validation split).
-        bits_per_dim: the same in bits per dimension of the data.
+        bits_per_dim: the same in bits per observed value.
         kl: the KL divergence in nats per item.
         rate: the learning rate.
         items_per_s: training items per second since the last record.
