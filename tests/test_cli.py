@@ -323,5 +323,8 @@ def test_the_laplace_estimator_gives_evidence_an_interval(call: Ladle, tmp_path:
 
     refused(call(*fit, "--out", "other", "--estimator", "mcmc"), "known: vi, ml, map, em, laplace")
     refused(call("fit", "x.npy", "--recipe", "ae", "--out", "other", "--estimator", "em"), "plain autoencoder")
-    refused(call("fit", "digits", "--recipe", "vae", "--out", "other", "--estimator", "laplace"), "needs fewer than 4,096 weights")
+    refused(
+        call("fit", "digits", "--recipe", "vae", "--out", "other", "--estimator", "laplace"),
+        "needs fewer than 4,096 weights",
+    )
     assert not (tmp_path / "other").exists()

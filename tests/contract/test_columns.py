@@ -49,9 +49,9 @@ def rows(n: int = 400) -> Split:
 
 
 def dataset() -> ladle.Dataset:
-    whole = rows()
+    items = rows()
     parts = {"train": np.arange(300), "valid": np.arange(300, 350), "test": np.arange(350, 400)}
-    return ladle.Dataset(SCHEMA, {"all": whole}, members=parts)
+    return ladle.Dataset(SCHEMA, {"all": items}, members=parts)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_a_schema_of_the_first_format_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("sound",), "kind of a column must be binary or"),
         (("real",), "loc of a real column must be a finite number"),
@@ -103,8 +103,8 @@ def test_a_schema_of_the_first_format_is_read() -> None:
         (("count", "", 1.0), "both given or neither"),
     ],
 )
-def test_a_column_that_cannot_be_is_refused(arguments: tuple[Any, ...], told: str) -> None:
-    with pytest.raises(DataError, match=told):
+def test_a_column_that_cannot_be_is_refused(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         Column(*arguments)
 
 
@@ -121,15 +121,15 @@ def test_columns_must_be_those_of_the_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "told"),
+    ("column", "value", "message"),
     [(1, 2.0, "'member' must be whole numbers 0..1"), (2, 3.0, "'colour' must be whole numbers 0..2"),
      (3, -1.0, "'visits' must be whole numbers 0.. as"), (3, 1.5, "got 1.5"),
      (5, 4.0, "'grade' must be whole numbers 0..3"), (7, 70000.0, "0..65535")],
 )  # fmt: skip
-def test_a_value_outside_the_support_of_its_column_is_named(column: int, value: float, told: str) -> None:
+def test_a_value_outside_the_support_of_its_column_is_named(column: int, value: float, message: str) -> None:
     x = rows(20).x.copy()
     x[7, column] = value
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         as_held(Split(x), "", SCHEMA)
     seen = np.ones(x.shape, bool)
     seen[7, column] = False  # a missing value may hold anything
@@ -137,7 +137,7 @@ def test_a_value_outside_the_support_of_its_column_is_named(column: int, value: 
 
 
 @pytest.mark.parametrize(
-    ("likelihood", "told"),
+    ("likelihood", "message"),
     [
         ({"part": "family/normal"}, "column 'member' of the data holds binary values.*families that fit: bernoulli"),
         ({"part": "family/bernoulli"}, "column 'height' of the data holds real values.*fit: .*normal"),
@@ -155,8 +155,8 @@ def test_a_value_outside_the_support_of_its_column_is_named(column: int, value: 
         ),
     ],
 )
-def test_a_column_that_the_family_cannot_have_is_named(likelihood: dict[str, Any], told: str) -> None:
-    with pytest.raises(ladle.SpecError, match=told):
+def test_a_column_that_the_family_cannot_have_is_named(likelihood: dict[str, Any], message: str) -> None:
+    with pytest.raises(ladle.SpecError, match=message):
         ladle.assemble(SCHEMA, {**narrow("vae", SCHEMA), "likelihood": likelihood})
 
 
@@ -179,13 +179,13 @@ def test_masks_add_up_and_columns_are_independent() -> None:
     raw = [torch.randn(5, *size, generator=torch.Generator().manual_seed(i)) for i, size in
            enumerate(family.raw(SCHEMA.shape))]  # fmt: skip
     d, x = family(*raw), torch.from_numpy(rows(5).x)
-    whole = d.log_prob(x)
-    assert whole.shape == (5, len(COLUMNS))
+    joint = d.log_prob(x)
+    assert joint.shape == (5, len(COLUMNS))
     for column in range(len(COLUMNS)):
         changed = x.clone()
         changed[:, column] = 0 if COLUMNS[column].kind != "real" else 100.0
         same = torch.arange(len(COLUMNS)) != column
-        assert torch.equal(d.log_prob(changed)[:, same], whole[:, same])
+        assert torch.equal(d.log_prob(changed)[:, same], joint[:, same])
 
 
 def test_missing_values_add_nothing_to_a_row() -> None:

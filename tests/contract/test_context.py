@@ -29,8 +29,8 @@ def digits() -> ladle.Dataset:
 
 
 def plan(schema: ladle.Schema, prior: Mapping[str, Any] = CONDITIONAL) -> dict[str, Any]:
-    whole = narrow("vae", schema)
-    return {**whole, "latents": {**whole["latents"], "prior": dict(prior)}}
+    plan = narrow("vae", schema)
+    return {**plan, "latents": {**plan["latents"], "prior": dict(prior)}}
 
 
 def prior(classes: int = 3, components: int = 2) -> ClassConditional:
@@ -235,9 +235,9 @@ def test_evidence_is_of_p_x_whether_or_not_the_data_have_labels(run: Path) -> No
 
 def test_exact_evidence_of_two_latents_agrees_with_the_bound() -> None:
     data = digits()
-    whole = plan(data.schema)
-    whole["latents"]["size"] = 2
-    vae = stirred(ladle.assemble(data.schema, whole, seed=1).model).eval().requires_grad_(False)
+    chosen = plan(data.schema)
+    chosen["latents"]["size"] = 2
+    vae = stirred(ladle.assemble(data.schema, chosen, seed=1).model).eval().requires_grad_(False)
     model = ladle.Model(vae, data.schema, {}, "cpu")
     item = data.test.take(np.arange(1))  # quadrature takes ten seconds per item
     exact = ladle.evidence(model, item, method="exact")
@@ -272,7 +272,7 @@ def test_it_compresses_without_labels(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"encodr": {"part": "net/mlp"}}, "unknown key 'encodr' \\(did you mean 'encoder'\\?\\)"),
         ({"training": {"rat": 1e-3}}, "unknown key 'rat' \\(did you mean 'rate'\\?\\)"),
@@ -281,20 +281,20 @@ def test_it_compresses_without_labels(run: Path, tmp_path: Path) -> None:
         ({"decoder": "net/mlp"}, "'decoder' of a plan must be a part"),
     ],
 )
-def test_an_unknown_key_of_a_plan_is_answered_with_the_nearest(change: dict[str, Any], told: str) -> None:
+def test_an_unknown_key_of_a_plan_is_answered_with_the_nearest(change: dict[str, Any], message: str) -> None:
     schema = digits().schema
-    with pytest.raises(ladle.SpecError, match=told):
+    with pytest.raises(ladle.SpecError, match=message):
         ladle.assemble(schema, {**narrow("vae", schema), **change})
 
 
 def test_an_unknown_or_lacking_key_of_the_latents_is_named() -> None:
-    whole = narrow("vae", digits().schema)
+    plan = narrow("vae", digits().schema)
     with pytest.raises(ladle.SpecError, match=r"unknown key 'poste' .*did you mean 'posterior'"):
-        check_plan({**whole, "latents": {**whole["latents"], "poste": {}}})
+        check_plan({**plan, "latents": {**plan["latents"], "poste": {}}})
     with pytest.raises(ladle.SpecError, match="needs the key 'prior'"):
-        check_plan({**whole, "latents": {k: v for k, v in whole["latents"].items() if k != "prior"}})
+        check_plan({**plan, "latents": {k: v for k, v in plan["latents"].items() if k != "prior"}})
     with pytest.raises(ladle.SpecError, match="needs the key 'encoder'"):
-        check_plan({k: v for k, v in whole.items() if k != "encoder"})
+        check_plan({k: v for k, v in plan.items() if k != "encoder"})
 
 
 def test_a_blank_batch_has_no_posterior() -> None:

@@ -1,6 +1,7 @@
 """Schemas, splits, batches and their keyed noise."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +10,43 @@ import torch
 import ladle.data as data
 from ladle.data import Column, DataError, Dataset, Schema, Split
 from ladle.data.conform import moments
-from ladle.data.dataset import deal
+from ladle.data.dataset import deal, release
 from ladle.data.noise import bits, key, shuffle
 
 GREY = Schema("image", (1, 28, 28), "binary", binarize="dynamic", source="grey")
 TABLE = Schema("table", (2,), [Column("real", "a", 0.5, 1.0), Column("real", "b", 2.0, 3.0)], label_names=("x", "y"))
+
+
+def resident() -> int:
+    """The memory of mapped files that is resident in this process, in bytes."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("the resident memory of a process is read from /proc")
+    return next(1024 * int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("RssFile"))
+
+
+def test_pages_of_a_mapped_file_are_released(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((4000, 1, 64, 64), np.uint8))
+    x = np.asarray(np.load(tmp_path / "x.npy", mmap_mode="r"))[:, :, 1:]
+    split = Split(x).take(np.arange(4000)[::-1])
+    before, most = resident(), 0
+    for rows, _ in split.blocks():
+        assert (rows == 1).all()
+        most = max(most, resident() - before)
+    assert x.sum() == 4000 * 63 * 64
+    read = resident() - before
+    release(x)
+    assert most < x.nbytes / 2 < read
+    assert resident() - before < x.nbytes / 10
+
+
+def test_values_per_item_are_the_observed_ones():
+    mask = np.array([[True, False], [True, True], [False, False]])
+    split = Split(np.zeros((3, 2), np.float32), mask)
+    assert split.values_per_item == 1.0
+    assert split.take(np.array([0, 1])).values_per_item == 1.5
+    assert np.isnan(split.take(np.array([2])).values_per_item)
+    assert grey().values_per_item == 784
 
 
 def grey(n: int = 64) -> Split:

@@ -1,15 +1,18 @@
-"""``evidence`` and ``measure``: what they tell of every item, a time limit, and what they refuse."""
+"""``evidence`` and ``measure``: the result of every item, a time limit, and invalid input."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import ladle
+from ladle.html.elements import number
 from ladle.inference import annealed, quadrature
 from ladle.inference.evidence import Items
 from ladle.model.vae import VAE
@@ -55,6 +58,23 @@ def test_bits_per_dimension_count_observed_values_only() -> None:
     np.testing.assert_array_equal(given.observed, (~np.isnan(x)).sum(1))
     bits = ladle.evidence(model, x, samples=5).bits_per_dim
     np.testing.assert_allclose(bits, given.nats.sum() / np.log(2) / (~np.isnan(x)).sum(), rtol=1e-12)
+
+
+def test_training_counts_observed_values_only(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = np.where(rng.random((50, 4)) < 0.3, np.nan, rng.normal(size=(50, 4))).astype(np.float32)
+    data = ladle.read(x, missing="nan")
+    assembly = ladle.assemble(data.schema, narrow("vae", data.schema), seed=3)
+    *_, last = ladle.fit(assembly, data, epochs=2, run=tmp_path / "run")
+    assert data.valid.observed is not None
+    bits = last.nats / np.log(2) / data.valid.observed.sum(1).mean()
+    assert last.bits_per_dim == pytest.approx(bits, rel=1e-12)
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    for kind, split in (("train", data.train), ("valid", data.valid)):
+        record = next(r for r in log if r["kind"] == kind)
+        assert record["bits_per_dim"] == pytest.approx(record["nats"] / np.log(2) / split.observed.sum(1).mean())
+    assert f"{bits:.4f} bits per dimension" in (tmp_path / "run/README.md").read_text()
+    assert f"{number(bits)} bits per dimension" in ladle.report(tmp_path / "run", data, quick=True).path.read_text()
 
 
 @pytest.mark.parametrize("method", ["ais", "exact"])

@@ -26,6 +26,7 @@ from ladle.tasks.encode import decode_batches, encode_batch, encode_batches
 from ladle.tasks.interpolate import interpolate_batches, rebatch
 from ladle.tasks.reconstruct import reconstruct_batch, reconstruct_batches
 from ladle.tasks.sample import sample_batch, sample_batches
+from ladle.tasks.score import score_batches
 from toys import narrow
 
 RNG = np.random.default_rng(0)
@@ -68,6 +69,10 @@ TASKS: dict[str, tuple[Callable, Callable]] = {
     "interpolate": (
         lambda m: ladle.interpolate(m, digits(), digits(), steps=5),
         lambda m: interpolate_batches(m, digits(), digits(), steps=5),
+    ),
+    "score": (
+        lambda m: ladle.score(m, digits(), samples=5, batch=7),
+        lambda m: score_batches(m, digits(), samples=5, batch=7),
     ),
 }
 
