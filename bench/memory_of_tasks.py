@@ -112,11 +112,18 @@ def main() -> None:
                 if command == "decode":
                     run(["encode", model, str(path), str(folder / "z.npy"), "--force"], arguments.source, 1)
                     call = [command, model, str(folder / "z.npy")]
+                elif command == "decompress":
+                    file = str(folder / "x.ladle")
+                    run(["compress", model, str(path), file, "--force"], arguments.source, arguments.threads)
+                    call = [command, file, "--model", model]
                 elif command == "sample":
                     call = [command, model, "-n", str(n)]
                 elif command == "interpolate":
                     call = [command, model, str(path), str(path), "--steps", "4"]
-                if command != "evidence":
+                if command == "decompress":
+                    call.insert(2, str(out))
+                    call.append("--force")
+                elif command != "evidence":
                     call += [str(out), "--force"]
                 if command in ("score", "evidence"):
                     call += ["--samples", str(arguments.samples)]
