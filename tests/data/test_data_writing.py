@@ -4,6 +4,9 @@ import errno
 import os
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -24,6 +27,21 @@ def test_tables_round_trip(tmp_path, suffix):
         assert dataset.schema.names == ("a", "b", "c")
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert path.stat().st_mode & 0o044  # as readable as any new file
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_tables_of_many_batches(tmp_path, suffix, monkeypatch):
+    """Batches of other sizes and types than the first, texts that become longer, and several row groups."""
+    monkeypatch.setattr("ladle.data.writers._ROW_GROUP", 200)
+    sizes = [0, 3, 1, 40, 2]
+    names = [np.array([f"{'x' * (1 + i)}{j}" for j in range(n)], "U9") for i, n in enumerate(sizes)]
+    values = [
+        np.arange(n, dtype=np.int64 if i < 2 else np.float64) + (0 if i < 2 else 0.5) for i, n in enumerate(sizes)
+    ]
+    path = write(({"name": a, "value": b} for a, b in zip(names, values, strict=True)), tmp_path / f"t{suffix}")
+    table = (pa.csv.read_csv if suffix == ".csv" else pq.read_table)(path)
+    assert table["name"].to_pylist() == [str(text) for part in names for text in part]
+    assert table["value"].to_pylist() == np.concatenate(values).tolist()
 
 
 def test_arrays_by_name(tmp_path):

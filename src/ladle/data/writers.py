@@ -122,43 +122,69 @@ def _tables(
     names: Sequence[str] | None,
 ) -> Iterator[Put]:
     """Collect rows, and write them as tables of several megabytes."""
-    waiting: list[Values] = []
-    size = 0
+    rows = _Rows()
     with ExitStack() as stack:
         writer: pa.csv.CSVWriter | pq.ParquetWriter | None = None
 
         def flush() -> None:
-            nonlocal writer, size
-            first = waiting[0]
-            if isinstance(first, Mapping):
-                table = _columns({name: _joined([np.asarray(v[name]) for v in waiting]) for name in first})  # type: ignore
-            else:
-                table = _table(_joined([_in_a_row(np.asarray(v), schema) for v in waiting]), schema, names)
-            waiting.clear()
-            size = 0
+            nonlocal writer
+            columns = rows.take()
+            table = _table(columns[""], schema, names) if "" in columns else pa.table(columns)
             if writer is None:
                 writer = stack.enter_context(opened(table.schema))
             writer.write_table(table)
 
         def put(values: Values) -> None:
-            nonlocal size
-            arrays = values.values() if isinstance(values, Mapping) else [values]
-            waiting.append(values)
-            size += sum(np.asarray(array).nbytes for array in arrays)
-            if size >= _ROW_GROUP:
+            columns = _columns(values) if isinstance(values, Mapping) else {"": _in_a_row(np.asarray(values), schema)}
+            if rows.columns and not rows.fits(columns):
                 flush()
+            rows.add(columns)
 
         yield put
-        if waiting:
+        if rows.columns:
             flush()
 
 
-def _columns(values: Mapping[str, np.ndarray]) -> pa.Table:
+class _Rows:
+    """Rows of named columns, collected in arrays that are allocated once.
+
+    If the small arrays of many batches were kept instead, the large arrays of a computation could not use the gaps
+    between them, and the memory of the process would grow.
+    """
+
+    def __init__(self) -> None:
+        self.columns: dict[str, np.ndarray] = {}
+        self.n = 0
+
+    def fits(self, columns: Mapping[str, np.ndarray]) -> bool:
+        """Whether there is room for more rows."""
+        return all(self.n + len(column) <= len(self.columns[name]) for name, column in columns.items())
+
+    def add(self, columns: Mapping[str, np.ndarray]) -> None:
+        """Add rows. There must be room for them, unless they are the first."""
+        if not self.columns:
+            row = sum(column.itemsize * math.prod(column.shape[1:]) for column in columns.values())
+            n = max(_ROW_GROUP // max(1, row), *(len(column) for column in columns.values()))
+            self.columns = {name: np.empty((n, *column.shape[1:]), column.dtype) for name, column in columns.items()}
+        for name, column in columns.items():
+            if column.dtype != self.columns[name].dtype:  # such as longer texts
+                self.columns[name] = self.columns[name].astype(np.result_type(self.columns[name], column))
+            self.columns[name][self.n : self.n + len(column)] = column
+        self.n += len(column)
+
+    def take(self) -> dict[str, np.ndarray]:
+        """Remove all rows and return them."""
+        columns = {name: column[: self.n] for name, column in self.columns.items()}
+        self.columns, self.n = {}, 0
+        return columns
+
+
+def _columns(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     columns = {str(name): np.asarray(column) for name, column in values.items()}
     if any(column.ndim != 1 for column in columns.values()) or len({len(c) for c in columns.values()}) != 1:
         shapes = ", ".join(f"{name} {column.shape}" for name, column in columns.items())
         raise DataError(f"the columns of a table must be 1-D and equally long, got {shapes}; .npz holds any shape")
-    return pa.table(columns)
+    return columns
 
 
 def _table(array: np.ndarray, schema: Schema | None, names: Sequence[str] | None) -> pa.Table:
