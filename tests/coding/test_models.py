@@ -20,6 +20,8 @@ from ladle.data import Batch
 from ladle.tasks.compress import integer_model
 
 ITEMS = 300
+SLOW = ("vampprior", "logistic", "sigma_vae", "vq", "colour", "local bits", "local colour")
+EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in PLANS]
 
 
 def bound(folder, x) -> float:
@@ -31,7 +33,7 @@ def bound(folder, x) -> float:
     return -float((terms.log_px - terms.kl).mean()) / np.log(2)
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", EVERY)
 def test_items_come_back_at_the_price_of_the_bound(coding_runs, name):
     """Within 2 % of the float model's bound, plus the initial bits that the first item borrows."""
     folder, data = coding_runs(name)
@@ -123,7 +125,7 @@ def test_a_machine_that_computes_something_else_is_found(coding_runs, tmp_path, 
         load_integer_model(folder / "exact.safetensors")
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_item_can_be_read_alone(coding_runs, name):
     """Without bits back: items from the middle, and the size compared with bits back."""
     folder, data = coding_runs(name)
@@ -139,7 +141,9 @@ def test_every_item_can_be_read_alone(coding_runs, name):
         codec.decode(payload[:-1], len(x))
 
 
-@pytest.mark.parametrize("name", ["grey", "learned_prior", "colour", "local colour"])
+@pytest.mark.parametrize(
+    "name", ["grey", "learned_prior", "colour", pytest.param("local colour", marks=pytest.mark.slow)]
+)
 def test_loss_keeps_the_quality_that_was_asked_for(coding_runs, name):
     folder, data = coding_runs(name)
     x = data[-40:].astype(np.int64)
