@@ -69,7 +69,9 @@ def test_a_saved_model_serves_every_task(fitted: Fitted) -> None:
 
 def test_the_health_check_finds_nothing_wrong_with_its_densities(fitted: Fitted) -> None:
     name, folder, _ = fitted
-    findings = {f.name: f for f in ladle.check(ladle.load(folder), ladle.read("digits")).findings}
+    digits = ladle.read("digits")
+    few = ladle.Dataset(digits.schema, {"all": digits.test.take(np.arange(100))})
+    findings = {f.name: f for f in ladle.check(ladle.load(folder), few).findings}
     for check in ("weights", "supports", "neighbours", "normalisation"):
         assert findings[check].ok, findings[check]
     assert ("p(z)" in findings["normalisation"].measured) == (name in CODABLE)
