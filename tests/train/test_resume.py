@@ -118,10 +118,10 @@ def test_minutes_add_up_across_interruptions(tmp_path: Path, digits: ladle.Datas
 @pytest.mark.timeout(900)  # the processes run one after the other
 @pytest.mark.parametrize("kills", [(2, 5, 9), pytest.param(range(1, 11), marks=pytest.mark.slow)], ids=["3", "10"])
 def test_killed_runs_are_bit_identical(tmp_path: Path, kills: Sequence[int]) -> None:
-    """``kill -9`` at points spread over a run of 220 steps, with a checkpoint every 40 milliseconds."""
+    """``kill -9`` at points spread over a run of 220 steps, with a checkpoint every 50 milliseconds."""
     code = (
         "import sys, ladle, ladle.training.fit\n"
-        "ladle.training.fit.CHECKPOINT_SECONDS = 0.04\n"
+        "ladle.training.fit.CHECKPOINT_SECONDS = 0.05\n"
         "data = ladle.read('digits')\n"
         "assembly = ladle.assemble(data.schema, 'learned_prior', 'xs', seed=5)\n"
         "for s in ladle.fit(assembly, data, epochs=20, seed=5, run=sys.argv[1], resume=True):\n"
