@@ -12,7 +12,7 @@ demo: $(VENV)/.run  ## Fit a VAE to the bundled images and draw what it learned,
 	$(BIN)/ladle evidence $(DEMO) --samples 100
 	@echo "Look at $(DEMO)/report.html"
 
-test: $(VENV)/.dev  ## Run the tests, except the slow ones, in under 10 minutes.
+test: $(VENV)/.dev  ## Run the tests, except those marked slow.
 	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.dev  ## Run all tests.
