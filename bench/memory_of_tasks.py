@@ -115,15 +115,12 @@ def main() -> None:
                 elif command == "decompress":
                     file = str(folder / "x.ladle")
                     run(["compress", model, str(path), file, "--force"], arguments.source, arguments.threads)
-                    call = [command, file, "--model", model]
+                    call = [command, file, str(out), "--model", model, "--force"]
                 elif command == "sample":
                     call = [command, model, "-n", str(n)]
                 elif command == "interpolate":
                     call = [command, model, str(path), str(path), "--steps", "4"]
-                if command == "decompress":
-                    call.insert(2, str(out))
-                    call.append("--force")
-                elif command != "evidence":
+                if command not in ("decompress", "evidence"):
                     call += [str(out), "--force"]
                 if command in ("score", "evidence"):
                     call += ["--samples", str(arguments.samples)]

@@ -29,8 +29,8 @@ def digits() -> ladle.Dataset:
 
 
 def plan(schema: ladle.Schema, prior: Mapping[str, Any] = CONDITIONAL) -> dict[str, Any]:
-    plan = narrow("vae", schema)
-    return {**plan, "latents": {**plan["latents"], "prior": dict(prior)}}
+    base = narrow("vae", schema)
+    return {**base, "latents": {**base["latents"], "prior": dict(prior)}}
 
 
 def prior(classes: int = 3, components: int = 2) -> ClassConditional:
@@ -288,13 +288,13 @@ def test_an_unknown_key_of_a_plan_is_answered_with_the_nearest(change: dict[str,
 
 
 def test_an_unknown_or_lacking_key_of_the_latents_is_named() -> None:
-    plan = narrow("vae", digits().schema)
+    base = narrow("vae", digits().schema)
     with pytest.raises(ladle.SpecError, match=r"unknown key 'poste' .*did you mean 'posterior'"):
-        check_plan({**plan, "latents": {**plan["latents"], "poste": {}}})
+        check_plan({**base, "latents": {**base["latents"], "poste": {}}})
     with pytest.raises(ladle.SpecError, match="needs the key 'prior'"):
-        check_plan({**plan, "latents": {k: v for k, v in plan["latents"].items() if k != "prior"}})
+        check_plan({**base, "latents": {k: v for k, v in base["latents"].items() if k != "prior"}})
     with pytest.raises(ladle.SpecError, match="needs the key 'encoder'"):
-        check_plan({k: v for k, v in plan.items() if k != "encoder"})
+        check_plan({k: v for k, v in base.items() if k != "encoder"})
 
 
 def test_a_blank_batch_has_no_posterior() -> None:

@@ -34,7 +34,7 @@ def test_tables_of_many_batches(tmp_path, suffix, monkeypatch):
     """Batches of other sizes and types than the first, texts that become longer, and several row groups."""
     monkeypatch.setattr("ladle.data.writers._ROW_GROUP", 200)
     sizes = [0, 3, 1, 40, 2]
-    names = [np.array([f"{'x' * (1 + i)}{j}" for j in range(n)], "U9") for i, n in enumerate(sizes)]
+    names = [np.array([f"{'x' * (1 + i)}{j}" for j in range(n)], str) for i, n in enumerate(sizes)]
     values = [
         np.arange(n, dtype=np.int64 if i < 2 else np.float64) + (0 if i < 2 else 0.5) for i, n in enumerate(sizes)
     ]
@@ -42,6 +42,10 @@ def test_tables_of_many_batches(tmp_path, suffix, monkeypatch):
     table = (pa.csv.read_csv if suffix == ".csv" else pq.read_table)(path)
     assert table["name"].to_pylist() == [str(text) for part in names for text in part]
     assert table["value"].to_pylist() == np.concatenate(values).tolist()
+    parts = [{"a": np.zeros(2), "b": np.zeros(2)}, {"a": np.zeros(2)}]
+    with pytest.raises(DataError, match="the same columns, a, b; got a"):
+        write(iter(parts), tmp_path / f"other{suffix}")
+    assert not (tmp_path / f"other{suffix}").exists()
 
 
 def test_arrays_by_name(tmp_path):

@@ -189,4 +189,6 @@ def batches(
     else:
         items = np.arange(len(split)) if turn is None else turn
     for start in range(0, len(items) - size + 1 if whole else len(items), size):
-        yield make_batch(split, schema, items[start : start + size], seed=seed, epoch=epoch, given=given)
+        batch = make_batch(split, schema, items[start : start + size], seed=seed, epoch=epoch, given=given)
+        split.release()
+        yield batch

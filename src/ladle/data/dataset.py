@@ -121,7 +121,8 @@ class Split:
         """The mean number of observed values of an item; NaN if no value is observed."""
         if self._observed is None:
             return float(math.prod(self.shape[1:]))
-        observed = sum(int(mask.sum()) for _, mask in self.blocks() if mask is not None)
+        counts = np.count_nonzero(self._observed, axis=tuple(range(1, self._observed.ndim)))
+        observed = int((counts if self._index is None else counts[self._index]).sum())
         return observed / len(self) if observed else math.nan
 
     def rows(self, items: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray | None]:

@@ -27,6 +27,7 @@ from ladle.spec import part
 
 Values = np.ndarray | Mapping[str, np.ndarray]
 Put = Callable[[Values], None]
+Columns = dict[str | None, np.ndarray]  # by name; an array without names of columns has the name None
 
 _GAP = 2
 _DIGITS = 6
@@ -129,13 +130,15 @@ def _tables(
         def flush() -> None:
             nonlocal writer
             columns = rows.take()
-            table = _table(columns[""], schema, names) if "" in columns else pa.table(columns)
+            table = _table(columns[None], schema, names) if None in columns else pa.table(columns)
             if writer is None:
                 writer = stack.enter_context(opened(table.schema))
             writer.write_table(table)
 
         def put(values: Values) -> None:
-            columns = _columns(values) if isinstance(values, Mapping) else {"": _in_a_row(np.asarray(values), schema)}
+            columns: Columns = (
+                _columns(values) if isinstance(values, Mapping) else {None: _in_a_row(np.asarray(values), schema)}
+            )
             if rows.columns and not rows.fits(columns):
                 flush()
             rows.add(columns)
@@ -146,21 +149,28 @@ def _tables(
 
 
 class _Rows:
-    """Rows of named columns, collected in arrays that are allocated once.
+    """Rows of named columns, or of one array without a name, collected in arrays that are allocated once.
 
     If the small arrays of many batches were kept instead, the large arrays of a computation could not use the gaps
     between them, and the memory of the process would grow.
     """
 
     def __init__(self) -> None:
-        self.columns: dict[str, np.ndarray] = {}
+        self.columns: Columns = {}
         self.n = 0
 
-    def fits(self, columns: Mapping[str, np.ndarray]) -> bool:
-        """Whether there is room for more rows."""
+    def fits(self, columns: Columns) -> bool:
+        """Whether there is room for more rows.
+
+        Raises:
+            DataError: for other columns than those of the rows before.
+        """
+        if columns.keys() != self.columns.keys():
+            expected, got = (", ".join(map(str, c)) for c in (self.columns, columns))
+            raise DataError(f"all rows of a table must have the same columns, {expected}; got {got}")
         return all(self.n + len(column) <= len(self.columns[name]) for name, column in columns.items())
 
-    def add(self, columns: Mapping[str, np.ndarray]) -> None:
+    def add(self, columns: Columns) -> None:
         """Add rows. There must be room for them, unless they are the first."""
         if not self.columns:
             row = sum(column.itemsize * math.prod(column.shape[1:]) for column in columns.values())
@@ -172,15 +182,15 @@ class _Rows:
             self.columns[name][self.n : self.n + len(column)] = column
         self.n += len(column)
 
-    def take(self) -> dict[str, np.ndarray]:
+    def take(self) -> Columns:
         """Remove all rows and return them."""
         columns = {name: column[: self.n] for name, column in self.columns.items()}
         self.columns, self.n = {}, 0
         return columns
 
 
-def _columns(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    columns = {str(name): np.asarray(column) for name, column in values.items()}
+def _columns(values: Mapping[str, np.ndarray]) -> Columns:
+    columns: Columns = {str(name): np.asarray(column) for name, column in values.items()}
     if any(column.ndim != 1 for column in columns.values()) or len({len(c) for c in columns.values()}) != 1:
         shapes = ", ".join(f"{name} {column.shape}" for name, column in columns.items())
         raise DataError(f"the columns of a table must be 1-D and equally long, got {shapes}; .npz holds any shape")

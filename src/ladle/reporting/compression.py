@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ladle.coding import CodingError
+from ladle.coding.chunks import MODES
 from ladle.html.elements import Absent, Markup, Panel, element
 from ladle.inference.evidence import summary
 from ladle.reporting.subject import Subject
@@ -25,7 +26,6 @@ from ladle.tasks.score import measure
 
 ITEMS = 1000  # the largest number of compressed items
 NUMBERS = 1 << 20  # the largest number of values in these items together
-MODES = ("bitsback", "random-access")
 ALONE = 100  # items that other codecs compress separately
 
 Sizes = Mapping[str, tuple[float, float]]  # bytes of all items together, and of one item compressed separately
@@ -113,7 +113,7 @@ def compression(subject: Subject) -> Panel | None:
     )
     chunks, fallback = sum(file.chunks for file in files), sum(file.fallback for file in files)
     if fallback:
-        words += (f"In {fallback} of {chunks} chunks, xz is smaller than the model and was used in its place.",)
+        words += (f"{fallback} of {chunks} chunks were compressed by xz or stored, because the model is larger.",)
     best = [min(column) for column in zip(*figures.values(), strict=True)]
     head = element("tr", element("th", "bits per value"), element("th", "together", class_="right"),
                    element("th", "separately", class_="right"))  # fmt: skip

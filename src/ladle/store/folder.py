@@ -310,9 +310,10 @@ def card(config: Mapping[str, Any], assembly: Assembly) -> str:
     latents = assembly.model.latents
     prior = getattr(latents, "prior", None)
     prior_name = to_spec(prior)["part"] if prior is not None else "none (a plain autoencoder: it cannot generate)"
+    bits = result.get("bits_per_dim")
     bound = "" if result.get("nats") is None else (
-        f"- bound on the validation split: {result['nats']:.3f} nats per item, "
-        f"{result['bits_per_dim']:.4f} bits per dimension "
+        f"- bound on the validation split: {result['nats']:.3f} nats per item"
+        f"{'' if bits is None else f', {bits:.4f} bits per dimension'} "
         "(one sample per item; `ladle evidence` measures the tighter importance-weighted bound)\n"
     )  # fmt: skip
     drawn = schema.kind == "image" and prior is not None

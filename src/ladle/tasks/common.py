@@ -114,7 +114,6 @@ def each_batch(
     """The batches of a split on the model's device, in the order of the split or of ``turn``."""
     done = 0
     for batch in batches(split, model.schema, at_once(model) if size is None else size, turn=turn):
-        split.release()
         yield batch.to(model.device)
         done += len(batch.x)
         if progress:

@@ -51,7 +51,7 @@ class Laplace(NamedTuple):
     curvature: str
 
     def draws(self, vae: VAE, n: int, seed: int = 0) -> Iterator[VAE]:
-        """Yield the model n times with weights drawn from the posterior: one copy, which is modified in place."""
+        """Draw n models from the posterior. All are the same object, whose weights are replaced before each yield."""
         drawn = copy.deepcopy(vae)
         with seeded(seed, "laplace"):
             steps = torch.randn(n, self.factor.shape[1]).double() @ self.factor.double().mT.cpu()
@@ -61,7 +61,7 @@ class Laplace(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """The evidence of a data set under the posterior of the weights, in nats, the mean over items.
+    """The evidence of a data set under the posterior of the weights: the mean over its items, in nats.
 
     Attributes:
         nats: the predictive evidence, ``-log E[p(x | weights)]``.
@@ -136,8 +136,9 @@ def laplace(
 
 
 def last_layer(vae: VAE) -> nn.Linear:
-    """The last layer of the decoder, whose weights the posterior covers. Called before a long training, it raises the
-    error that :func:`laplace` would raise after it.
+    """The last layer of the decoder. Its weights are those that the posterior of a nonlinear model describes.
+
+    Call this function before a long training to find out whether :func:`laplace` can be used after it.
 
     Raises:
         NotAvailable: if the layer is not linear, or has too many weights.
